@@ -1,0 +1,186 @@
+/** The interfaces that a program uses: implemented on this host, later over HTTP as well, with the same shapes. */
+import type { SandboxState } from './state.js'
+
+/** Which transport carried an operation. */
+export type LinkKind = 'vsock' | 'serial'
+
+export type VsockMode = 'auto' | 'on' | 'off'
+
+export interface CreateOptions {
+  /** Free text, at most 64 characters of `[A-Za-z0-9._-]`; need not be unique. */
+  name?: string
+  /** Virtual CPUs, 1–32. Default 1. */
+  vcpu?: number
+  /** Guest memory in MiB, 64–1 048 576. Default 256. */
+  memoryMib?: number
+  /** Size of the writable disk in MiB, 64–1 048 576 (sparse). Default 4096. */
+  diskMib?: number
+  /** Variables for every command in this sandbox, on top of the image's. */
+  env?: Record<string, string>
+  /** Default `auto`. */
+  vsock?: VsockMode
+  /** Bounds the wait for the agent's first answer. Default 60 000. */
+  bootTimeoutMs?: number
+  signal?: AbortSignal
+}
+
+export interface ExecOptions {
+  /** Added to the image's and the sandbox's variables. */
+  env?: Record<string, string>
+  /** Absolute path in the guest. Default: the image's working folder. */
+  cwd?: string
+  /** `name`, `uid`, `name:group` or `uid:gid`. Default: the image's user. */
+  user?: string
+  /** Standard input; absent = /dev/null. Read at the pace of the command. */
+  input?: string | AsyncIterable<Uint8Array>
+  /** After this the guest kills the command's process group; the result says `timedOut`. */
+  timeoutMs?: number
+  /** Abort kills the command's process group. */
+  signal?: AbortSignal
+}
+
+export interface OutputChunk {
+  stream: 'stdout' | 'stderr'
+  data: Uint8Array
+}
+
+/** How a command ended: exactly one of `exitCode` and `signal` is not null. */
+export interface ExecResult {
+  exitCode: number | null
+  /** Such as `SIGKILL`. */
+  signal: string | null
+  /** True when `timeoutMs` ended it. */
+  timedOut: boolean
+  link: LinkKind
+}
+
+export interface CollectedOutput extends ExecResult {
+  stdout: string
+  stderr: string
+}
+
+/** A command in the guest. A command that exits with 1 is a result, not an error. */
+export interface Job {
+  /** Standard output and error in the order of arrival, at the reader's pace. One reader; leaving early kills the command. */
+  readonly output: AsyncIterable<OutputChunk>
+  /** Waits for the end; output that nobody reads is thrown away. */
+  wait(): Promise<ExecResult>
+  /**
+   * Waits for the end and keeps the output as text (UTF-8; what is not UTF-8 becomes U+FFFD).
+   * @throws `output-too-large` above `maxOutputBytes` (default 16 MiB); the command is then killed.
+   */
+  collect(options?: { maxOutputBytes?: number }): Promise<CollectedOutput>
+  /** Sends a signal to the command's process group. */
+  kill(signal?: string): void
+}
+
+export type ChecksumName = 'xxh64' | 'sha256' | 'md5'
+
+export interface TransferOptions {
+  /** Default: the quickest that both ends have; `sha256` for integrity against malice. */
+  checksum?: ChecksumName
+  /** Called at most every 100 ms and at the end. */
+  onProgress?: (progress: { bytes: number; totalBytes: number | undefined }) => void
+  signal?: AbortSignal
+}
+
+export interface WriteOptions extends TransferOptions {
+  /** Permission bits of a new file. Default: the local file's for `upload`, 0o644 for `write`. */
+  mode?: number
+  /** Makes missing folders (0755). Default true. */
+  makeParents?: boolean
+  /** Owner of a new file. Default root. */
+  user?: string
+}
+
+export interface TransferResult {
+  /** Guest path for an upload, host path for a download. */
+  path: string
+  sizeBytes: number
+  checksum: { algorithm: ChecksumName; value: string }
+  link: LinkKind
+  durationMs: number
+}
+
+export type FileType = 'file' | 'directory' | 'symlink' | 'character-device' | 'block-device' | 'fifo' | 'socket'
+
+export interface FileEntry {
+  /** Last part of the path; bytes that are not UTF-8 appear as U+FFFD. */
+  name: string
+  /** The exact bytes in base64 where `name` could not hold them. */
+  rawName?: string
+  type: FileType
+  sizeBytes: number
+  /** Permission bits, 0–0o7777. */
+  mode: number
+  uid: number
+  gid: number
+  modifiedAt: string
+  /** Of a symbolic link. */
+  target?: string
+}
+
+/** Files of a running sandbox. Guest paths are absolute. */
+export interface Files {
+  /** Writes `content` to a guest file, replacing it atomically. */
+  write(path: string, content: string | Uint8Array | AsyncIterable<Uint8Array>, options?: WriteOptions): Promise<TransferResult>
+  /** Reads a whole guest file. @throws `output-too-large` above `maxBytes` (default 64 MiB). */
+  read(path: string, options?: { maxBytes?: number; signal?: AbortSignal }): Promise<Buffer>
+  /** Copies a host file into the guest: checked, synced, then renamed into place. */
+  upload(hostPath: string, guestPath: string, options?: WriteOptions): Promise<TransferResult>
+  /** Copies a guest file to the host: checked, synced, then renamed into place. Missing host folders are made. */
+  download(guestPath: string, hostPath: string, options?: TransferOptions): Promise<TransferResult>
+  stat(path: string, options?: { followLinks?: boolean; signal?: AbortSignal }): Promise<FileEntry>
+  /** Entries of a folder as the guest sends them, unsorted. */
+  list(path: string, options?: { signal?: AbortSignal }): AsyncIterable<FileEntry>
+}
+
+export interface SandboxInfo {
+  id: string
+  name: string | undefined
+  image: string
+  state: SandboxState
+  vcpu: number
+  memoryMib: number
+  diskMib: number
+  vmm: string
+  /** How the VM runs its instructions: `kvm` or `tcg` (emulation, slower). */
+  accelerator: string
+  /** `null` when no vsock device is there. */
+  vsock: { cid: number; port: number; backend: string } | null
+  vmmPid: number | null
+  createdAt: string
+  /** The VM's own directory on the host. */
+  directory: string
+  /** Milliseconds each stage of the start took, in order. */
+  timings: Record<string, number>
+}
+
+export interface Sandbox extends AsyncDisposable {
+  readonly id: string
+  readonly files: Files
+  info(): Promise<SandboxInfo>
+  /** Runs a command: a list is run as it is, a string by `/bin/sh -c`. The image's entrypoint is not involved. */
+  exec(command: string | readonly string[], options?: ExecOptions): Job
+  /** Runs the image's entrypoint with `command` (default: the image's own) as its arguments. */
+  run(command?: readonly string[], options?: ExecOptions): Job
+  /** Asks the agent, then ACPI, then SIGTERM, then SIGKILL; each step is bounded. The disk is kept. */
+  stop(options?: { signal?: AbortSignal }): Promise<void>
+  /** Ends the VM at once. The disk is kept, as after a power cut. */
+  kill(): Promise<void>
+  pause(): Promise<void>
+  resume(): Promise<void>
+  /** Removes a sandbox and its disk. @param options.force Kills a running one first. */
+  delete(options?: { force?: boolean }): Promise<void>
+  /** The console of the guest, oldest first; bounded by the log's rotation. */
+  logs(options?: { follow?: boolean; signal?: AbortSignal }): AsyncIterable<Uint8Array>
+}
+
+/** One host's sandboxes. */
+export interface BandSox extends AsyncDisposable {
+  /** Makes and starts a sandbox; returns when its agent answers. On failure nothing is left behind. */
+  create(image: string, options?: CreateOptions): Promise<Sandbox>
+  /** By id, unique id prefix, or name. @throws `not-found`, `ambiguous-name`. */
+  get(idOrName: string): Promise<Sandbox>
+  list(): Promise<SandboxInfo[]>
+}
