@@ -1,0 +1,218 @@
+/** One connection to the agent: frames in both directions, each wait for the guest bounded in time. */
+import type { Socket } from 'node:net'
+import { BandSoxError, type LinkKind, messageOf } from '@bandsox/sdk'
+import type { Link } from '../link/link.js'
+import { type BulkKind, encodeHeader, encodeMessage, FrameDecoder, type Received } from '../wire/frame.js'
+import type { ToGuest, ToHost, ToHostType } from '../wire/message.js'
+import { ProtocolError } from '../wire/protocol-error.js'
+import { guestFault } from './guest-fault.js'
+
+export const PROTOCOL_VERSION = 1
+
+/** How long the guest may leave us without the answer, or the progress, that it owes us. */
+export const ANSWER_TIMEOUT_MS = 12_000
+
+export type Hello = Extract<ToHost, { type: 'hello' }>
+export type FromGuest = Received<ToHost>
+type MessageOf<T extends ToHostType> = Extract<ToHost, { type: T }>
+
+export class GuestConnection {
+  readonly link: LinkKind
+  readonly #stream: Socket
+  readonly #chunks: AsyncIterator<Buffer>
+  readonly #decoder = new FrameDecoder('to-host')
+  /** What the last chunk still holds. */
+  #pending: Iterator<FromGuest> = [][Symbol.iterator]()
+  #hello: Hello | undefined
+  #failure: unknown
+  /** The read under way, kept across a wait that was cut short and across idleness. */
+  #next: Promise<IteratorResult<Buffer>> | undefined
+
+  private constructor(stream: Socket, link: LinkKind) {
+    this.#stream = stream
+    this.link = link
+    this.#chunks = stream[Symbol.asyncIterator]() as AsyncIterator<Buffer>
+    // Whoever waits sees the error through the iterator; this keeps an idle connection's end from ending the process.
+    stream.on('error', (error) => this.close(error))
+  }
+
+  /**
+   * Opens a connection and greets the agent.
+   *
+   * @throws `link-refused`, `guest-silent`, `guest-protocol`, `agent-incompatible`, or `signal.reason`.
+   */
+  static async open(link: Link, signal?: AbortSignal, timeoutMs = ANSWER_TIMEOUT_MS): Promise<GuestConnection> {
+    const limit = AbortSignal.timeout(timeoutMs)
+    const stream = await openWithin(link, limit, signal)
+    const connection = new GuestConnection(stream, link.kind)
+    try {
+      connection.send({ type: 'hello', protocol: PROTOCOL_VERSION, minProtocol: PROTOCOL_VERSION })
+      const hello = await connection.receiveMessage('hello', { signal, timeoutMs })
+      if (hello.protocol !== PROTOCOL_VERSION) {
+        throw new BandSoxError('agent-incompatible', `the agent ${hello.agent} chose protocol ${hello.protocol}, we speak ${PROTOCOL_VERSION}`)
+      }
+      connection.#hello = hello
+      return connection
+    } catch (error) {
+      connection.close(error)
+      throw error
+    }
+  }
+
+  get hello(): Hello {
+    if (this.#hello === undefined) throw new BandSoxError('internal', 'the connection has not been greeted')
+    return this.#hello
+  }
+
+  /** False once it was closed by either side. */
+  get isOpen(): boolean {
+    return !this.#stream.destroyed && !this.#stream.readableEnded && this.#stream.writable
+  }
+
+  /**
+   * Leaves the connection idle: the process may end meanwhile, and its end is noticed (`isOpen`) though nobody waits.
+   * What an idle guest sends is read when the next operation begins, and is a violation then.
+   */
+  rest(): void {
+    this.#stream.unref()
+    this.#next ??= this.#chunks.next()
+    this.#next.catch((error: unknown) => this.close(error))
+  }
+
+  /** Takes the connection into use again. */
+  wake(): void {
+    this.#stream.ref()
+  }
+
+  send(message: ToGuest): void {
+    this.#stream.write(encodeMessage(message))
+  }
+
+  /**
+   * Sends bytes as data frames of at most `chunkBytes`, without copying them; when it resolves the kernel has them all and
+   * the buffer may be used again.
+   *
+   * @throws `link-lost`, `guest-silent` when nothing moves for `ANSWER_TIMEOUT_MS`, or `signal.reason`.
+   */
+  async sendData(data: Buffer, chunkBytes: number, signal?: AbortSignal): Promise<void> {
+    const flushed = new Promise<void>((resolve, reject) => {
+      this.#stream.cork()
+      for (let offset = 0; offset < data.length; offset += chunkBytes) {
+        const piece = data.subarray(offset, offset + chunkBytes)
+        this.#stream.write(encodeHeader('data', piece.length))
+        const isLast = offset + chunkBytes >= data.length
+        this.#stream.write(piece, isLast ? (error) => (error ? reject(error) : resolve()) : undefined)
+      }
+      this.#stream.uncork()
+    })
+    await this.#bounded(flushed, { signal })
+  }
+
+  /**
+   * The next frame or piece of one.
+   *
+   * @param options.timeoutMs Default `ANSWER_TIMEOUT_MS`; `Infinity` where silence is no fault, as in a quiet command.
+   * @throws `guest-protocol` with the violation's name, `guest-silent`, `link-lost` at the end of the stream, `signal.reason`.
+   */
+  async receive(options: { signal?: AbortSignal | undefined; timeoutMs?: number } = {}): Promise<FromGuest> {
+    for (;;) {
+      const next = this.#decoded()
+      if (next !== undefined) return next
+      this.#next ??= this.#chunks.next()
+      const chunk = await this.#bounded(this.#next, options)
+      this.#next = undefined
+      if (chunk.done) {
+        this.#endOfStream()
+      } else {
+        this.#pending = this.#decoder.push(chunk.value)
+      }
+    }
+  }
+
+  /** The next message, which must be a `type`. @throws As `receive`, and the guest's own `error` as an error of ours. */
+  async receiveMessage<T extends ToHostType>(
+    type: T,
+    options: { signal?: AbortSignal | undefined; timeoutMs?: number; about?: string } = {},
+  ): Promise<MessageOf<T>> {
+    const frame = await this.receive(options)
+    if (frame.kind === 'message' && frame.message.type === type) return frame.message as MessageOf<T>
+    throw this.unexpected(frame, options.about)
+  }
+
+  /** The error for a frame that does not belong here: the guest's own `error` translated, else a violation. Closes on a violation. */
+  unexpected(frame: FromGuest, about = 'the operation'): BandSoxError {
+    if (frame.kind === 'message' && frame.message.type === 'error') return guestFault(frame.message, about)
+    const what = frame.kind === 'message' ? `the message ${frame.message.type}` : `a ${frame.kind satisfies BulkKind} frame`
+    return this.violation(`${what} is out of place in ${about}`)
+  }
+
+  /** Closes the connection for something the guest must not do. */
+  violation(message: string, cause?: unknown): BandSoxError {
+    const error = new BandSoxError('guest-protocol', `the guest broke the protocol: ${message}`, { cause })
+    this.close(error)
+    return error
+  }
+
+  /** Ends the connection; the agent then ends what it did for it. Harmless when repeated; the first reason stays. */
+  close(reason?: unknown): void {
+    this.#failure ??= reason
+    this.#stream.destroy()
+  }
+
+  #decoded(): FromGuest | undefined {
+    try {
+      const next = this.#pending.next()
+      return next.done ? undefined : next.value
+    } catch (error) {
+      if (error instanceof ProtocolError) throw this.violation(`${error.violation}: ${error.message}`, error)
+      throw error
+    }
+  }
+
+  #endOfStream(): never {
+    try {
+      this.#decoder.end()
+    } catch (error) {
+      if (error instanceof ProtocolError) throw this.violation(`${error.violation}: ${error.message}`, error)
+      throw error
+    }
+    this.close()
+    throw new BandSoxError('link-lost', 'the guest closed the connection', { cause: this.#failure })
+  }
+
+  /** Waits at most `timeoutMs`; whatever cuts the wait short also ends the connection, since its state is then unknown. */
+  async #bounded<T>(wait: Promise<T>, options: { signal?: AbortSignal | undefined; timeoutMs?: number }): Promise<T> {
+    const { signal, timeoutMs = ANSWER_TIMEOUT_MS } = options
+    let timer: NodeJS.Timeout | undefined
+    let abort: (() => void) | undefined
+    const cut = new Promise<never>((_, reject) => {
+      if (signal?.aborted) return reject(signal.reason)
+      abort = () => reject(signal?.reason)
+      signal?.addEventListener('abort', abort, { once: true })
+      if (timeoutMs === Number.POSITIVE_INFINITY) return
+      timer = setTimeout(
+        () => reject(new BandSoxError('guest-silent', `the agent neither answered nor made progress within ${timeoutMs} ms`)),
+        timeoutMs,
+      )
+    })
+    try {
+      return await Promise.race([wait, cut])
+    } catch (error) {
+      this.close(error)
+      if (error instanceof BandSoxError || error === signal?.reason) throw error
+      throw new BandSoxError('link-lost', `the connection to the guest broke: ${messageOf(error)}`, { cause: error })
+    } finally {
+      clearTimeout(timer)
+      if (abort !== undefined) signal?.removeEventListener('abort', abort)
+    }
+  }
+}
+
+async function openWithin(link: Link, limit: AbortSignal, signal: AbortSignal | undefined): Promise<Socket> {
+  try {
+    return await link.open(signal === undefined ? limit : AbortSignal.any([signal, limit]))
+  } catch (error) {
+    if (error !== limit.reason) throw error
+    throw new BandSoxError('guest-silent', `the ${link.kind} link did not answer the handshake in time`, { cause: error })
+  }
+}

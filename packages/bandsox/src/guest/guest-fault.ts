@@ -1,0 +1,35 @@
+/** The guest's own errors (PROTOCOL.md section 2), as errors of ours. */
+import { BandSoxError, type ErrorCode } from '@bandsox/sdk'
+
+const codes: Record<string, ErrorCode> = {
+  'protocol-unsupported': 'agent-incompatible',
+  'bad-request': 'bad-request',
+  'not-found': 'file-not-found',
+  'not-a-directory': 'file-error',
+  'is-a-directory': 'file-error',
+  exists: 'file-error',
+  'permission-denied': 'permission-denied',
+  'read-only': 'file-error',
+  'no-space': 'no-space',
+  'not-a-file': 'file-error',
+  'checksum-unsupported': 'bad-request',
+  'checksum-mismatch': 'checksum-mismatch',
+  'size-mismatch': 'checksum-mismatch',
+  'command-not-found': 'command-not-found',
+  'not-executable': 'command-not-executable',
+  'no-such-user': 'bad-request',
+  'no-such-folder': 'bad-request',
+  aborted: 'cancelled',
+  stopping: 'wrong-state',
+}
+
+/** @param about What was attempted, as in "cannot <about>". */
+export function guestFault(fault: { code: string; message: string }, about: string): BandSoxError {
+  return new BandSoxError(codes[fault.code] ?? 'file-error', `cannot ${about}: ${printable(fault.message)}`)
+}
+
+/** The text comes from the guest and may reach a terminal: control characters would be obeyed there. */
+function printable(text: string): string {
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
+  return text.replace(/[\u0000-\u001f\u007f-\u009f]/g, '\u{fffd}').slice(0, 1000)
+}

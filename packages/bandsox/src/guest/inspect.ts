@@ -1,0 +1,57 @@
+/** What lies in the guest's file system: `stat` and `list` of PROTOCOL.md section 2. */
+import type { FileEntry } from '@bandsox/sdk'
+import type { WireEntry } from '../wire/message.js'
+import type { Agent } from './agent.js'
+
+/** @throws `file-not-found`, `permission-denied`, and the failures of the link. */
+export async function statFile(
+  agent: Agent,
+  path: string,
+  options: { followLinks?: boolean; signal?: AbortSignal } = {},
+): Promise<FileEntry> {
+  return await agent.use(async (connection) => {
+    connection.send({ type: 'stat', path, followLinks: options.followLinks ?? true })
+    const info = await connection.receiveMessage('info', { signal: options.signal, about: `look at ${path} in the guest` })
+    return fileEntry(info.file)
+  }, options.signal)
+}
+
+/** Entries as the guest sends them: never more in memory than one message of it, however large the folder. */
+export async function* listFolder(agent: Agent, path: string, options: { signal?: AbortSignal } = {}): AsyncGenerator<FileEntry> {
+  const about = `list ${path} in the guest`
+  const connection = await agent.acquire(options.signal)
+  let inStep = false
+  try {
+    connection.send({ type: 'list', path })
+    let count = 0
+    for (;;) {
+      const frame = await connection.receive({ signal: options.signal })
+      if (frame.kind === 'message' && frame.message.type === 'listed') {
+        if (frame.message.count !== count) throw connection.violation(`it listed ${count} entries and says ${frame.message.count}`)
+        inStep = true
+        return
+      }
+      if (frame.kind !== 'message' || frame.message.type !== 'entries') throw connection.unexpected(frame, about)
+      count += frame.message.files.length
+      for (const file of frame.message.files) yield fileEntry(file)
+    }
+  } finally {
+    if (inStep) agent.release(connection)
+    else agent.discard(connection)
+  }
+}
+
+function fileEntry({ size, mtimeMs, rawName, target, ...same }: WireEntry): FileEntry {
+  return {
+    ...same,
+    sizeBytes: size,
+    modifiedAt: isoTime(mtimeMs),
+    ...(rawName !== undefined && { rawName }),
+    ...(target !== undefined && { target }),
+  }
+}
+
+/** ECMAScript's time ends at ±8.64e15 ms; a guest's file may claim any. */
+function isoTime(milliseconds: number): string {
+  return new Date(Math.max(-8.64e15, Math.min(8.64e15, milliseconds))).toISOString()
+}

@@ -1,0 +1,184 @@
+/** The messages of protocol/PROTOCOL.md, as schemas that validate and types that follow from them. No I/O. */
+import { isUtf8 } from 'node:buffer'
+import { z } from 'zod'
+import { ProtocolError } from './protocol-error.js'
+
+export type Direction = 'to-guest' | 'to-host'
+
+const MAX_DEPTH = 16
+
+const bytes = (text: string) => Buffer.byteLength(text)
+const text = (max: number, min = 0) =>
+  z.string().refine((value) => {
+    const size = bytes(value)
+    return size >= min && size <= max && !value.includes('\0') && value.isWellFormed()
+  }, `must have ${min} to ${max} bytes, and no NUL`)
+const integer = (min: number, max: number) =>
+  z.number().refine((value) => Number.isSafeInteger(value) && value >= min && value <= max, `must be an integer from ${min} to ${max}`)
+
+const size = integer(0, Number.MAX_SAFE_INTEGER)
+const path = text(4096, 1).refine((value) => value.startsWith('/'), 'must be an absolute path')
+const checksum = z.string().regex(/^[0-9a-f]{8,128}$/)
+const algorithm = text(32, 1)
+const mode = integer(0, 0o7777)
+const MAX_ARGUMENT_BYTES = 131_072
+
+const complete = z.object({ type: z.literal('complete'), size, checksum })
+const ack = z.object({ type: z.literal('ack'), offset: size })
+
+const exec = z
+  .object({
+    type: z.literal('exec'),
+    argv: z.array(text(MAX_ARGUMENT_BYTES)).min(1).max(4096).optional(),
+    shell: text(MAX_ARGUMENT_BYTES).optional(),
+    env: z
+      .record(text(4096, 1), text(MAX_ARGUMENT_BYTES))
+      .refine((env) => Object.keys(env).length <= 1024, 'must have at most 1024 variables')
+      .optional(),
+    cwd: path.optional(),
+    user: text(4096).optional(),
+    stdin: z.boolean().optional(),
+    timeoutMs: integer(1, 2 ** 31 - 1).optional(),
+  })
+  .refine((request) => (request.argv === undefined) !== (request.shell === undefined), 'needs argv or shell, not both')
+
+const toGuest = {
+  hello: z.object({ type: z.literal('hello'), protocol: integer(1, 65535), minProtocol: integer(1, 65535) }),
+  ping: z.object({ type: z.literal('ping') }),
+  exec,
+  signal: z.object({ type: z.literal('signal'), signal: text(32, 1) }),
+  eof: z.object({ type: z.literal('eof') }),
+  upload: z.object({
+    type: z.literal('upload'),
+    path,
+    checksum: algorithm,
+    size: size.optional(),
+    mode: mode.optional(),
+    makeParents: z.boolean().optional(),
+    user: text(4096).optional(),
+    offset: size.optional(),
+  }),
+  download: z.object({ type: z.literal('download'), path, checksum: algorithm, offset: size.optional() }),
+  complete,
+  ack,
+  abort: z.object({ type: z.literal('abort') }),
+  stat: z.object({ type: z.literal('stat'), path, followLinks: z.boolean().optional() }),
+  list: z.object({ type: z.literal('list'), path }),
+  shutdown: z.object({
+    type: z.literal('shutdown'),
+    mode: z.enum(['poweroff', 'reboot']),
+    graceMs: integer(0, 60_000).optional(),
+  }),
+} as const
+
+const entry = z.object({
+  name: text(4096),
+  rawName: z.base64().max(8192).optional(),
+  type: z.enum(['file', 'directory', 'symlink', 'character-device', 'block-device', 'fifo', 'socket']),
+  size,
+  mode,
+  uid: integer(0, 2 ** 32 - 1),
+  gid: integer(0, 2 ** 32 - 1),
+  mtimeMs: integer(Number.MIN_SAFE_INTEGER, Number.MAX_SAFE_INTEGER),
+  target: text(4096).optional(),
+})
+
+const chunkBytes = integer(1, 1_048_576)
+const windowBytes = integer(65_536, 16_777_216)
+
+const toHost = {
+  hello: z.object({
+    type: z.literal('hello'),
+    protocol: integer(1, 65535),
+    agent: text(64),
+    bootId: text(64),
+    capabilities: z.array(text(64)).max(64),
+    checksums: z.array(text(32)).min(1).max(16),
+    stages: z
+      .record(text(64), size)
+      .refine((stages) => Object.keys(stages).length <= 32, 'must have at most 32 stages')
+      .optional(),
+  }),
+  pong: z.object({ type: z.literal('pong'), uptimeMs: size }),
+  started: z.object({ type: z.literal('started'), pid: integer(1, 2 ** 31 - 1) }),
+  exit: z
+    .object({
+      type: z.literal('exit'),
+      code: integer(0, 255).optional(),
+      signal: text(32, 1).optional(),
+      timedOut: z.boolean().optional(),
+    })
+    .refine((exit) => (exit.code === undefined) !== (exit.signal === undefined), 'needs code or signal, not both'),
+  ready: z.object({
+    type: z.literal('ready'),
+    chunkBytes,
+    windowBytes,
+    offset: size,
+    size: size.optional(),
+    mode: mode.optional(),
+    mtimeMs: integer(Number.MIN_SAFE_INTEGER, Number.MAX_SAFE_INTEGER).optional(),
+  }),
+  ack,
+  complete,
+  info: z.object({ type: z.literal('info'), file: entry }),
+  entries: z.object({ type: z.literal('entries'), files: z.array(entry).min(1).max(256) }),
+  listed: z.object({ type: z.literal('listed'), count: size }),
+  stopping: z.object({ type: z.literal('stopping') }),
+  error: z.object({ type: z.literal('error'), code: text(64, 1), message: text(4096) }),
+} as const
+
+export type ToGuest = { [K in keyof typeof toGuest]: z.infer<(typeof toGuest)[K]> }[keyof typeof toGuest]
+export type ToHost = { [K in keyof typeof toHost]: z.infer<(typeof toHost)[K]> }[keyof typeof toHost]
+export type ToHostType = ToHost['type']
+export type WireEntry = z.infer<typeof entry>
+
+const tables: Record<Direction, Map<string, z.ZodType>> = {
+  'to-guest': new Map(Object.entries(toGuest)),
+  'to-host': new Map(Object.entries(toHost)),
+}
+
+/** @throws ProtocolError in the order of PROTOCOL.md section 1. */
+export function parseMessage<D extends Direction>(payload: Buffer, direction: D): D extends 'to-host' ? ToHost : ToGuest {
+  if (!isUtf8(payload)) throw new ProtocolError('message-not-utf8', 'a message is not UTF-8')
+  if (nesting(payload) > MAX_DEPTH) throw new ProtocolError('message-too-deep', `a message nests deeper than ${MAX_DEPTH}`)
+  const value = parseJson(payload.toString('utf8'))
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    throw new ProtocolError('message-not-object', 'a message is not a JSON object')
+  }
+  const type = 'type' in value && Object.hasOwn(value, 'type') ? value.type : undefined
+  const schema = typeof type === 'string' ? tables[direction].get(type) : undefined
+  if (schema === undefined) throw new ProtocolError('message-type-unknown', `message type ${preview(type)} is unknown ${direction}`)
+  const parsed = schema.safeParse(value)
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0]
+    throw new ProtocolError('message-invalid', `a ${String(type)} is invalid: ${issue?.path.join('.')}: ${issue?.message}`)
+  }
+  return parsed.data as D extends 'to-host' ? ToHost : ToGuest
+}
+
+function parseJson(source: string): unknown {
+  try {
+    return JSON.parse(source)
+  } catch (error) {
+    throw new ProtocolError('message-not-json', 'a message is not JSON', { cause: error })
+  }
+}
+
+/** Deepest nesting of brackets outside strings; valid JSON is not assumed. */
+function nesting(payload: Buffer): number {
+  let depth = 0
+  let deepest = 0
+  let inString = false
+  for (let index = 0; index < payload.length; index++) {
+    const byte = payload[index]
+    if (inString) {
+      if (byte === 0x5c /* \ */) index++
+      else if (byte === 0x22 /* " */) inString = false
+    } else if (byte === 0x22) inString = true
+    else if (byte === 0x7b /* { */ || byte === 0x5b /* [ */) deepest = Math.max(deepest, ++depth)
+    else if (byte === 0x7d || byte === 0x5d) depth--
+  }
+  return deepest
+}
+
+const preview = (value: unknown): string => (JSON.stringify(value) ?? 'missing').slice(0, 40)
