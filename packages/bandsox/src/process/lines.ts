@@ -1,0 +1,31 @@
+/** Cuts a byte stream into lines, none longer than a bound. */
+import type { Readable } from 'node:stream'
+import { BandSoxError } from '@bandsox/sdk'
+
+const NEWLINE = 0x0a
+
+/**
+ * @param maxBytes Of one line, without its end.
+ * @returns Lines without `\n` or `\r\n`; a last one without an end counts.
+ * @throws `vmm-control` when a line is longer, and the stream's own errors.
+ */
+export async function* lines(stream: Readable, maxBytes: number): AsyncGenerator<string> {
+  let parts: Buffer[] = []
+  let size = 0
+  for await (const chunk of stream as AsyncIterable<Buffer>) {
+    let start = 0
+    for (let end = chunk.indexOf(NEWLINE); end !== -1; end = chunk.indexOf(NEWLINE, start)) {
+      yield textOf([...parts, chunk.subarray(start, end)])
+      parts = []
+      size = 0
+      start = end + 1
+    }
+    const rest = chunk.subarray(start)
+    size += rest.length
+    if (size > maxBytes) throw new BandSoxError('vmm-control', `a control socket sent a line of more than ${maxBytes} bytes`)
+    if (rest.length > 0) parts.push(rest)
+  }
+  if (parts.length > 0) yield textOf(parts)
+}
+
+const textOf = (parts: Buffer[]): string => Buffer.concat(parts).toString('utf8').replace(/\r$/, '')

@@ -1,0 +1,206 @@
+/** The manager's side of the shim: starts it, talks to it, reads what it left. The contract is guest/SHIM.md. */
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import type { Socket } from 'node:net'
+import path from 'node:path'
+import type { Readable } from 'node:stream'
+import { BandSoxError, isSystemError, messageOf } from '@bandsox/sdk'
+import { z } from 'zod'
+import { within } from './deadline.js'
+import { isAlive, type ProcessIdentity } from './identity.js'
+import { readJsonFile, writeJsonFile } from './json-file.js'
+import { lines } from './lines.js'
+import { connectUnixSocket } from './unix-socket.js'
+
+/** What the shim is told; see SHIM.md for each field. */
+export interface ShimConfig {
+  version: 1
+  sandbox: string
+  vmm: {
+    argv: string[]
+    env: Record<string, string>
+    uid?: number
+    gid?: number
+    groups?: number[]
+    maxFiles: number
+  }
+  files: ({ listen: string } | { open: string })[]
+  console: { log: string; maxBytes: number }
+  vsock?: { kind: 'daemon'; argv: string[]; waitFor: string } | { kind: 'kernel'; cid: number; socket: string }
+  remove: string[]
+}
+
+export const CONSOLE_LOG = 'console.log'
+export const VMM_LOG = 'vmm.log'
+const CONSOLE_LOG_BYTES = 1_048_576
+export const consoleConfig = { log: CONSOLE_LOG, maxBytes: CONSOLE_LOG_BYTES }
+
+/** The shim answers from memory; a longer wait means that it is not there in earnest. */
+const ANSWER_TIMEOUT_MS = 10_000
+const MAX_LINE_BYTES = 65_536
+
+const identitySchema = z.object({ pid: z.number().int().positive(), startTime: z.number().int().nonnegative() })
+const runSchema = z.object({
+  shim: identitySchema,
+  vmm: identitySchema,
+  vsock: identitySchema.optional(),
+  startedAt: z.string(),
+})
+const exitSchema = z.object({
+  code: z.number().int().optional(),
+  signal: z.string().optional(),
+  unknown: z.boolean().optional(),
+  at: z.string(),
+})
+const startReply = z.union([
+  z.object({ event: z.literal('started'), vmm: identitySchema }),
+  z.object({ event: z.literal('failed'), code: z.string(), message: z.string() }),
+])
+const controlEvent = z.discriminatedUnion('event', [
+  z.object({ event: z.literal('status'), vmm: identitySchema, vsock: z.string() }),
+  z.object({ event: z.literal('vsock-died') }),
+  z.object({ event: z.literal('signalled') }),
+  z.object({ event: z.literal('error'), code: z.string(), message: z.string() }),
+  exitSchema.extend({ event: z.literal('exited') }),
+])
+
+export type VmmExit = z.infer<typeof exitSchema>
+export type ShimRun = z.infer<typeof runSchema>
+
+export function describeExit(exit: VmmExit): string {
+  if (exit.signal !== undefined) return `the VMM was ended by ${exit.signal} at ${exit.at}`
+  if (exit.code !== undefined) return `the VMM exited with ${exit.code} at ${exit.at}`
+  return `the VMM ended at ${exit.at}`
+}
+
+/**
+ * Starts a shim, and by it the VMM.
+ *
+ * @returns The VMM's identity, as soon as it runs; what becomes of it is told by `ShimClient`.
+ * @throws `vmm-failed` with what the VMM or the vsock daemon printed.
+ */
+export async function startShim(shimPath: string, directory: string, config: ShimConfig): Promise<ProcessIdentity> {
+  await writeJsonFile(path.join(directory, 'shim.json'), config)
+  return await launch(shimPath, directory, 'run')
+}
+
+/** Puts a new shim beside a VMM whose shim died. @throws `vmm-failed` when the VMM is gone as well; all is then cleaned up. */
+export async function adoptVmm(shimPath: string, directory: string): Promise<ProcessIdentity> {
+  return await launch(shimPath, directory, 'adopt')
+}
+
+async function launch(shimPath: string, directory: string, mode: 'run' | 'adopt'): Promise<ProcessIdentity> {
+  const child = spawn(shimPath, [mode], {
+    cwd: directory,
+    detached: true, // its own session: our terminal's end, or our own, is not the VM's
+    env: {},
+    stdio: ['ignore', 'pipe', 'ignore'],
+  })
+  child.unref()
+  const failed = once(child, 'error').then(([error]) => {
+    throw new BandSoxError('host-missing', `cannot start the shim ${shimPath}: ${messageOf(error)}`, { cause: error })
+  })
+  const line = await Promise.race([firstLine(child.stdout), failed])
+  const reply = startReply.safeParse(parseOrUndefined(line))
+  if (!reply.success) throw new BandSoxError('vmm-failed', `the shim ended without a word${line === '' ? '' : `: ${line.slice(0, 500)}`}`)
+  if (reply.data.event === 'failed') throw new BandSoxError('vmm-failed', reply.data.message)
+  return reply.data.vmm
+}
+
+async function firstLine(stream: Readable): Promise<string> {
+  for await (const line of lines(stream, MAX_LINE_BYTES)) return line
+  return ''
+}
+
+function parseOrUndefined(line: string): unknown {
+  try {
+    return JSON.parse(line)
+  } catch {
+    return undefined // not JSON is one more shape that the schema refuses
+  }
+}
+
+/** What the shim wrote about the VMM, and whether that still is so. */
+export async function readRun(directory: string): Promise<
+  { run: ShimRun | undefined; exit: VmmExit | undefined; vmmAlive: boolean; shimAlive: boolean }
+> {
+  const run = await readJsonFile(path.join(directory, 'run.json'), runSchema)
+  const exit = await readJsonFile(path.join(directory, 'exit.json'), exitSchema)
+  const vmmAlive = run !== undefined && exit === undefined && (await isAlive(run.vmm))
+  return { run, exit, vmmAlive, shimAlive: run !== undefined && (await isAlive(run.shim)) }
+}
+
+/** One connection to a running shim. */
+export class ShimClient {
+  readonly #socket: Socket
+  readonly #exited: Promise<VmmExit>
+  #answers: ((event: z.infer<typeof controlEvent> | undefined) => void)[] = []
+
+  private constructor(socket: Socket) {
+    this.#socket = socket
+    this.#exited = this.#listen()
+    this.#exited.catch(() => undefined) // whoever waits for the end sees it
+  }
+
+  /** @throws `vmm-failed` when no shim answers there. */
+  static async connect(directory: string): Promise<ShimClient> {
+    try {
+      return new ShimClient(await connectUnixSocket(path.join(directory, 'shim.sock')))
+    } catch (error) {
+      throw new BandSoxError('vmm-failed', `no shim answers in ${directory}: ${messageOf(error)}`, { cause: error })
+    }
+  }
+
+  /** Sends a signal to the VMM; never to a process that took over its pid. A VMM that has ended already is fine. */
+  async signal(name: 'SIGTERM' | 'SIGKILL'): Promise<void> {
+    const answer = new Promise<z.infer<typeof controlEvent> | undefined>((resolve) => this.#answers.push(resolve))
+    this.#socket.write(`${JSON.stringify({ op: 'signal', signal: name })}\n`)
+    const event = await within(
+      answer,
+      ANSWER_TIMEOUT_MS,
+      () => new BandSoxError('vmm-failed', `the shim did not answer within ${ANSWER_TIMEOUT_MS} ms`),
+    )
+    if (event?.event === 'error') throw new BandSoxError('vmm-failed', `cannot send ${name} to the VMM: ${event.message}`)
+  }
+
+  /** Resolves when the VMM has ended and the shim has cleaned up. @throws `vmm-failed` when the shim dies first. */
+  exited(): Promise<VmmExit> {
+    return this.#exited
+  }
+
+  /** @returns undefined when the VMM still runs after `timeoutMs`. */
+  async exitedWithin(timeoutMs: number): Promise<VmmExit | undefined> {
+    const limit = new Error('still running')
+    try {
+      return await within(this.#exited, timeoutMs, () => limit)
+    } catch (error) {
+      if (error === limit) return undefined
+      throw error
+    }
+  }
+
+  /** Lets the process end though this connection waits for the VMM's end. */
+  unref(): void {
+    this.#socket.unref()
+  }
+
+  close(): void {
+    this.#socket.destroy()
+  }
+
+  async #listen(): Promise<VmmExit> {
+    try {
+      for await (const line of lines(this.#socket, MAX_LINE_BYTES)) {
+        const event = controlEvent.safeParse(parseOrUndefined(line))
+        if (!event.success) throw new BandSoxError('vmm-failed', `the shim said something unknown: ${line.slice(0, 200)}`)
+        if (event.data.event === 'exited') return event.data
+        if (event.data.event === 'signalled' || event.data.event === 'error') this.#answers.shift()?.(event.data)
+      }
+    } catch (error) {
+      if (!isSystemError(error, 'ECONNRESET')) throw error
+    } finally {
+      for (const answer of this.#answers.splice(0)) answer(undefined)
+    }
+    throw new BandSoxError('vmm-failed', 'the shim ended without saying what became of the VMM')
+  }
+}

@@ -1,0 +1,99 @@
+/** QEMU's command line and inherited descriptors for a machine. Pure. */
+import type { ShimConfig } from '../../process/shim.js'
+import type { MachineSpec } from '../vmm.js'
+
+export const QMP_SOCKET = 'qmp.sock'
+/** The far end of the guest's virtio-serial port; the shim connects it. */
+export const AGENT_SERIAL_SOCKET = 'agent.sock'
+/** The daemon's own folder: it runs as the VM's user and makes its sockets itself. */
+export const VSOCK_FOLDER = 'vsock'
+export const VSOCK_SOCKET = `${VSOCK_FOLDER}/vsock.sock`
+export const VHOST_USER_SOCKET = `${VSOCK_FOLDER}/vhost.sock`
+
+/** Versioned, so that a snapshot finds the same machine under a newer QEMU; the oldest QEMU that we take has it. */
+export const MACHINE_TYPE = 'pc-q35-7.2'
+
+/** `-sandbox`: QEMU's own seccomp filter. With `spawn` denied it can neither fork nor execute anything, ever. */
+const SECCOMP = 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny'
+
+export interface QemuChoice {
+  program: string
+  accelerator: 'kvm' | 'tcg'
+  vsock: 'kernel' | 'daemon' | null
+}
+
+type InheritedFile = ShimConfig['files'][number]
+
+/** The first descriptor that the shim passes on; SHIM.md. */
+const FIRST_FD = 3
+
+/**
+ * A `q35` without its legacy devices. Its HPET gives the guest a reference for the TSC under emulation; `microvm` has none and
+ * hangs in `calibrate_delay` on a busy host, which is why it is not used.
+ */
+export function qemuCommandLine(spec: MachineSpec, choice: QemuChoice): { argv: string[]; files: InheritedFile[] } {
+  const files: InheritedFile[] = []
+  const inherit = (file: InheritedFile): number => files.push(file) + FIRST_FD - 1
+  const qmp = inherit({ listen: QMP_SOCKET })
+  const serial = inherit({ listen: AGENT_SERIAL_SOCKET })
+  const isKvm = choice.accelerator === 'kvm'
+  // vhost-user needs the guest's memory shared with the daemon.
+  const memory = choice.vsock === 'daemon' ? 'memory-backend-memfd,share=on' : 'memory-backend-ram'
+  const argv = [
+    choice.program,
+    ...['-name', spec.sandboxId],
+    ...['-sandbox', SECCOMP],
+    '-nodefaults',
+    '-no-user-config',
+    ...['-display', 'none'],
+    '-no-reboot',
+    ...['-machine', `${MACHINE_TYPE},memory-backend=ram0,usb=off,smbus=off,sata=off,vmport=off,i8042=off,hpet=on,graphics=off`],
+    ...['-accel', isKvm ? 'kvm' : 'tcg,thread=multi'],
+    ...['-cpu', isKvm ? 'host' : 'max'],
+    ...['-smp', String(spec.vcpu)],
+    ...['-m', `${spec.memoryMib}M`],
+    ...['-object', `${memory},id=ram0,size=${spec.memoryMib}M`],
+    // SeaBIOS of QEMU 10 puts its ACPI tables where the initramfs of a PVH kernel is loaded; qboot does not.
+    ...['-bios', 'qboot.rom'],
+    ...['-kernel', spec.files.kernel],
+    ...['-initrd', spec.files.initramfs],
+    ...['-append', kernelCommandLine(spec, isKvm)],
+    ...drive('root', spec.files.root, 'readonly=on'),
+    ...drive('overlay', spec.files.overlay, 'discard=unmap,detect-zeroes=unmap'),
+    ...['-chardev', 'stdio,id=console,signal=off', '-serial', 'chardev:console'],
+    ...['-chardev', `socket,id=qmp,fd=${qmp},server=on,wait=off`, '-mon', 'chardev=qmp,mode=control'],
+    ...['-chardev', `socket,id=agent,fd=${serial},server=on,wait=off`],
+    ...['-device', 'virtio-serial-pci,max_ports=2', '-device', 'virtserialport,chardev=agent,name=bandsox.agent'],
+    ...['-object', 'rng-random,id=rng0,filename=/dev/urandom', '-device', 'virtio-rng-pci,rng=rng0'],
+    ...vsockDevice(spec, choice, inherit),
+  ]
+  return { argv, files }
+}
+
+function drive(id: string, file: string, options: string): string[] {
+  return ['-drive', `id=${id},file=${file},format=raw,if=none,${options}`, '-device', `virtio-blk-pci,drive=${id}`]
+}
+
+function vsockDevice(spec: MachineSpec, choice: QemuChoice, inherit: (file: InheritedFile) => number): string[] {
+  if (choice.vsock === null) return []
+  if (choice.vsock === 'kernel') {
+    return ['-device', `vhost-vsock-pci,guest-cid=${spec.cid},vhostfd=${inherit({ open: '/dev/vhost-vsock' })}`]
+  }
+  return ['-chardev', `socket,id=vsock,path=${VHOST_USER_SOCKET}`, '-device', 'vhost-user-vsock-pci,chardev=vsock']
+}
+
+function kernelCommandLine(spec: MachineSpec, isKvm: boolean): string {
+  return [
+    'console=ttyS0',
+    'quiet',
+    'loglevel=3',
+    'panic=-1',
+    'random.trust_cpu=on',
+    // Emulation only: they make a boot a third shorter, and weaken the guest's own isolation.
+    ...(isKvm ? [] : ['mitigations=off', 'nopti', 'nokaslr', 'no_timer_check', 'noreplace-smp', 'cryptomgr.notests']),
+    'bandsox.root=/dev/vda',
+    'bandsox.overlay=/dev/vdb',
+    `bandsox.port=${spec.port}`,
+    `bandsox.hostname=${spec.hostname}`,
+  ].join(' ')
+}

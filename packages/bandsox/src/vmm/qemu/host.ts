@@ -1,0 +1,110 @@
+/** What this host offers QEMU: the program, hardware virtualization, a vsock backend. Each answer carries its reason. */
+import { constants } from 'node:fs'
+import { access, open } from 'node:fs/promises'
+import path from 'node:path'
+import { BandSoxError, messageOf } from '@bandsox/sdk'
+import { z } from 'zod'
+import { runCommand } from '../../process/run.js'
+
+/** The oldest with everything that we use: Debian 12's. */
+const OLDEST_QEMU = [7, 2] as const
+const PROGRAM = 'qemu-system-x86_64'
+const VSOCK_DAEMON = 'vhost-device-vsock'
+const VSOCK_DEVICE = '/dev/vhost-vsock'
+const PROBE_TIMEOUT_MS = 10_000
+
+export interface HostTools {
+  /** The shim's binary; it also holds the KVM probe. */
+  shim: string
+  /** Folders searched for programs, in order: PATH, and our own cache for the vsock daemon. */
+  searchPath: readonly string[]
+}
+
+export interface Acceleration {
+  kind: 'kvm' | 'tcg'
+  /** Why it is not `kvm`. */
+  reason: string | undefined
+}
+
+export type VsockBackend = { kind: 'kernel' } | { kind: 'daemon'; program: string } | { kind: 'none'; reason: string }
+
+/** @throws `host-unsupported` on another system or architecture, or for a QEMU that is too old; `host-missing` without one. */
+export async function findQemu(tools: HostTools): Promise<{ program: string; version: string }> {
+  requireLinuxX64()
+  const program = await findProgram(PROGRAM, tools.searchPath)
+  if (program === undefined) {
+    throw new BandSoxError('host-missing', `${PROGRAM} is not installed`, { hint: 'install it: apt-get install qemu-system-x86' })
+  }
+  const { stdout } = await runCommand([program, '--version'], { timeoutMs: PROBE_TIMEOUT_MS })
+  return { program, version: requireRecentQemu(stdout) }
+}
+
+/** @throws `host-unsupported` for anything but Linux on x86-64. */
+export function requireLinuxX64(platform: string = process.platform, architecture: string = process.arch): void {
+  if (platform === 'linux' && architecture === 'x64') return
+  throw new BandSoxError('host-unsupported', `BandSox runs on Linux on x86-64; this is ${platform} on ${architecture}`, {
+    hint: 'use a Linux x86-64 machine',
+  })
+}
+
+/** @returns The version in `qemu --version`'s answer. @throws `host-unsupported` when it is older than 7.2. */
+export function requireRecentQemu(versionText: string): string {
+  const match = /version (\d+)\.(\d+)(\.\d+)?/.exec(versionText)
+  if (match === null) throw new BandSoxError('host-unsupported', `cannot tell QEMU's version from ${JSON.stringify(versionText.slice(0, 80))}`)
+  const [major, minor] = [Number(match[1]), Number(match[2])]
+  const [oldestMajor, oldestMinor] = OLDEST_QEMU
+  const version = `${major}.${minor}${match[3] ?? ''}`
+  if (major > oldestMajor || (major === oldestMajor && minor >= oldestMinor)) return version
+  throw new BandSoxError('host-unsupported', `QEMU ${version} is too old: ${OLDEST_QEMU.join('.')} or newer is needed`, {
+    hint: 'upgrade the package qemu-system-x86, or use Debian 12, Ubuntu 24.04 or newer',
+  })
+}
+
+const probeSchema = z.object({ usable: z.boolean(), reason: z.string() })
+
+/**
+ * Whether KVM works, by making a VM and running an instruction: neither a CPU flag nor the presence of /dev/kvm says so.
+ */
+export async function probeAcceleration(tools: HostTools): Promise<Acceleration> {
+  let stdout: string
+  try {
+    // Exit status 3 means "not usable", with the reason on stdout; `runCommand` would only see a failure.
+    stdout = (await runCommand(['/bin/sh', '-c', '"$1" probe-kvm; [ $? = 0 ] || [ $? = 3 ]', 'sh', tools.shim], { timeoutMs: PROBE_TIMEOUT_MS })).stdout
+  } catch (error) {
+    return { kind: 'tcg', reason: `the KVM probe failed: ${messageOf(error)}` }
+  }
+  const probe = probeSchema.safeParse(JSON.parse(stdout))
+  if (!probe.success) return { kind: 'tcg', reason: 'the KVM probe answered something unknown' }
+  return probe.data.usable ? { kind: 'kvm', reason: undefined } : { kind: 'tcg', reason: probe.data.reason }
+}
+
+/** The kernel's backend where this user may open it, else the daemon. */
+export async function findVsockBackend(tools: HostTools): Promise<VsockBackend> {
+  const kernelReason = await reasonNotToOpen(VSOCK_DEVICE)
+  if (kernelReason === undefined) return { kind: 'kernel' }
+  const program = await findProgram(VSOCK_DAEMON, tools.searchPath)
+  if (program !== undefined) return { kind: 'daemon', program }
+  return { kind: 'none', reason: `${VSOCK_DEVICE}: ${kernelReason}; and ${VSOCK_DAEMON} is not installed` }
+}
+
+async function reasonNotToOpen(device: string): Promise<string | undefined> {
+  try {
+    await (await open(device, 'r+')).close()
+    return undefined
+  } catch (error) {
+    return messageOf(error)
+  }
+}
+
+async function findProgram(name: string, searchPath: readonly string[]): Promise<string | undefined> {
+  for (const folder of searchPath) {
+    const candidate = path.join(folder, name)
+    try {
+      await access(candidate, constants.X_OK)
+      return candidate
+    } catch {
+      // Not here: the next folder may have it. Every reason (absent, not executable) means the same.
+    }
+  }
+  return undefined
+}

@@ -1,0 +1,115 @@
+/** The QEMU driver: runs everywhere, with KVM where it works and by emulation where it does not. */
+import { chown, copyFile, link, mkdir, stat } from 'node:fs/promises'
+import path from 'node:path'
+import { BandSoxError, isSystemError, type VsockMode } from '@bandsox/sdk'
+import { socketLink } from '../../link/socket-link.js'
+import { consoleConfig, type ShimConfig, startShim } from '../../process/shim.js'
+import type { MachineFacts, MachineSpec, Vmm } from '../vmm.js'
+import { AGENT_SERIAL_SOCKET, type QemuChoice, qemuCommandLine, QMP_SOCKET, VHOST_USER_SOCKET, VSOCK_FOLDER, VSOCK_SOCKET } from './command-line.js'
+import { type Acceleration, findQemu, findVsockBackend, type HostTools, probeAcceleration, type VsockBackend } from './host.js'
+import { attachMachine } from './machine.js'
+
+/** Descriptors a VMM needs: disks, sockets, eventfds. The daemon holds one per vsock connection, up to 1023. */
+const MAX_FILES = 4096
+const VSOCK_DAEMON_FILE = 'vhost-device-vsock'
+/** The daemon's buffer for what the guest sends to one connection; its default of 64 KiB leaves throughput on the table. */
+const VSOCK_TX_BUFFER_BYTES = 262_144
+
+export function qemuDriver(tools: HostTools): Vmm {
+  // The host does not change its hardware while we run: each is found out once.
+  const qemu = lazily(() => findQemu(tools))
+  const acceleration = lazily(() => probeAcceleration(tools))
+  return {
+    name: 'qemu',
+    async start(spec) {
+      const [{ program, version }, accelerator, backend] = await Promise.all([qemu(), acceleration(), findVsockBackend(tools)])
+      const vsock = chooseVsock(spec.vsock, backend)
+      const config = await prepare(spec, program, accelerator, vsock)
+      await startShim(tools.shim, spec.directory, config)
+      const facts: MachineFacts = {
+        vmm: 'qemu',
+        version,
+        accelerator: accelerator.kind,
+        acceleratorReason: accelerator.reason,
+        vsock: vsock === null ? null : { backend: vsock.kind, socket: VSOCK_SOCKET },
+      }
+      return { machine: await attachMachine(tools.shim, spec.directory), facts }
+    },
+    attach: (directory) => attachMachine(tools.shim, directory),
+    links: (directory, { vsock }, port) => (vsock === null ? [] : [socketLink('vsock', path.join(directory, vsock.socket), port)]),
+  }
+}
+
+/** @throws `vsock-unavailable` when the machine would be left without a link to its agent. */
+function chooseVsock(mode: VsockMode, backend: VsockBackend): Exclude<VsockBackend, { kind: 'none' }> | null {
+  if (mode === 'off') {
+    throw new BandSoxError('vsock-unavailable', 'cannot start a machine with vsock off: vsock is its only link to the agent', {
+      hint: 'leave vsock on auto',
+    })
+  }
+  if (backend.kind !== 'none') return backend
+  throw new BandSoxError('vsock-unavailable', `cannot start a machine with vsock: ${backend.reason}`, {
+    hint: 'as root: modprobe vhost_vsock; or let npm run setup build vhost-device-vsock (it needs cargo)',
+  })
+}
+
+async function prepare(
+  spec: MachineSpec,
+  program: string,
+  accelerator: Acceleration,
+  vsock: Exclude<VsockBackend, { kind: 'none' }> | null,
+): Promise<ShimConfig> {
+  const isRoot = process.getuid?.() === 0
+  const choice: QemuChoice = { program, accelerator: accelerator.kind, vsock: vsock?.kind ?? null }
+  const { argv, files } = qemuCommandLine(spec, choice)
+  await mkdir(path.join(spec.directory, VSOCK_FOLDER), { mode: 0o700, recursive: true })
+  if (isRoot) await chown(path.join(spec.directory, VSOCK_FOLDER), spec.uid, spec.uid)
+  if (vsock?.kind === 'daemon') await linkOrCopy(vsock.program, path.join(spec.directory, VSOCK_DAEMON_FILE))
+  return {
+    version: 1,
+    sandbox: spec.sandboxId,
+    vmm: {
+      argv,
+      env: {},
+      ...(isRoot && { uid: spec.uid, gid: spec.uid, groups: accelerator.kind === 'kvm' ? [await ownerGroup('/dev/kvm')] : [] }),
+      maxFiles: MAX_FILES,
+    },
+    files,
+    console: consoleConfig,
+    ...(vsock !== null && { vsock: vsockConfig(spec, vsock.kind) }),
+    remove: [QMP_SOCKET, AGENT_SERIAL_SOCKET, VSOCK_SOCKET, VHOST_USER_SOCKET],
+  }
+}
+
+function vsockConfig(spec: MachineSpec, backend: 'kernel' | 'daemon'): NonNullable<ShimConfig['vsock']> {
+  if (backend === 'kernel') return { kind: 'kernel', cid: spec.cid, socket: VSOCK_SOCKET }
+  return {
+    kind: 'daemon',
+    argv: [
+      `./${VSOCK_DAEMON_FILE}`,
+      ...['--guest-cid', String(spec.cid)],
+      ...['--socket', VHOST_USER_SOCKET],
+      ...['--uds-path', VSOCK_SOCKET],
+      ...['--tx-buffer-size', String(VSOCK_TX_BUFFER_BYTES)],
+    ],
+    waitFor: VHOST_USER_SOCKET,
+  }
+}
+
+/** The VM's user cannot reach into our home folder, so the daemon's binary lies in the VM's own. */
+async function linkOrCopy(from: string, to: string): Promise<void> {
+  try {
+    await link(from, to)
+  } catch (error) {
+    if (isSystemError(error, 'EEXIST')) return
+    if (!isSystemError(error, 'EXDEV') && !isSystemError(error, 'EPERM')) throw error
+    await copyFile(from, to)
+  }
+}
+
+const ownerGroup = async (device: string): Promise<number> => (await stat(device)).gid
+
+function lazily<T>(find: () => Promise<T>): () => Promise<T> {
+  let found: Promise<T> | undefined
+  return () => (found ??= find())
+}

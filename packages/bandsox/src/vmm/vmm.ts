@@ -1,0 +1,58 @@
+/** What a virtual machine monitor does for us, whichever it is. Nothing above `vmm/` asks which it has. */
+import type { VsockMode } from '@bandsox/sdk'
+import type { Link } from '../link/link.js'
+import type { VmmExit } from '../process/shim.js'
+
+/** A machine to be started, in its own directory. File names are relative to it. */
+export interface MachineSpec {
+  sandboxId: string
+  /** The VM's own directory; absolute. VMM and shim run there. */
+  directory: string
+  vcpu: number
+  memoryMib: number
+  files: { kernel: string; initramfs: string; root: string; overlay: string }
+  /** Host name inside the guest. */
+  hostname: string
+  vsock: VsockMode
+  /** Our number for the link; unique among this host's running VMs. */
+  cid: number
+  /** Guest port of the agent. */
+  port: number
+  /** The VMM runs as this user when we are root. */
+  uid: number
+}
+
+/** What a started machine is, as it must be known to find it again. Kept in the sandbox's record. */
+export interface MachineFacts {
+  vmm: string
+  version: string
+  accelerator: 'kvm' | 'tcg'
+  /** Why it is not `kvm`, when it is not. */
+  acceleratorReason?: string | undefined
+  vsock: { backend: 'kernel' | 'daemon'; socket: string } | null
+}
+
+/** A machine that runs. Several processes may hold one; none of them owns it: the shim does. */
+export interface Machine {
+  pause(): Promise<void>
+  resume(): Promise<void>
+  /** Presses the power button. */
+  powerDown(): Promise<void>
+  signal(name: 'SIGTERM' | 'SIGKILL'): Promise<void>
+  /** Resolves when the VMM has ended and nothing of it is left but its log and disk. */
+  exited(): Promise<VmmExit>
+  /** @returns undefined while the VMM still runs after `timeoutMs`. */
+  exitedWithin(timeoutMs: number): Promise<VmmExit | undefined>
+  /** Lets go of the machine, which runs on. */
+  close(): void
+}
+
+export interface Vmm {
+  readonly name: string
+  /** @throws `host-unsupported`, `host-missing`, `vsock-unavailable`, `vmm-failed`; nothing is left behind. */
+  start(spec: MachineSpec): Promise<{ machine: Machine; facts: MachineFacts }>
+  /** Takes hold of a machine that runs already. @throws `vmm-failed`. */
+  attach(directory: string): Promise<Machine>
+  /** The ways to the agent of such a machine, the preferred one first. */
+  links(directory: string, facts: MachineFacts, port: number): readonly Link[]
+}
