@@ -1,0 +1,14 @@
+/** The library: sandboxes of this host. */
+import type { BandSox } from '@bandsox/sdk'
+import { readConfig } from './config.js'
+import { LocalBandSox, type OpenOptions } from './sandbox/local-bandsox.js'
+
+export * from '@bandsox/sdk'
+export type { OpenOptions } from './sandbox/local-bandsox.js'
+export { prepareHost, type PrepareEvent } from './sandbox/prepare.js'
+
+/** Opens this host's sandboxes. Any number of processes may do so at once. */
+export async function openBandSox(options: OpenOptions = {}): Promise<BandSox> {
+  const config = readConfig(process.env, options)
+  return await LocalBandSox.open({ ...config, debug: options.debug ?? (() => undefined) })
+}

@@ -1,0 +1,167 @@
+/** Makes and starts a sandbox, step by step; each step registers its release, so that a failure leaves nothing. */
+import { chmod, chown, link } from 'node:fs/promises'
+import path from 'node:path'
+import { BandSoxError, type CreateOptions, messageOf } from '@bandsox/sdk'
+import { Agent } from '../guest/agent.js'
+import { resolveImage } from '../image/catalog.js'
+import { copySparse, emptyDisk } from '../image/disk.js'
+import { describeExit } from '../process/shim.js'
+import { cidPool, portPool } from '../store/lease.js'
+import { lockOperation } from '../store/operation-lock.js'
+import type { SandboxRecord } from '../store/record.js'
+import { newSandboxId } from '../store/sandbox-store.js'
+import type { Machine, MachineSpec } from '../vmm/vmm.js'
+import { consoleTail } from './console.js'
+import { checkedShape, type Shape } from './create-options.js'
+import { type Host, machineFiles } from './host.js'
+import { loadBoot, storageFolders } from './prepare.js'
+import { Releases } from './releases.js'
+import { killVmm, releaseNumbers, stateNow } from './settle.js'
+
+/** When root runs us, each VM's processes get a user of their own: this plus its CID, above every range that systemd hands out. */
+const FIRST_VM_UID = 1_900_000_000
+
+/**
+ * @returns The record of a running sandbox, and the agent that answered.
+ * @throws `bad-request`, `image-not-found`, `host-missing`, `host-unsupported`, `host-resource`, `vsock-unavailable`,
+ *   `vmm-failed`, `boot-failed`, `agent-unreachable`, or `options.signal`'s reason. Nothing is left behind.
+ */
+export async function createSandbox(
+  host: Host,
+  reference: string,
+  options: CreateOptions,
+): Promise<{ record: SandboxRecord; agent: Agent }> {
+  const { signal } = options
+  const shape = checkedShape(options)
+  signal?.throwIfAborted()
+  const releases = new Releases()
+  const clock = stageClock()
+  try {
+    let record = await newRecord(host, reference, shape)
+    await host.store.makeDirectory(record)
+    const unlock = await lockOperation(host.store.directoryOf(record.id), 'create')
+    releases.add('the directory', () => host.store.remove(record.id))
+
+    releases.add('CID and port', async () => void (await releaseNumbers(host, record)))
+    record = await takeNumbers(host, record)
+    const spec = await layOutFiles(host, record, signal)
+    clock.mark('files')
+
+    releases.add('the VMM', async () => void (await killVmm(host, spec.directory)))
+    const { machine, facts } = await host.vmm.start(spec)
+    clock.mark('vmm')
+    releases.add('our hold on the VMM', async () => machine.close())
+
+    const agent = new Agent(host.vmm.links(spec.directory, facts, spec.port))
+    releases.add('connections', async () => agent.close())
+    const hello = await whenReady(machine, agent, spec, shape.bootTimeoutMs, signal)
+    clock.mark('hello')
+
+    record = { ...record, machine: facts, state: stateNow('running'), timings: { ...clock.stages, ...guestStages(hello.stages) } }
+    await host.store.write(record)
+    machine.close()
+    await unlock()
+    releases.forget()
+    return { record, agent }
+  } catch (error) {
+    for (const failure of await releases.run()) host.debug(`after a failed create: ${failure}`)
+    throw error
+  }
+}
+
+async function newRecord(host: Host, reference: string, shape: Shape): Promise<SandboxRecord> {
+  const image = await resolveImage(storageFolders(host.store.root).images, reference)
+  const { env, user, workingDir, entrypoint, cmd } = image.config
+  const { bootTimeoutMs: _, ...kept } = shape
+  return {
+    version: 1,
+    id: newSandboxId(),
+    ...kept,
+    image: { reference: image.reference, digest: image.digest, config: { env, user, workingDir, entrypoint, cmd } },
+    cid: null,
+    port: null,
+    state: stateNow('creating'),
+    createdAt: new Date().toISOString(),
+    timings: {},
+  }
+}
+
+/** Written to the record after each number, so that a killed process leaves none that nobody knows of. */
+async function takeNumbers(host: Host, before: SandboxRecord): Promise<SandboxRecord> {
+  const withCid = { ...before, cid: await host.store.leases.take(cidPool, before.id) }
+  host.debug(`Allocated CID: ${withCid.cid}`)
+  await host.store.write(withCid)
+  const withPort = { ...withCid, port: await host.store.leases.take(portPool, before.id) }
+  host.debug(`Allocated port: ${withPort.port}`)
+  await host.store.write(withPort)
+  return withPort
+}
+
+/** Hard links to what all share, a sparse copy of an empty disk: nothing of the image is copied. */
+async function layOutFiles(host: Host, record: SandboxRecord, signal: AbortSignal | undefined): Promise<MachineSpec> {
+  const { root } = host.store
+  const { cid, port } = record
+  if (cid === null || port === null) throw new BandSoxError('internal', 'a sandbox is laid out before it has its numbers')
+  const directory = host.store.directoryOf(record.id)
+  const inDirectory = (file: string) => path.join(directory, file)
+  const boot = await loadBoot(root)
+  const image = await resolveImage(storageFolders(root).images, record.image.reference)
+  const disk = await emptyDisk({ cacheDirectory: storageFolders(root).disks, sizeMib: record.diskMib, signal })
+  await link(boot.kernel.vmlinux.path, inDirectory(machineFiles.kernel))
+  await link(boot.initramfs.path, inDirectory(machineFiles.initramfs))
+  await link(image.rootfs.path, inDirectory(machineFiles.root))
+  await copySparse(disk.path, inDirectory(machineFiles.overlay), signal)
+  await chmod(inDirectory(machineFiles.overlay), 0o600)
+  const uid = FIRST_VM_UID + cid
+  if (process.getuid?.() === 0) await chown(inDirectory(machineFiles.overlay), uid, uid)
+  const { id: sandboxId, vcpu, memoryMib, vsock } = record
+  const hostname = record.name ?? record.id.replace('_', '-')
+  return { sandboxId, directory, vcpu, memoryMib, vsock, cid, port, uid, files: machineFiles, hostname }
+}
+
+/** @throws What ended the VMM, with what guest and VMM printed last, rather than a mere lack of an answer. */
+async function whenReady(
+  machine: Machine,
+  agent: Agent,
+  spec: MachineSpec,
+  timeoutMs: number,
+  signal: AbortSignal | undefined,
+): ReturnType<Agent['waitUntilReady']> {
+  const ended = new AbortController()
+  machine.exited().then(
+    (exit) => ended.abort(new BandSoxError('boot-failed', describeExit(exit))),
+    (error: unknown) => ended.abort(error),
+  )
+  const either = signal === undefined ? ended.signal : AbortSignal.any([signal, ended.signal])
+  try {
+    return await agent.waitUntilReady({ timeoutMs, signal: either })
+  } catch (error) {
+    signal?.throwIfAborted()
+    const printed = await consoleTail(spec.directory)
+    const code = error instanceof BandSoxError ? error.code : 'boot-failed'
+    throw new BandSoxError(code, `cannot boot sandbox ${spec.sandboxId}: ${messageOf(error)}${quote(printed)}`, {
+      cause: error,
+      hint: 'the sandbox was removed again; the lines above are the last of its console',
+    })
+  }
+}
+
+const quote = (printed: string): string => (printed === '' ? '; it printed nothing' : `; it printed:\n${printed.replace(/^/gm, '  | ')}`)
+
+/** Milliseconds between marks, in order. */
+function stageClock(): { mark: (stage: string) => void; stages: Record<string, number> } {
+  const stages: Record<string, number> = {}
+  let before = performance.now()
+  return {
+    stages,
+    mark(stage) {
+      const now = performance.now()
+      stages[stage] = Math.round(now - before)
+      before = now
+    },
+  }
+}
+
+/** The guest's own stages, told apart from ours. */
+const guestStages = (stages: Record<string, number> | undefined): Record<string, number> =>
+  Object.fromEntries(Object.entries(stages ?? {}).map(([stage, ms]) => [`guest.${stage}`, ms]))

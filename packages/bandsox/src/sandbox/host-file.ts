@@ -1,0 +1,120 @@
+/** Files of the host that a transfer reads or writes: checked before, replaced atomically after. */
+import { randomBytes } from 'node:crypto'
+import { constants } from 'node:fs'
+import { type FileHandle, mkdir, open, rename, rm, stat, statfs } from 'node:fs/promises'
+import path from 'node:path'
+import { BandSoxError, isSystemError, messageOf } from '@bandsox/sdk'
+import type { DownloadSink } from '../guest/download.js'
+
+/** Left free on the host's disk by any download: a full disk takes everything else on the host down. */
+const RESERVE_BYTES = 64 * 1024 * 1024
+
+/** @throws `file-not-found`, `file-error`, `permission-denied`. The caller closes the handle. */
+export async function openHostFile(file: string): Promise<{ handle: FileHandle; sizeBytes: number; mode: number }> {
+  let handle: FileHandle
+  try {
+    handle = await open(file, constants.O_RDONLY | constants.O_NONBLOCK) // a FIFO must not hang us: it is refused below
+  } catch (error) {
+    throw hostFileError(error, `read ${file}`)
+  }
+  const stats = await handle.stat()
+  if (stats.isFile()) return { handle, sizeBytes: stats.size, mode: stats.mode & 0o7777 }
+  await handle.close()
+  throw new BandSoxError('file-error', `cannot read ${file}: it is ${stats.isDirectory() ? 'a folder' : 'not a regular file'}`)
+}
+
+/**
+ * A place for a download. Nothing of it is visible before `commit`, and `discard` leaves nothing.
+ *
+ * @param file Host path; when it is a folder, the guest file's name is used in it.
+ */
+export class HostFileSink implements DownloadSink {
+  readonly #wanted: string
+  readonly #guestName: string
+  #target = ''
+  #temporary: string | undefined
+  #handle: FileHandle | undefined
+
+  constructor(file: string, guestPath: string) {
+    this.#wanted = path.resolve(file)
+    this.#guestName = path.posix.basename(guestPath)
+  }
+
+  /** Where the file is, once it was begun. */
+  get target(): string {
+    return this.#target
+  }
+
+  async begin(file: { sizeBytes: number; mode: number }): Promise<void> {
+    this.#target = (await isFolder(this.#wanted)) ? path.join(this.#wanted, this.#guestName) : this.#wanted
+    const folder = path.dirname(this.#target)
+    try {
+      await mkdir(folder, { recursive: true })
+      const { bavail, bsize } = await statfs(folder)
+      if (file.sizeBytes + RESERVE_BYTES > bavail * bsize) {
+        throw new BandSoxError('no-space', `cannot write ${this.#target}: ${file.sizeBytes} bytes are needed, ${bavail * bsize} are free on the host`)
+      }
+      const temporary = path.join(folder, `.${path.basename(this.#target).slice(0, 200)}.bandsox-${randomBytes(6).toString('hex')}`)
+      // Set-id bits of a guest's file must not become the host's.
+      this.#handle = await open(temporary, 'wx', file.mode & 0o777)
+      this.#temporary = temporary
+    } catch (error) {
+      throw hostFileError(error, `write ${this.#target}`)
+    }
+  }
+
+  async write(batch: Buffer[]): Promise<void> {
+    try {
+      await this.#open().writev(batch)
+    } catch (error) {
+      throw hostFileError(error, `write ${this.#target}`)
+    }
+  }
+
+  async commit(): Promise<void> {
+    const handle = this.#open()
+    try {
+      await handle.sync()
+      await handle.close()
+      this.#handle = undefined
+      await rename(this.#temporary ?? '', this.#target)
+      this.#temporary = undefined
+    } catch (error) {
+      throw hostFileError(error, `write ${this.#target}`)
+    }
+  }
+
+  /** Removes what was not committed; harmless after `commit`. */
+  async discard(): Promise<void> {
+    await this.#handle?.close()
+    this.#handle = undefined
+    if (this.#temporary !== undefined) await rm(this.#temporary, { force: true })
+    this.#temporary = undefined
+  }
+
+  #open(): FileHandle {
+    if (this.#handle === undefined) throw new BandSoxError('internal', 'a download was written before it was begun')
+    return this.#handle
+  }
+}
+
+async function isFolder(file: string): Promise<boolean> {
+  try {
+    return (await stat(file)).isDirectory()
+  } catch (error) {
+    if (isSystemError(error, 'ENOENT') || isSystemError(error, 'ENOTDIR')) return false
+    throw hostFileError(error, `write ${file}`)
+  }
+}
+
+function hostFileError(error: unknown, attempt: string): unknown {
+  if (error instanceof BandSoxError) return error
+  const code = isSystemError(error, 'ENOENT')
+    ? 'file-not-found'
+    : isSystemError(error, 'EACCES') || isSystemError(error, 'EPERM')
+      ? 'permission-denied'
+      : isSystemError(error, 'ENOSPC')
+        ? 'no-space'
+        : 'file-error'
+  return new BandSoxError(code, `cannot ${attempt} on the host: ${messageOf(error)}`, { cause: error })
+}

@@ -1,0 +1,15 @@
+/** What every part of a sandbox's life needs of this host: the storage, the driver, and a place for debug messages. */
+import type { SandboxStore } from '../store/sandbox-store.js'
+import type { Vmm } from '../vmm/vmm.js'
+
+export interface Host {
+  readonly store: SandboxStore
+  readonly vmm: Vmm
+  /** The shim's binary. */
+  readonly shimPath: string
+  /** Debug messages; see docs/cli.md, `--log-level`. */
+  readonly debug: (message: string) => void
+}
+
+/** Names inside a VM's own directory. */
+export const machineFiles = { kernel: 'kernel', initramfs: 'initramfs', root: 'root.squashfs', overlay: 'overlay.ext4' } as const

@@ -1,0 +1,77 @@
+/** The sandboxes of this host: what `openBandSox` gives to library, server and command line. */
+import { type BandSox, type CreateOptions, type Sandbox, type SandboxInfo } from '@bandsox/sdk'
+import { cidPool, portPool } from '../store/lease.js'
+import type { SandboxRecord } from '../store/record.js'
+import { SandboxStore } from '../store/sandbox-store.js'
+import { qemuDriver } from '../vmm/qemu/qemu.js'
+import { createSandbox } from './create.js'
+import type { Host } from './host.js'
+import { LocalSandbox, sandboxInfo } from './local-sandbox.js'
+import { settle } from './settle.js'
+
+export interface OpenOptions {
+  /** Folder of all state. Default: `BANDSOX_STORAGE`, else `/var/lib/bandsox` for root, else `$XDG_DATA_HOME/bandsox`. */
+  storage?: string
+  /** Told of allocations, releases and failed attempts. */
+  debug?: (message: string) => void
+}
+
+export class LocalBandSox implements BandSox {
+  readonly #host: Host
+
+  private constructor(host: Host) {
+    this.#host = host
+  }
+
+  /** Opens the storage and sets right what dead processes left in it. */
+  static async open(config: { storage: string; shimPath: string; searchPath: readonly string[]; debug: (message: string) => void }): Promise<LocalBandSox> {
+    const { storage, shimPath, searchPath, debug } = config
+    const host: Host = { store: new SandboxStore(storage), vmm: qemuDriver({ shim: shimPath, searchPath }), shimPath, debug }
+    await host.store.open()
+    await host.store.finishRemovals()
+    const bandsox = new LocalBandSox(host)
+    await bandsox.#settledRecords()
+    await releaseOrphans(host)
+    return bandsox
+  }
+
+  async create(image: string, options: CreateOptions = {}): Promise<LocalSandbox> {
+    const { record, agent } = await createSandbox(this.#host, image, options)
+    return new LocalSandbox(this.#host, record.id, { agent })
+  }
+
+  async get(idOrName: string): Promise<Sandbox> {
+    const { id } = await this.#host.store.find(idOrName)
+    return new LocalSandbox(this.#host, id)
+  }
+
+  async list(): Promise<SandboxInfo[]> {
+    const records = await this.#settledRecords()
+    return await Promise.all(records.map((record) => sandboxInfo(this.#host, record)))
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    // Nothing is held between calls; sandboxes that this program created are disposed by their own handles.
+  }
+
+  async #settledRecords(): Promise<SandboxRecord[]> {
+    const settled: SandboxRecord[] = []
+    for (const id of await this.#host.store.ids()) {
+      const record = await this.#host.store.read(id)
+      const now = record === undefined ? undefined : await settle(this.#host, record)
+      if (now !== undefined) settled.push(now)
+    }
+    return settled.sort((a, b) => a.createdAt.localeCompare(b.createdAt))
+  }
+}
+
+/** Numbers whose sandbox is gone: a process was killed between taking one and writing it down. */
+async function releaseOrphans(host: Host): Promise<void> {
+  for (const pool of [cidPool, portPool]) {
+    for (const { number, owner } of await host.store.leases.list(pool)) {
+      if ((await host.store.read(owner)) !== undefined) continue
+      await host.store.leases.release(pool, number, owner)
+      host.debug(`Released ${pool.name}: ${number} of ${owner}, which is gone`)
+    }
+  }
+}

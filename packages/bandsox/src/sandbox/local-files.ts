@@ -1,0 +1,97 @@
+/** Files of a sandbox on this host. */
+import {
+  BandSoxError,
+  type FileEntry,
+  type Files,
+  type TransferOptions,
+  type TransferResult,
+  type WriteOptions,
+} from '@bandsox/sdk'
+import type { Agent } from '../guest/agent.js'
+import { download } from '../guest/download.js'
+import { listFolder, statFile } from '../guest/inspect.js'
+import { fileBlocks, upload } from '../guest/upload.js'
+import { HostFileSink, openHostFile } from './host-file.js'
+
+const DEFAULT_READ_LIMIT_BYTES = 64 * 1024 * 1024
+
+export class LocalFiles implements Files {
+  readonly #findAgent: () => Promise<Agent>
+
+  constructor(findAgent: () => Promise<Agent>) {
+    this.#findAgent = findAgent
+  }
+
+  async write(path: string, content: string | Uint8Array | AsyncIterable<Uint8Array>, options?: WriteOptions): Promise<TransferResult> {
+    requireGuestPath(path)
+    const bytes = typeof content === 'string' ? Buffer.from(content) : content
+    const source =
+      bytes instanceof Uint8Array ? { sizeBytes: bytes.length, blocks: single(bytes) } : { sizeBytes: undefined, blocks: bytes }
+    return await upload(await this.#findAgent(), path, source, options)
+  }
+
+  async read(path: string, options: { maxBytes?: number; signal?: AbortSignal } = {}): Promise<Buffer> {
+    requireGuestPath(path)
+    const { maxBytes = DEFAULT_READ_LIMIT_BYTES } = options
+    const parts: Buffer[] = []
+    const sink = {
+      async begin({ sizeBytes }: { sizeBytes: number }) {
+        if (sizeBytes <= maxBytes) return
+        throw new BandSoxError('output-too-large', `cannot read ${path} into memory: it has ${sizeBytes} bytes, the limit is ${maxBytes}`, {
+          hint: 'download it to a file, or raise maxBytes',
+        })
+      },
+      async write(batch: Buffer[]) {
+        parts.push(...batch)
+      },
+      async commit() {
+        // In memory there is nothing to make durable.
+      },
+    }
+    await download(await this.#findAgent(), path, sink, options)
+    return Buffer.concat(parts)
+  }
+
+  async upload(hostPath: string, guestPath: string, options: WriteOptions = {}): Promise<TransferResult> {
+    requireGuestPath(guestPath)
+    const { handle, sizeBytes, mode } = await openHostFile(hostPath)
+    try {
+      const source = { sizeBytes, blocks: fileBlocks(handle) }
+      return await upload(await this.#findAgent(), guestPath, source, { mode, ...options })
+    } finally {
+      await handle.close()
+    }
+  }
+
+  async download(guestPath: string, hostPath: string, options: TransferOptions = {}): Promise<TransferResult> {
+    requireGuestPath(guestPath)
+    const startedAt = performance.now()
+    const sink = new HostFileSink(hostPath, guestPath)
+    try {
+      const result = await download(await this.#findAgent(), guestPath, sink, options)
+      return { path: sink.target, ...result, durationMs: performance.now() - startedAt }
+    } finally {
+      await sink.discard()
+    }
+  }
+
+  async stat(path: string, options?: { followLinks?: boolean; signal?: AbortSignal }): Promise<FileEntry> {
+    requireGuestPath(path)
+    return await statFile(await this.#findAgent(), path, options)
+  }
+
+  async *list(path: string, options?: { signal?: AbortSignal }): AsyncGenerator<FileEntry> {
+    requireGuestPath(path)
+    yield* listFolder(await this.#findAgent(), path, options)
+  }
+}
+
+/** PROTOCOL.md section 1, "path". @throws `bad-request`. */
+function requireGuestPath(path: string): void {
+  if (path.startsWith('/') && !path.includes('\0') && Buffer.byteLength(path) <= 4096 && path.isWellFormed()) return
+  throw new BandSoxError('bad-request', `${JSON.stringify(path.slice(0, 200))} is not a path in the guest: it must be absolute, at most 4096 bytes, without NUL`)
+}
+
+async function* single(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
+  if (bytes.length > 0) yield bytes
+}

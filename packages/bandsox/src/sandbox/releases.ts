@@ -1,0 +1,34 @@
+/** What was acquired on the way, released in reverse when the way fails. */
+import { BandSoxError, messageOf } from '@bandsox/sdk'
+import { within } from '../process/deadline.js'
+
+/** No release may hold up the others for long. */
+const RELEASE_TIMEOUT_MS = 15_000
+
+export class Releases {
+  readonly #entries: { what: string; release: () => Promise<void> }[] = []
+
+  /** Registers a release; call it on the line after the acquisition. */
+  add(what: string, release: () => Promise<void>): void {
+    this.#entries.push({ what, release })
+  }
+
+  /** All went well: what was acquired now belongs to something else. */
+  forget(): void {
+    this.#entries.length = 0
+  }
+
+  /** Runs all, the last one first, each once. @returns The failures, in sentences; one does not stop the others. */
+  async run(): Promise<string[]> {
+    const failures: string[] = []
+    for (let entry = this.#entries.pop(); entry !== undefined; entry = this.#entries.pop()) {
+      const { what, release } = entry
+      try {
+        await within(release(), RELEASE_TIMEOUT_MS, () => new BandSoxError('timeout', `no end after ${RELEASE_TIMEOUT_MS} ms`))
+      } catch (error) {
+        failures.push(`cannot release ${what}: ${messageOf(error)}`)
+      }
+    }
+    return failures
+  }
+}

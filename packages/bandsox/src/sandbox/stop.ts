@@ -1,0 +1,62 @@
+/** Ends a running VM as gently as it lets us: the agent, the power button, SIGTERM, SIGKILL; each step is bounded. */
+import { BandSoxError, messageOf } from '@bandsox/sdk'
+import type { Agent } from '../guest/agent.js'
+import type { VmmExit } from '../process/shim.js'
+import type { Machine } from '../vmm/vmm.js'
+
+/** Given to processes in the guest between SIGTERM and SIGKILL. */
+const GUEST_GRACE_MS = 2_000
+/** From the agent's word to the VMM's end: grace, sync and the guest kernel's power-off. */
+const AGENT_STOP_MS = 10_000
+const POWER_BUTTON_MS = 5_000
+const SIGTERM_MS = 3_000
+const SIGKILL_MS = 10_000
+
+/**
+ * @param options.isPaused A paused guest cannot hear anybody: it goes straight to SIGTERM.
+ * @param options.debug Told why a gentler step did not do.
+ * @throws `vmm-failed` when even SIGKILL did not help.
+ */
+export async function stopMachine(
+  machine: Machine,
+  agent: Agent,
+  options: { isPaused: boolean; debug: (message: string) => void },
+): Promise<VmmExit> {
+  const steps: { name: string; ask: () => Promise<void>; waitMs: number }[] = [
+    { name: 'SIGTERM', ask: () => machine.signal('SIGTERM'), waitMs: SIGTERM_MS },
+    { name: 'SIGKILL', ask: () => machine.signal('SIGKILL'), waitMs: SIGKILL_MS },
+  ]
+  if (!options.isPaused) {
+    steps.unshift(
+      { name: 'the agent', ask: () => askAgent(agent), waitMs: AGENT_STOP_MS },
+      { name: 'the power button', ask: () => machine.powerDown(), waitMs: POWER_BUTTON_MS },
+    )
+  }
+  for (const { name, ask, waitMs } of steps) {
+    try {
+      await ask()
+    } catch (error) {
+      options.debug(`stop by ${name} failed: ${messageOf(error)}`)
+      // It may have failed because the VMM had just ended: a short look settles that before the harsher step.
+      const exit = await machine.exitedWithin(100)
+      if (exit !== undefined) return exit
+      continue
+    }
+    const exit = await machine.exitedWithin(waitMs)
+    if (exit !== undefined) return exit
+    options.debug(`stop by ${name}: no end within ${waitMs} ms`)
+  }
+  throw new BandSoxError('vmm-failed', `the VMM did not end within ${SIGKILL_MS} ms of SIGKILL`, {
+    hint: 'it hangs in the host kernel: see dmesg',
+  })
+}
+
+async function askAgent(agent: Agent): Promise<void> {
+  const connection = await agent.acquire(AbortSignal.timeout(AGENT_STOP_MS))
+  try {
+    connection.send({ type: 'shutdown', mode: 'poweroff', graceMs: GUEST_GRACE_MS })
+    await connection.receiveMessage('stopping', { about: 'power the guest off', timeoutMs: AGENT_STOP_MS })
+  } finally {
+    agent.discard(connection)
+  }
+}

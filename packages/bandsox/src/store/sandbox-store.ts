@@ -1,0 +1,106 @@
+/** The sandboxes of one storage folder: a directory each, whose record is replaced atomically. */
+import { randomBytes } from 'node:crypto'
+import { mkdir, readdir, rename, rm } from 'node:fs/promises'
+import path from 'node:path'
+import { BandSoxError, isSystemError } from '@bandsox/sdk'
+import { readJsonFile, writeJsonFile } from '../process/json-file.js'
+import { Leases } from './lease.js'
+import { type SandboxRecord, recordSchema } from './record.js'
+
+const RECORD_FILE = 'sandbox.json'
+const REMOVED_PREFIX = '.removed-'
+const ALPHABET = 'abcdefghijklmnopqrstuvwxyz234567'
+const ID_LENGTH = 10
+
+/** `sbx_` and 50 random bits in RFC 4648 base32, lower case. */
+export function newSandboxId(): string {
+  const letters = Array.from(randomBytes(ID_LENGTH), (byte) => ALPHABET[byte % ALPHABET.length])
+  return `sbx_${letters.join('')}`
+}
+
+export class SandboxStore {
+  readonly root: string
+  readonly leases: Leases
+
+  constructor(root: string) {
+    this.root = root
+    this.leases = new Leases(path.join(root, 'leases'))
+  }
+
+  /** Makes the folders. Only their owner may look inside: consoles and disks are in there. */
+  async open(): Promise<void> {
+    await mkdir(this.root, { recursive: true, mode: 0o700 })
+    await mkdir(this.#vms, { recursive: true, mode: 0o700 })
+  }
+
+  directoryOf(id: string): string {
+    return path.join(this.#vms, id)
+  }
+
+  /** Mode 0711: the VM's own user reaches its disk by name, and sees nothing else. */
+  async makeDirectory(record: SandboxRecord): Promise<void> {
+    await mkdir(this.directoryOf(record.id), { mode: 0o711 })
+    await this.write(record)
+  }
+
+  async write(record: SandboxRecord): Promise<void> {
+    await writeJsonFile(path.join(this.directoryOf(record.id), RECORD_FILE), record)
+  }
+
+  /** @returns undefined when there is no such sandbox. @throws `artifact-damaged`. */
+  async read(id: string): Promise<SandboxRecord | undefined> {
+    return await readJsonFile(path.join(this.directoryOf(id), RECORD_FILE), recordSchema)
+  }
+
+  async ids(): Promise<string[]> {
+    return (await this.#names()).filter((name) => name.startsWith('sbx_')).sort()
+  }
+
+  /** Removes a sandbox's directory; from the first moment it is not found under its id any more. */
+  async remove(id: string): Promise<void> {
+    const removed = path.join(this.#vms, `${REMOVED_PREFIX}${id}`)
+    try {
+      await rename(this.directoryOf(id), removed)
+    } catch (error) {
+      if (!isSystemError(error, 'ENOENT')) throw error
+    }
+    await rm(removed, { recursive: true, force: true })
+  }
+
+  /** Finishes removals that a killed process began. */
+  async finishRemovals(): Promise<void> {
+    for (const name of await this.#names()) {
+      if (name.startsWith(REMOVED_PREFIX)) await rm(path.join(this.#vms, name), { recursive: true, force: true })
+    }
+  }
+
+  /** By id, unique id prefix (with or without `sbx_`), or name. @throws `not-found`, `ambiguous-name`. */
+  async find(idOrName: string): Promise<SandboxRecord> {
+    const records = (await Promise.all((await this.ids()).map((id) => this.read(id)))).filter((record) => record !== undefined)
+    const exact = records.find(({ id }) => id === idOrName)
+    if (exact !== undefined) return exact
+    const named = records.filter(({ name }) => name === idOrName)
+    const byPrefix = records.filter(({ id }) => idOrName !== '' && (id.startsWith(idOrName) || id.startsWith(`sbx_${idOrName}`)))
+    const matches = named.length > 0 ? named : byPrefix
+    const [match] = matches
+    if (match === undefined) throw new BandSoxError('not-found', `there is no sandbox ${JSON.stringify(idOrName)}`)
+    if (matches.length > 1) {
+      const ids = matches.map(({ id }) => id).join(', ')
+      throw new BandSoxError('ambiguous-name', `${JSON.stringify(idOrName)} means ${matches.length} sandboxes: ${ids}`)
+    }
+    return match
+  }
+
+  get #vms(): string {
+    return path.join(this.root, 'vms')
+  }
+
+  async #names(): Promise<string[]> {
+    try {
+      return await readdir(this.#vms)
+    } catch (error) {
+      if (isSystemError(error, 'ENOENT')) return []
+      throw error
+    }
+  }
+}
