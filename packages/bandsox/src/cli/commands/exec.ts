@@ -1,0 +1,84 @@
+/** `exec` in a sandbox that runs, and `run` in one made for it. */
+import type { ExecOptions } from '@bandsox/sdk'
+import type { Command } from 'commander'
+import { attach, standardInput } from '../attach.js'
+import { type Context, contextOf } from '../context.js'
+import { durationOption, environmentOption } from '../option-parsers.js'
+import { createOptions, type ShapeOptions, withShapeOptions } from './create.js'
+
+interface CommandOptions {
+  interactive?: boolean
+  env?: Record<string, string>
+  workdir?: string
+  user?: string
+  timeout?: number
+}
+
+function withCommandOptions(command: Command): Command {
+  return command
+    .option('-i, --interactive', 'pass standard input on')
+    .option('-w, --workdir <path>', 'working folder in the guest')
+    .option('-u, --user <user>', 'name, uid, name:group or uid:gid')
+    .option('--timeout <time>', 'kill the command after this time, such as 30s', durationOption)
+    .passThroughOptions()
+}
+
+function execOptions(options: CommandOptions, signal: AbortSignal): ExecOptions {
+  const { interactive, workdir, user, timeout } = options
+  return {
+    signal,
+    ...(interactive === true && { input: standardInput() }),
+    ...(workdir !== undefined && { cwd: workdir }),
+    ...(user !== undefined && { user }),
+    ...(timeout !== undefined && { timeoutMs: timeout }),
+  }
+}
+
+export function addExec(program: Command): void {
+  withCommandOptions(
+    program
+      .command('exec')
+      .argument('<vm>', 'id, id prefix or name')
+      .argument('<command...>', 'the command and its arguments; a single one with --shell'),
+  )
+    .option('-e, --env <NAME=value>', 'variable for this command; may be repeated', environmentOption)
+    .option('--shell', 'give the words, joined by spaces, to /bin/sh -c')
+    .description("run a command in a sandbox; exits with the command's own status")
+    .action(async (vm: string, words: string[], options: CommandOptions & { shell?: boolean }, command: Command) => {
+      const context = contextOf(command)
+      const sandbox = await (await context.open()).get(vm)
+      const job = sandbox.exec(options.shell === true ? words.join(' ') : words, {
+        ...execOptions(options, context.signal),
+        ...(options.env !== undefined && { env: options.env }),
+      })
+      process.exitCode = await attach(context, job)
+    })
+}
+
+export function addRun(program: Command): void {
+  withCommandOptions(
+    withShapeOptions(
+      program
+        .command('run')
+        .argument('<image>', 'such as bandsox/base')
+        .argument('[command...]', "arguments of the image's entrypoint (default: the image's own command)"),
+    ),
+  )
+    .option('--keep', 'leave the sandbox running afterwards')
+    .description("make a sandbox, run the image's entrypoint with a command, and remove the sandbox")
+    .action(async (image: string, words: string[], options: CommandOptions & ShapeOptions & { keep?: boolean }, command: Command) => {
+      const context = contextOf(command)
+      const sandbox = await (await context.open()).create(image, createOptions(options, context.signal))
+      try {
+        const job = sandbox.run(words.length > 0 ? words : undefined, execOptions(options, context.signal))
+        process.exitCode = await attach(context, job)
+      } finally {
+        if (options.keep === true) announceKept(context, sandbox.id)
+        else await sandbox.delete({ force: true })
+      }
+    })
+}
+
+function announceKept(context: Context, id: string): void {
+  if (!context.isJson) process.stderr.write(`sandbox ${id} keeps running: bandsox vm delete --force ${id}\n`)
+}

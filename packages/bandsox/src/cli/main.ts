@@ -1,0 +1,75 @@
+#!/usr/bin/env node
+/** The command `bandsox`: parses, runs, and turns every error into a sentence, a hint and an exit status. */
+import { readFileSync } from 'node:fs'
+import { BandSoxError, errorTable, messageOf } from '@bandsox/sdk'
+import { Command, CommanderError, Option } from 'commander'
+import { z } from 'zod'
+import { addCreate } from './commands/create.js'
+import { addDoctor } from './commands/doctor.js'
+import { addExec, addRun } from './commands/exec.js'
+import { addDownload, addUpload } from './commands/transfer.js'
+import { addLogs, addVm } from './commands/vm.js'
+import { logLevels } from './context.js'
+
+/** sysexits.h */
+const EX_USAGE = 64
+/** What a shell reports for a program that SIGPIPE ended. */
+const SIGPIPE_STATUS = 141
+
+export function buildProgram(): Command {
+  const program = new Command('bandsox')
+    .description('A real virtual machine per sandbox.')
+    .version(packageVersion())
+    .option('--storage <folder>', 'folder of all state (default: $BANDSOX_STORAGE, /var/lib/bandsox for root, else ~/.local/share/bandsox)')
+    .option('--json', 'print JSON, for programs')
+    .addOption(new Option('--log-level <level>', 'what to log on stderr').choices(logLevels).default('warn'))
+    .enablePositionalOptions()
+    .configureHelp({ showGlobalOptions: true })
+    .exitOverride()
+  addCreate(program)
+  addRun(program)
+  addExec(program)
+  addUpload(program)
+  addDownload(program)
+  addVm(program)
+  addLogs(program)
+  addDoctor(program)
+  for (const command of program.commands) allowGlobalOptions(command)
+  return program
+}
+
+/** `--json` is understood before and after the command's name. */
+function allowGlobalOptions(command: Command): void {
+  command.exitOverride()
+  if (command.commands.length === 0 && !command.options.some(({ long }) => long === '--json')) {
+    command.addOption(new Option('--json', 'print JSON, for programs').hideHelp())
+  }
+  for (const child of command.commands) allowGlobalOptions(child)
+}
+
+function packageVersion(): string {
+  const file = new URL('../../package.json', import.meta.url)
+  return z.object({ version: z.string() }).parse(JSON.parse(readFileSync(file, 'utf8'))).version
+}
+
+/** @returns The exit status. */
+function reportError(error: unknown, asJson: boolean): number {
+  if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : EX_USAGE // commander has printed it
+  const code = error instanceof BandSoxError ? error.code : 'internal'
+  const hint = error instanceof BandSoxError ? error.hint : errorTable.internal.hint
+  if (asJson) process.stderr.write(`${JSON.stringify({ detail: messageOf(error), code, hint })}\n`)
+  else process.stderr.write(`bandsox: ${messageOf(error)}\n${hint === undefined ? '' : `hint: ${hint}\n`}`)
+  if (code === 'internal' && error instanceof Error && !asJson) process.stderr.write(`${error.stack ?? ''}\n`)
+  return errorTable[code].exit
+}
+
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') process.exit(SIGPIPE_STATUS) // `bandsox logs | head`: nobody reads any more
+  throw error
+})
+
+try {
+  await buildProgram().parseAsync()
+} catch (error) {
+  process.exitCode = reportError(error, process.argv.includes('--json'))
+}

@@ -1,0 +1,63 @@
+/** Examines a host: everything that a sandbox needs, found the same way as a start finds it. */
+import { statfs } from 'node:fs/promises'
+import { BandSoxError, messageOf } from '@bandsox/sdk'
+import { BASE_REFERENCE, resolveImage } from '../image/catalog.js'
+import { findQemu, findVsockBackend, probeAcceleration } from '../vmm/qemu/host.js'
+import { loadBoot, storageFolders } from './prepare.js'
+
+export interface Check {
+  subject: string
+  /** `slow`: it works, but not as well as it could. */
+  verdict: 'ok' | 'slow' | 'missing'
+  found: string
+  hint?: string
+}
+
+/** Less than this, and a few sandboxes may fill the disk. */
+const ROOMY_DISK_BYTES = 2 * 1024 ** 3
+
+export async function examineHost(config: { storage: string; shimPath: string; searchPath: readonly string[] }): Promise<Check[]> {
+  const tools = { shim: config.shimPath, searchPath: config.searchPath }
+  return await Promise.all([
+    check('qemu', async () => {
+      const { program, version } = await findQemu(tools)
+      return { verdict: 'ok', found: `${version}, ${program}` }
+    }),
+    check('kvm', async () => {
+      const { kind, reason } = await probeAcceleration(tools)
+      if (kind === 'kvm') return { verdict: 'ok', found: 'usable' }
+      const hint = 'sandboxes run by emulation, several times slower; use a host with hardware virtualization, or join the group kvm'
+      return { verdict: 'slow', found: `not usable: ${reason}`, hint }
+    }),
+    check('vsock', async () => {
+      const backend = await findVsockBackend(tools)
+      if (backend.kind === 'none') {
+        return { verdict: 'missing', found: backend.reason, hint: 'as root: modprobe vhost_vsock; or let npm run setup build vhost-device-vsock (it needs cargo)' }
+      }
+      return { verdict: 'ok', found: backend.kind === 'kernel' ? 'the kernel (/dev/vhost-vsock)' : `vhost-device-vsock, ${backend.program}` }
+    }),
+    check('kernel', async () => {
+      const { kernel, initramfs } = await loadBoot(config.storage)
+      return { verdict: 'ok', found: `${kernel.release}, initramfs ${initramfs.sha256.slice(0, 12)}` }
+    }),
+    check('image', async () => {
+      const image = await resolveImage(storageFolders(config.storage).images, BASE_REFERENCE)
+      return { verdict: 'ok', found: `${image.reference} ${image.digest.slice(0, 19)}` }
+    }),
+    check('storage', async () => {
+      const { bavail, bsize } = await statfs(config.storage)
+      const found = `${config.storage}, ${(bavail * bsize / 1024 ** 3).toFixed(1)} GiB free`
+      if (bavail * bsize >= ROOMY_DISK_BYTES) return { verdict: 'ok', found }
+      return { verdict: 'slow', found, hint: 'free some space, or use another folder: --storage' }
+    }),
+  ])
+}
+
+async function check(subject: string, examine: () => Promise<Omit<Check, 'subject'>>): Promise<Check> {
+  try {
+    return { subject, ...(await examine()) }
+  } catch (error) {
+    const hint = error instanceof BandSoxError ? error.hint : undefined
+    return { subject, verdict: 'missing', found: messageOf(error), ...(hint !== undefined && { hint }) }
+  }
+}
