@@ -10,7 +10,7 @@ export type LogLevel = (typeof logLevels)[number]
 interface GlobalOptions {
   storage?: string
   json?: boolean
-  logLevel: LogLevel
+  logLevel?: LogLevel
 }
 
 export interface Context {

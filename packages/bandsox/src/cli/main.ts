@@ -20,12 +20,10 @@ export function buildProgram(): Command {
   const program = new Command('bandsox')
     .description('A real virtual machine per sandbox.')
     .version(packageVersion())
-    .option('--storage <folder>', 'folder of all state (default: $BANDSOX_STORAGE, /var/lib/bandsox for root, else ~/.local/share/bandsox)')
-    .option('--json', 'print JSON, for programs')
-    .addOption(new Option('--log-level <level>', 'what to log on stderr').choices(logLevels).default('warn'))
     .enablePositionalOptions()
     .configureHelp({ showGlobalOptions: true })
     .exitOverride()
+  for (const option of globalOptions()) program.addOption(option)
   addCreate(program)
   addRun(program)
   addExec(program)
@@ -38,12 +36,16 @@ export function buildProgram(): Command {
   return program
 }
 
-/** `--json` is understood before and after the command's name. */
+const globalOptions = (): Option[] => [
+  new Option('--storage <folder>', 'folder of all state (default: $BANDSOX_STORAGE, /var/lib/bandsox for root, else ~/.local/share/bandsox)'),
+  new Option('--json', 'print JSON, for programs'),
+  new Option('--log-level <level>', 'what to log on stderr (default: "warn")').choices(logLevels),
+]
+
+/** They are understood before and after the command's name. */
 function allowGlobalOptions(command: Command): void {
   command.exitOverride()
-  if (command.commands.length === 0 && !command.options.some(({ long }) => long === '--json')) {
-    command.addOption(new Option('--json', 'print JSON, for programs').hideHelp())
-  }
+  if (command.commands.length === 0) for (const option of globalOptions()) command.addOption(option.hideHelp())
   for (const child of command.commands) allowGlobalOptions(child)
 }
 

@@ -162,6 +162,8 @@ function stageClock(): { mark: (stage: string) => void; stages: Record<string, n
   }
 }
 
-/** The guest's own stages, told apart from ours. */
-const guestStages = (stages: Record<string, number> | undefined): Record<string, number> =>
-  Object.fromEntries(Object.entries(stages ?? {}).map(([stage, ms]) => [`guest.${stage}`, ms]))
+/** The guest's own stages, told apart from ours, in their order: milliseconds since its kernel began. */
+function guestStages(stages: Record<string, number> = {}): Record<string, number> {
+  const inOrder = Object.entries(stages).sort(([, a], [, b]) => a - b)
+  return Object.fromEntries(inOrder.map(([stage, ms]) => [`guest.${stage}`, ms]))
+}

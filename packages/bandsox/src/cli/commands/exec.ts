@@ -47,7 +47,8 @@ export function addExec(program: Command): void {
     .action(async (vm: string, words: string[], options: CommandOptions & { shell?: boolean }, command: Command) => {
       const context = contextOf(command)
       const sandbox = await (await context.open()).get(vm)
-      const job = sandbox.exec(options.shell === true ? words.join(' ') : words, {
+      const argv = withoutSeparator(words)
+      const job = sandbox.exec(options.shell === true ? argv.join(' ') : argv, {
         ...execOptions(options, context.signal),
         ...(options.env !== undefined && { env: options.env }),
       })
@@ -70,7 +71,8 @@ export function addRun(program: Command): void {
       const context = contextOf(command)
       const sandbox = await (await context.open()).create(image, createOptions(options, context.signal))
       try {
-        const job = sandbox.run(words.length > 0 ? words : undefined, execOptions(options, context.signal))
+        const argv = withoutSeparator(words)
+        const job = sandbox.run(argv.length > 0 ? argv : undefined, execOptions(options, context.signal))
         process.exitCode = await attach(context, job)
       } finally {
         if (options.keep === true) announceKept(context, sandbox.id)
@@ -78,6 +80,9 @@ export function addRun(program: Command): void {
       }
     })
 }
+
+/** `exec VM -- command`: the separator is ours, a second one is the command's. */
+const withoutSeparator = (words: string[]): string[] => (words[0] === '--' ? words.slice(1) : words)
 
 function announceKept(context: Context, id: string): void {
   if (!context.isJson) process.stderr.write(`sandbox ${id} keeps running: bandsox vm delete --force ${id}\n`)

@@ -1,0 +1,72 @@
+/** Storage folders for tests: prepared once, shared by hard links, looked at afterwards. */
+import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
+import { readdirSync, readlinkSync, rmSync } from 'node:fs'
+import { mkdtemp } from 'node:fs/promises'
+import path from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
+
+/** Set by scripts/test.mjs: a storage folder with kernel, image and disk, and no sandboxes of anybody else. */
+const prepared = process.env['BANDSOX_TEST_STORAGE']
+if (prepared === undefined) throw new Error('BANDSOX_TEST_STORAGE is not set: run the tests by npm test')
+
+export interface TestStorage extends AsyncDisposable {
+  readonly folder: string
+  /** Fails when a process, a file, a socket or a number of any sandbox is still there. */
+  assertNothingLeft(): Promise<void>
+}
+
+/** A storage folder of one's own; what runs in it is killed at the end, and the folder removed. */
+export async function temporaryStorage(): Promise<TestStorage> {
+  const folder = await mkdtemp(`${prepared}-`)
+  execFileSync('cp', ['-al', ...['boot', 'images', 'disks'].map((name) => path.join(prepared as string, name)), folder])
+  return {
+    folder,
+    assertNothingLeft: () => assertNothingLeft(folder),
+    async [Symbol.asyncDispose]() {
+      for (const { pid } of processesIn(folder)) process.kill(pid, 'SIGKILL')
+      await until(() => processesIn(folder).length === 0, 'processes of a removed storage folder to end')
+      rmSync(folder, { recursive: true, force: true })
+    },
+  }
+}
+
+async function assertNothingLeft(folder: string): Promise<void> {
+  await until(() => processesIn(folder).length === 0, 'VMM, shim and vsock daemon to end').catch(() => undefined)
+  assert.deepEqual(processesIn(folder), [], 'processes left behind')
+  assert.deepEqual(namesIn(path.join(folder, 'vms')), [], 'sandbox folders left behind')
+  assert.deepEqual(namesIn(path.join(folder, 'leases/cid')), [], 'CIDs left behind')
+  assert.deepEqual(namesIn(path.join(folder, 'leases/port')), [], 'ports left behind')
+}
+
+/** Living processes that work in a folder below this one: VMM, shim and vsock daemon run in the VM's own. */
+export function processesIn(folder: string): { pid: number; program: string }[] {
+  const found: { pid: number; program: string }[] = []
+  for (const name of readdirSync('/proc')) {
+    if (!/^\d+$/.test(name)) continue
+    try {
+      const cwd = readlinkSync(`/proc/${name}/cwd`)
+      if (cwd.startsWith(`${folder}/`)) found.push({ pid: Number(name), program: path.basename(readlinkSync(`/proc/${name}/exe`)) })
+    } catch {
+      // It has ended meanwhile, or is another user's or a kernel's: not one of ours.
+    }
+  }
+  return found
+}
+
+export function namesIn(folder: string): string[] {
+  try {
+    return readdirSync(folder).sort()
+  } catch {
+    return [] // never made, so nothing is left in it
+  }
+}
+
+/** Polls for what nobody announces, such as another process's end. */
+export async function until(isTrue: () => boolean | Promise<boolean>, what: string, timeoutMs = 10_000): Promise<void> {
+  const deadline = performance.now() + timeoutMs
+  while (!(await isTrue())) {
+    if (performance.now() > deadline) throw new Error(`waited ${timeoutMs} ms in vain for ${what}`)
+    await delay(20)
+  }
+}

@@ -1,0 +1,102 @@
+import assert from 'node:assert/strict'
+import { chmod, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, test } from 'node:test'
+import { elfKernel, elfModule } from '../artifact/elf.fixture.js'
+import { loadBootFiles, prepareBoot, verifyBootFiles } from './boot.js'
+
+let folder: string
+let boot: string
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'bandsox-boot-'))
+  boot = join(folder, 'boot')
+  await writeFile(join(folder, 'vmlinux'), elfKernel('6.1.0'))
+  await mkdir(join(folder, 'modules'))
+  await writeFile(join(folder, 'modules/overlay.ko'), elfModule([]))
+  await writeFile(join(folder, 'agent'), 'an agent')
+})
+afterEach(() => rm(folder, { recursive: true }))
+
+/** @param kernel None: whatever is there. */
+const prepare = (kernel?: string) => {
+  const kernelSource =
+    kernel === undefined ? undefined : { kernel: join(folder, kernel), modules: join(folder, 'modules') }
+  return prepareBoot({ directory: boot, agentPath: join(folder, 'agent'), kernelSource })
+}
+const first = () => prepare('vmlinux')
+
+test('the first time makes both, the second time neither', async () => {
+  const { boot: made, made: what } = await first()
+  assert.deepEqual(what, ['kernel', 'initramfs'])
+  const again = await prepare()
+  assert.deepEqual(again, { boot: made, made: [] })
+  assert.deepEqual(await loadBootFiles(boot), made)
+  await verifyBootFiles(boot)
+})
+
+test('the initramfs begins with the folders and holds the agent as /init', async () => {
+  const { boot: made } = await first()
+  const archive = (await readFile(made.initramfs.path)).toString('latin1')
+  for (const part of [
+    'dev/console',
+    'dev/null',
+    'init\0',
+    'an agent',
+    'modules/load.boot',
+    'modules/load.late',
+    'newroot',
+  ]) {
+    assert.ok(archive.includes(part), part)
+  }
+  assert.equal(archive.length % 4, 0)
+})
+
+test('a new agent makes a new initramfs under another name, and the old one stays for who is about to use it', async () => {
+  const { boot: old } = await first()
+  await writeFile(join(folder, 'agent'), 'a newer agent')
+  const { boot: made, made: what } = await prepare()
+  assert.deepEqual(what, ['initramfs'])
+  assert.notEqual(made.initramfs.path, old.initramfs.path)
+  assert.equal(made.kernel.directory, old.kernel.directory)
+  assert.ok((await readFile(old.initramfs.path)).includes('an agent'))
+})
+
+test('another kernel is taken when it is asked for, and kept when nothing is asked for', async () => {
+  await first()
+  await writeFile(join(folder, 'other'), elfKernel('6.12.0'))
+  assert.deepEqual((await prepare('other')).made, ['kernel', 'initramfs'])
+  assert.deepEqual((await prepare('other')).made, [])
+  const { boot: kept, made } = await prepare()
+  assert.equal(kept.kernel.release, '6.12.0')
+  assert.deepEqual(made, [])
+  await writeFile(join(folder, 'other'), elfKernel('6.18.0'))
+  assert.equal((await prepare('other')).boot.kernel.release, '6.18.0')
+})
+
+test('a damaged file is named when it is used, and made anew by the next preparation', async () => {
+  const { boot: made } = await first()
+  await chmod(made.initramfs.path, 0o644)
+  await writeFile(made.initramfs.path, 'cut')
+  await assert.rejects(loadBootFiles(boot), { code: 'artifact-damaged', message: /initramfs-\w+\.cpio has 3 bytes/ })
+  assert.deepEqual((await prepare()).made, ['initramfs'])
+  await writeFile(join(boot, 'boot.json'), '{')
+  await assert.rejects(loadBootFiles(boot), { code: 'artifact-damaged', message: /boot\.json/ })
+  await first()
+  await verifyBootFiles(boot)
+})
+
+test('two at once leave one whole set', async () => {
+  await Promise.all([first(), first(), first()])
+  await verifyBootFiles(boot)
+  assert.equal((await readdir(boot)).length, 3)
+})
+
+test('a host that was never prepared says how to prepare it', async () => {
+  await assert.rejects(loadBootFiles(boot), { code: 'host-missing', hint: 'prepare this host: npm run setup' })
+})
+
+test('an agent that is not built is named', async () => {
+  await rm(join(folder, 'agent'))
+  await assert.rejects(first(), { code: 'host-missing', message: /the guest agent .*agent is not built/ })
+})

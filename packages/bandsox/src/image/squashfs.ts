@@ -1,0 +1,37 @@
+/** Writes a stream of tar entries as a read-only squashfs, without root and without unpacking anything on the host. */
+import type { Readable } from 'node:stream'
+import { runCommand } from '../process/run.js'
+
+export interface SquashfsOptions {
+  /**
+   * A tar: every folder as an entry of its own, since sqfstar makes missing ones with the builder's owner; each path once,
+   * since of two the first wins.
+   */
+  entries: Readable
+  output: string
+  /**
+   * Seconds since 1970, for every file. Without it each keeps its own time, and the root folder, which is no entry of the
+   * tar, has the time of building (squashfs-tools 4.5 ignores -root-time here).
+   */
+  fixedTime?: number | undefined
+  signal?: AbortSignal | undefined
+}
+
+/** @throws `host-missing` without squashfs-tools 4.5, `command-failed` with what sqfstar says. */
+export async function writeSquashfs({ entries, output, fixedTime, signal }: SquashfsOptions): Promise<void> {
+  const argv = [
+    'sqfstar',
+    '-quiet',
+    '-no-progress',
+    // The quickest to unpack in a guest without hardware virtualisation.
+    ...['-comp', 'lz4'],
+    ...['-mkfs-time', '0'],
+    ...(fixedTime === undefined ? [] : ['-all-time', String(fixedTime)]),
+    // The root folder would otherwise belong to the builder, with mode 0777.
+    ...['-root-mode', '755', '-root-uid', '0', '-root-gid', '0'],
+    output,
+  ]
+  // sqfstar refuses its own options for times when this is set.
+  const { SOURCE_DATE_EPOCH: _, ...env } = process.env
+  await runCommand(argv, { input: entries, env, ...(signal === undefined ? {} : { signal }) })
+}
