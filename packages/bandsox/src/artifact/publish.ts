@@ -95,7 +95,8 @@ export async function removeAbandoned(directory: string): Promise<void> {
   for (const name of names) {
     const maker = UNFINISHED.exec(name)
     if (maker === null || (await startTimeOf(Number(maker[1]))) === maker[2]) continue
-    await rm(join(directory, name), { recursive: true, force: true })
+    // Retried, since a command that the dead process started may still be writing there.
+    await rm(join(directory, name), { recursive: true, force: true, maxRetries: 10 })
   }
 }
 

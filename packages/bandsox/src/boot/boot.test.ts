@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { chmod, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { chmod, copyFile, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, test } from 'node:test'
@@ -74,6 +74,14 @@ test('another kernel is taken when it is asked for, and kept when nothing is ask
   assert.equal((await prepare('other')).boot.kernel.release, '6.18.0')
 })
 
+test('the same kernel from another place is that kernel, prepared once', async () => {
+  const { boot: made } = await first()
+  await copyFile(join(folder, 'vmlinux'), join(folder, 'copy'))
+  const { boot: again } = await prepare('copy')
+  assert.equal(again.kernel.sha256, made.kernel.sha256)
+  assert.deepEqual((await prepare('copy')).made, [])
+})
+
 test('a damaged file is named when it is used, and made anew by the next preparation', async () => {
   const { boot: made } = await first()
   await chmod(made.initramfs.path, 0o644)
@@ -84,6 +92,14 @@ test('a damaged file is named when it is used, and made anew by the next prepara
   await assert.rejects(loadBootFiles(boot), { code: 'artifact-damaged', message: /boot\.json/ })
   await first()
   await verifyBootFiles(boot)
+})
+
+test('a damaged kernel that the user gave is made from the same source again', async () => {
+  const { boot: made } = await first()
+  await rm(made.kernel.vmlinux.path)
+  const { boot: repaired, made: what } = await prepare()
+  assert.deepEqual(repaired, made)
+  assert.deepEqual(what, ['kernel', 'initramfs'])
 })
 
 test('two at once leave one whole set', async () => {

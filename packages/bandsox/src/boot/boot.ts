@@ -8,14 +8,14 @@ import { readManifest } from '../artifact/manifest.js'
 import { publishJson, removeAbandoned } from '../artifact/publish.js'
 import {
   checkFile,
+  publishRecorded,
   type RecordedFile,
   recordedFileSchema,
-  recordFile,
   sha256Schema,
   verifyFile,
 } from '../artifact/recorded-file.js'
 import { buildInitramfs, digestAgent, initramfsKey } from './initramfs.js'
-import { type GuestKernel, loadKernel, prepareKernel, verifyKernel } from './kernel.js'
+import { type GuestKernel, loadKernel, prepareKernel, readKernelOrigin, verifyKernel } from './kernel.js'
 import { findDistributionKernel, type GivenKernel, givenOrigin } from './kernel-source.js'
 
 const MANIFEST = 'boot.json'
@@ -58,17 +58,14 @@ export async function prepareBoot(
   const manifest = await withoutDamaged(() => readManifest(join(directory, MANIFEST), bootManifestSchema))
   const present = manifest && (await withoutDamaged(() => loadKernel(join(directory, manifest.kernel))))
   const kept = present !== undefined && (await isWanted(present, kernelSource, signal)) ? present : undefined
-  if (
-    manifest?.initramfsKey !== undefined &&
-    kept !== undefined &&
-    manifest.initramfsKey === initramfsKey(kept, agentSha256)
-  ) {
+  if (kept !== undefined && manifest?.initramfsKey === initramfsKey(kept, agentSha256)) {
     const boot = await withoutDamaged(() => loadBootFiles(directory))
     if (boot !== undefined) return { boot, made: [] }
   }
   await removeAbandoned(directory)
-  const source = kernelSource === 'distribution' ? undefined : kernelSource
-  const kernel = kept ?? (await prepareKernel({ directory, source, report, signal }))
+  const source = kernelSource ?? (manifest && (await givenBefore(join(directory, manifest.kernel))))
+  const kernel =
+    kept ?? (await prepareKernel({ directory, source: source === 'distribution' ? undefined : source, report, signal }))
   const key = initramfsKey(kernel, agentSha256)
   const file = `initramfs-${key.slice(0, 12)}.cpio`
   const initramfs = await publishRecorded(directory, file, async (path) => {
@@ -87,6 +84,12 @@ async function withoutDamaged<T>(load: () => Promise<T>): Promise<T | undefined>
     if (error instanceof BandSoxError && error.code === 'artifact-damaged') return undefined
     throw error
   }
+}
+
+/** What a damaged kernel is made anew from: one that the user gave must not turn into the distribution's. */
+async function givenBefore(kernelDirectory: string): Promise<GivenKernel | undefined> {
+  const origin = await withoutDamaged(() => readKernelOrigin(kernelDirectory))
+  return origin?.kind === 'given' ? { kernel: origin.kernel, modules: origin.modules } : undefined
 }
 
 async function isWanted(

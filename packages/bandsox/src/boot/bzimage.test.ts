@@ -25,3 +25,10 @@ test('what is no bzImage, is cut short, or is older than the payload fields is d
   image.writeUInt16LE(0x0207, 0x206)
   assert.throws(() => parseBzImage(image), { code: 'artifact-damaged', message: /0x207/ })
 })
+
+test('a release that could not be part of a file name is refused', () => {
+  assert.throws(() => parseBzImage(bzImage(payload, '/../../etc')), {
+    code: 'artifact-damaged',
+    message: /names no release/,
+  })
+})

@@ -14,6 +14,8 @@ export const BZIMAGE_HEAD_BYTES = 65 * 512
 const SECTOR_BYTES = 512
 /** The first protocol version with the field payload_offset, since Linux 2.6.24. */
 const MIN_PROTOCOL = 0x0208
+/** The kernel's own bound, __NEW_UTS_LEN. */
+const MAX_RELEASE_BYTES = 64
 
 export interface BzImage {
   /** Of the compressed ELF kernel, in the file. */
@@ -41,10 +43,12 @@ export function parseBzImage(head: Buffer): BzImage {
   }
   const setupSectors = head.readUInt8(0x1f1) || 4 // 0 means 4, for the sake of the oldest kernels
   const versionAt = head.readUInt16LE(0x20e) + SECTOR_BYTES
-  const version = head.toString('latin1', versionAt, head.indexOf(0, versionAt))
+  // It becomes part of a file name, and the file may come from anywhere.
+  const release = /^[\w.+~-]+/.exec(head.toString('latin1', versionAt, versionAt + MAX_RELEASE_BYTES))?.[0]
+  if (release === undefined) throw new BandSoxError('artifact-damaged', 'the bzImage names no release')
   return {
     payloadOffset: (setupSectors + 1) * SECTOR_BYTES + head.readUInt32LE(0x248),
     payloadBytes: head.readUInt32LE(0x24c),
-    release: version.split(' ')[0] ?? '',
+    release,
   }
 }

@@ -50,7 +50,8 @@ export async function decompressFile({
       await runCommand(['xz', '-d', '-q', '-f', `${output}.xz`], options)
     }
   } catch (error) {
-    if (signal?.aborted || (error instanceof BandSoxError && error.code === 'host-missing')) throw error
+    signal?.throwIfAborted()
+    if (error instanceof BandSoxError && error.code === 'host-missing') throw error
     throw new BandSoxError('artifact-damaged', `cannot decompress ${input} (${compression})`, { cause: error })
   }
 }

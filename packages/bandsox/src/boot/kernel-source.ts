@@ -150,7 +150,7 @@ async function download(url: string, target: string, signal?: AbortSignal): Prom
       throw new Error(`the server answers ${response.status} ${response.statusText}`)
     await pipeline(Readable.fromWeb(response.body), bounded, createWriteStream(target))
   } catch (error) {
-    if (signal?.aborted) throw error
+    signal?.throwIfAborted()
     throw new BandSoxError('bad-request', `cannot download ${url}: ${messageOf(error)}`, { cause: error })
   }
 }

@@ -1,6 +1,7 @@
 /** A guest kernel on disk: made once, described by a `kernel.json` beside its files, checked when it is used. */
 import { createHash } from 'node:crypto'
 import { basename, join } from 'node:path'
+import { isDeepStrictEqual } from 'node:util'
 import { BandSoxError } from '@bandsox/sdk'
 import * as z from 'zod'
 import { readManifest } from '../artifact/manifest.js'
@@ -19,10 +20,12 @@ import {
   fetchGivenKernel,
   type GivenKernel,
   type KernelFiles,
+  type KernelOrigin,
   kernelOriginSchema,
 } from './kernel-source.js'
 
 const MANIFEST = 'kernel.json'
+
 const kernelManifestSchema = z.object({
   version: z.literal(1),
   /** What `uname -r` prints in the guest. */
@@ -66,7 +69,8 @@ export interface PrepareKernelOptions {
 /**
  * Fetches a kernel and makes of it what the virtual machine monitors and the initramfs need.
  *
- * @throws the codes of fetching (see kernel-source.ts), `artifact-damaged` or `bad-request` when it is not a usable kernel.
+ * @throws the codes of fetching, see kernel-source.ts; `bad-request` when a given kernel is not usable, `artifact-damaged`
+ *   when the distribution's is not.
  */
 export async function prepareKernel({ directory, source, report, signal }: PrepareKernelOptions): Promise<GuestKernel> {
   return withWorkDirectory(directory, async (work) => {
@@ -86,31 +90,30 @@ export async function prepareKernel({ directory, source, report, signal }: Prepa
 }
 
 /** Makes a kernel's folder from fetched files. */
-export async function publishKernel(directory: string, files: KernelFiles, signal?: AbortSignal): Promise<GuestKernel> {
+async function publishKernel(directory: string, files: KernelFiles, signal?: AbortSignal): Promise<GuestKernel> {
   const make = async (unfinished: string): Promise<string> => {
     const image = await unpackKernel(files.image, unfinished, signal)
-    const modules = await unpackModules({
-      roots: files.moduleRoots,
-      release: image.release,
-      directory: unfinished,
-      signal,
-    })
-    const sha256 = createHash('sha256')
-      .update(
-        JSON.stringify([image.vmlinux.sha256, modules.modules.map(({ name, stage, sha256 }) => [name, stage, sha256])]),
-      )
-      .digest('hex')
+    const { release } = image
+    const modules = await unpackModules({ roots: files.moduleRoots, release, directory: unfinished, signal })
+    const sha256 = digestOf(image.vmlinux, modules.modules)
     const manifest: KernelManifest = { version: 1, origin: files.origin, ...image, ...modules, sha256 }
     await publishJson(join(unfinished, MANIFEST), manifest)
-    return `kernel-${image.release}-${sha256.slice(0, 12)}`
+    return `kernel-${release}-${sha256.slice(0, 12)}`
   }
-  return loadKernel(await publishDirectory(directory, make, isIntact))
+  return loadKernel(await publishDirectory(directory, make, (existing) => isIntact(existing, files.origin)))
 }
 
-async function isIntact(directory: string): Promise<boolean> {
+function digestOf(vmlinux: RecordedFile, modules: KernelManifest['modules']): string {
+  const parts = [vmlinux.sha256, modules.map(({ name, stage, sha256 }) => [name, stage, sha256])]
+  return createHash('sha256').update(JSON.stringify(parts)).digest('hex')
+}
+
+/** The same files from another place count as damaged too: else their manifest would go on naming the old place. */
+async function isIntact(directory: string, origin: KernelOrigin): Promise<boolean> {
   try {
-    await verifyKernel(await loadKernel(directory))
-    return true
+    const kernel = await loadKernel(directory)
+    await verifyKernel(kernel)
+    return isDeepStrictEqual(kernel.origin, origin)
   } catch (error) {
     if (error instanceof BandSoxError && error.code === 'artifact-damaged') return false
     throw error
@@ -139,6 +142,11 @@ export async function loadKernel(directory: string): Promise<GuestKernel> {
     bzImage: bzImage === undefined ? undefined : located(bzImage),
     modules: modules.map(located),
   }
+}
+
+/** Where a kernel came from, whatever state its files are in; `undefined` when there is none. */
+export async function readKernelOrigin(directory: string): Promise<KernelOrigin | undefined> {
+  return (await readManifest(join(directory, MANIFEST), kernelManifestSchema))?.origin
 }
 
 /**

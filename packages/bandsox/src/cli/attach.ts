@@ -1,6 +1,7 @@
 /** Connects a command in the guest with this process's standard streams, and says with what status to exit. */
-import { constants } from 'node:os'
+
 import { once } from 'node:events'
+import { constants } from 'node:os'
 import type { ExecResult, Job } from '@bandsox/sdk'
 import type { Context } from './context.js'
 
@@ -29,11 +30,11 @@ function exitStatus({ exitCode, signal, timedOut }: ExecResult): number {
   return 128 + (numbers[signal ?? ''] ?? 0)
 }
 
-/** Our standard input, as long as the command wants it; afterwards it does not keep this process alive. */
+/**
+ * Our standard input, as long as the command wants it. It never keeps this process alive: while the command runs its connection
+ * does, and afterwards a terminal or pipe that nobody closes must not.
+ */
 export async function* standardInput(): AsyncGenerator<Uint8Array> {
-  try {
-    for await (const chunk of process.stdin) yield chunk as Buffer
-  } finally {
-    process.stdin.unref?.()
-  }
+  process.stdin.unref?.() // a file has none, and ends by itself
+  for await (const chunk of process.stdin) yield chunk as Buffer
 }

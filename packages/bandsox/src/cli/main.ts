@@ -16,11 +16,12 @@ const EX_USAGE = 64
 /** What a shell reports for a program that SIGPIPE ended. */
 const SIGPIPE_STATUS = 141
 
-export function buildProgram(): Command {
+export function buildProgram(asJson: boolean): Command {
   const program = new Command('bandsox')
     .description('A real virtual machine per sandbox.')
     .version(packageVersion())
     .enablePositionalOptions()
+    .configureOutput(asJson ? { writeErr: () => undefined } : {}) // `reportError` says it then, as JSON
     .configureHelp({ showGlobalOptions: true })
     .exitOverride()
   for (const option of globalOptions()) program.addOption(option)
@@ -37,7 +38,10 @@ export function buildProgram(): Command {
 }
 
 const globalOptions = (): Option[] => [
-  new Option('--storage <folder>', 'folder of all state (default: $BANDSOX_STORAGE, /var/lib/bandsox for root, else ~/.local/share/bandsox)'),
+  new Option(
+    '--storage <folder>',
+    'folder of all state (default: $BANDSOX_STORAGE, /var/lib/bandsox for root, else ~/.local/share/bandsox)',
+  ),
   new Option('--json', 'print JSON, for programs'),
   new Option('--log-level <level>', 'what to log on stderr (default: "warn")').choices(logLevels),
 ]
@@ -56,7 +60,11 @@ function packageVersion(): string {
 
 /** @returns The exit status. */
 function reportError(error: unknown, asJson: boolean): number {
-  if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : EX_USAGE // commander has printed it
+  if (error instanceof CommanderError) {
+    if (error.exitCode === 0) return 0
+    if (asJson) process.stderr.write(`${JSON.stringify(usageError(error))}\n`) // else commander has printed it
+    return EX_USAGE
+  }
   const code = error instanceof BandSoxError ? error.code : 'internal'
   const hint = error instanceof BandSoxError ? error.hint : errorTable.internal.hint
   if (asJson) process.stderr.write(`${JSON.stringify({ detail: messageOf(error), code, hint })}\n`)
@@ -65,13 +73,20 @@ function reportError(error: unknown, asJson: boolean): number {
   return errorTable[code].exit
 }
 
+function usageError({ code, message }: CommanderError): { detail: string; code: string; hint: string } {
+  const detail = code === 'commander.help' ? 'no command given' : message.replace(/^error: /, '')
+  return { detail, code: 'bad-request', hint: 'see: bandsox --help' }
+}
+
+const asJson = process.argv.includes('--json')
+
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code === 'EPIPE') process.exit(SIGPIPE_STATUS) // `bandsox logs | head`: nobody reads any more
   throw error
 })
 
 try {
-  await buildProgram().parseAsync()
+  await buildProgram(asJson).parseAsync()
 } catch (error) {
-  process.exitCode = reportError(error, process.argv.includes('--json'))
+  process.exitCode = reportError(error, asJson)
 }

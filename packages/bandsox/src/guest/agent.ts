@@ -2,7 +2,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { BandSoxError, messageOf } from '@bandsox/sdk'
 import type { Link } from '../link/link.js'
-import { GuestConnection, type Hello } from './connection.js'
+import { ANSWER_TIMEOUT_MS, GuestConnection, type Hello } from './connection.js'
 
 /** Enough for a few operations side by side; more would hold descriptors for nothing. */
 const MAX_IDLE = 4
@@ -16,10 +16,13 @@ export class Agent {
   readonly #links: readonly Link[]
   readonly #idle: GuestConnection[] = []
   readonly #inUse = new Set<GuestConnection>()
+  readonly #answerTimeoutMs: number
   #closed = false
 
-  constructor(links: readonly Link[]) {
+  /** @param options.answerTimeoutMs How long the guest may leave us without the answer that it owes us. */
+  constructor(links: readonly Link[], options: { answerTimeoutMs?: number } = {}) {
     this.#links = links
+    this.#answerTimeoutMs = options.answerTimeoutMs ?? ANSWER_TIMEOUT_MS
   }
 
   /**
@@ -58,7 +61,10 @@ export class Agent {
 
   release(connection: GuestConnection): void {
     this.#inUse.delete(connection)
-    if (this.#closed || !connection.isOpen || this.#idle.length >= MAX_IDLE) return connection.close()
+    if (this.#closed || !connection.isOpen || this.#idle.length >= MAX_IDLE) {
+      connection.close()
+      return
+    }
     connection.rest()
     this.#idle.push(connection)
   }
@@ -80,12 +86,16 @@ export class Agent {
     for (;;) {
       const left = deadline - performance.now()
       if (left <= 0) {
-        throw new BandSoxError('agent-unreachable', `no hello from the agent within ${options.timeoutMs} ms: ${messageOf(last)}`, {
-          cause: last,
-        })
+        throw new BandSoxError(
+          'agent-unreachable',
+          `no hello from the agent within ${options.timeoutMs} ms: ${messageOf(last)}`,
+          {
+            cause: last,
+          },
+        )
       }
       try {
-        const connection = await this.#connect(options.signal, Math.min(BOOT_TRY_MS, left))
+        const connection = await this.#connect(options.signal, Math.ceil(Math.min(BOOT_TRY_MS, left)))
         this.release(connection)
         return connection.hello
       } catch (error) {
@@ -93,10 +103,12 @@ export class Agent {
         if (!isWorthRetrying(error)) throw error
         last = error
       }
-      await delay(Math.min(RETRY_MS, Math.max(left, 0)), undefined, { signal: options.signal }).catch((error: unknown) => {
-        options.signal?.throwIfAborted() // the caller's own reason rather than Node's AbortError
-        throw error
-      })
+      await delay(Math.min(RETRY_MS, Math.max(left, 0)), undefined, { signal: options.signal }).catch(
+        (error: unknown) => {
+          options.signal?.throwIfAborted() // the caller's own reason rather than Node's AbortError
+          throw error
+        },
+      )
     }
   }
 
@@ -111,7 +123,7 @@ export class Agent {
     let failure: unknown = new BandSoxError('agent-unreachable', 'the VM has no link to its agent')
     for (const link of this.#links) {
       try {
-        return await GuestConnection.open(link, signal, timeoutMs)
+        return await GuestConnection.open(link, { signal, timeoutMs, answerTimeoutMs: this.#answerTimeoutMs })
       } catch (error) {
         signal?.throwIfAborted()
         failure = error

@@ -36,9 +36,13 @@ export async function createChecksum(algorithm: ChecksumName): Promise<Checksum>
  */
 export function chooseChecksum(offered: readonly string[], wanted: ChecksumName | undefined): ChecksumName {
   if (wanted !== undefined) {
-    if (!known.includes(wanted)) throw new BandSoxError('bad-request', `checksum ${wanted} is unknown; there are: ${known.join(', ')}`)
+    if (!known.includes(wanted))
+      throw new BandSoxError('bad-request', `checksum ${wanted} is unknown; there are: ${known.join(', ')}`)
     if (offered.includes(wanted)) return wanted
-    throw new BandSoxError('bad-request', `the guest's agent does not offer the checksum ${wanted}; it has: ${offered.join(', ')}`)
+    throw new BandSoxError(
+      'bad-request',
+      `the guest's agent does not offer the checksum ${wanted}; it has: ${offered.join(', ')}`,
+    )
   }
   const chosen = known.find((name) => offered.includes(name))
   if (chosen === undefined) throw new BandSoxError('agent-incompatible', 'the agent offers no checksum that we know')

@@ -18,6 +18,8 @@ type MessageOf<T extends ToHostType> = Extract<ToHost, { type: T }>
 
 export class GuestConnection {
   readonly link: LinkKind
+  /** How long each wait for the guest may last, unless the wait says otherwise. */
+  readonly answerTimeoutMs: number
   readonly #stream: Socket
   readonly #chunks: AsyncIterator<Buffer>
   readonly #decoder = new FrameDecoder('to-host')
@@ -28,9 +30,10 @@ export class GuestConnection {
   /** The read under way, kept across a wait that was cut short and across idleness. */
   #next: Promise<IteratorResult<Buffer>> | undefined
 
-  private constructor(stream: Socket, link: LinkKind) {
+  private constructor(stream: Socket, link: LinkKind, answerTimeoutMs: number) {
     this.#stream = stream
     this.link = link
+    this.answerTimeoutMs = answerTimeoutMs
     this.#chunks = stream[Symbol.asyncIterator]() as AsyncIterator<Buffer>
     // Whoever waits sees the error through the iterator; this keeps an idle connection's end from ending the process.
     stream.on('error', (error) => this.close(error))
@@ -39,17 +42,26 @@ export class GuestConnection {
   /**
    * Opens a connection and greets the agent.
    *
+   * @param options.timeoutMs For the handshake, and again for the hello. Default: `answerTimeoutMs`.
+   * @param options.answerTimeoutMs Of every later wait. Default: `ANSWER_TIMEOUT_MS`.
    * @throws `link-refused`, `guest-silent`, `guest-protocol`, `agent-incompatible`, or `signal.reason`.
    */
-  static async open(link: Link, signal?: AbortSignal, timeoutMs = ANSWER_TIMEOUT_MS): Promise<GuestConnection> {
+  static async open(
+    link: Link,
+    options: { signal?: AbortSignal | undefined; timeoutMs?: number | undefined; answerTimeoutMs?: number } = {},
+  ): Promise<GuestConnection> {
+    const { signal, answerTimeoutMs = ANSWER_TIMEOUT_MS, timeoutMs = answerTimeoutMs } = options
     const limit = AbortSignal.timeout(timeoutMs)
     const stream = await openWithin(link, limit, signal)
-    const connection = new GuestConnection(stream, link.kind)
+    const connection = new GuestConnection(stream, link.kind, answerTimeoutMs)
     try {
       connection.send({ type: 'hello', protocol: PROTOCOL_VERSION, minProtocol: PROTOCOL_VERSION })
       const hello = await connection.receiveMessage('hello', { signal, timeoutMs })
       if (hello.protocol !== PROTOCOL_VERSION) {
-        throw new BandSoxError('agent-incompatible', `the agent ${hello.agent} chose protocol ${hello.protocol}, we speak ${PROTOCOL_VERSION}`)
+        throw new BandSoxError(
+          'agent-incompatible',
+          `the agent ${hello.agent} chose protocol ${hello.protocol}, we speak ${PROTOCOL_VERSION}`,
+        )
       }
       connection.#hello = hello
       return connection
@@ -84,15 +96,16 @@ export class GuestConnection {
     this.#stream.ref()
   }
 
+  /** @throws `bad-request` for a message that is larger than a frame may be: only a caller's arguments make one so. */
   send(message: ToGuest): void {
-    this.#stream.write(encodeMessage(message))
+    this.#stream.write(this.#encoded(message))
   }
 
   /**
    * Sends bytes as data frames of at most `chunkBytes`, without copying them; when it resolves the kernel has them all and
    * the buffer may be used again.
    *
-   * @throws `link-lost`, `guest-silent` when nothing moves for `ANSWER_TIMEOUT_MS`, or `signal.reason`.
+   * @throws `link-lost`, `guest-silent` when they are not taken within `answerTimeoutMs`, or `signal.reason`.
    */
   async sendData(data: Buffer, chunkBytes: number, signal?: AbortSignal): Promise<void> {
     const flushed = new Promise<void>((resolve, reject) => {
@@ -111,7 +124,7 @@ export class GuestConnection {
   /**
    * The next frame or piece of one.
    *
-   * @param options.timeoutMs Default `ANSWER_TIMEOUT_MS`; `Infinity` where silence is no fault, as in a quiet command.
+   * @param options.timeoutMs Default `answerTimeoutMs`; `Infinity` where silence is no fault, as in a quiet command.
    * @throws `guest-protocol` with the violation's name, `guest-silent`, `link-lost` at the end of the stream, `signal.reason`.
    */
   async receive(options: { signal?: AbortSignal | undefined; timeoutMs?: number } = {}): Promise<FromGuest> {
@@ -142,7 +155,8 @@ export class GuestConnection {
   /** The error for a frame that does not belong here: the guest's own `error` translated, else a violation. Closes on a violation. */
   unexpected(frame: FromGuest, about = 'the operation'): BandSoxError {
     if (frame.kind === 'message' && frame.message.type === 'error') return guestFault(frame.message, about)
-    const what = frame.kind === 'message' ? `the message ${frame.message.type}` : `a ${frame.kind satisfies BulkKind} frame`
+    const what =
+      frame.kind === 'message' ? `the message ${frame.message.type}` : `a ${frame.kind satisfies BulkKind} frame`
     return this.violation(`${what} is out of place in ${about}`)
   }
 
@@ -157,6 +171,15 @@ export class GuestConnection {
   close(reason?: unknown): void {
     this.#failure ??= reason
     this.#stream.destroy()
+  }
+
+  #encoded(message: ToGuest): Buffer {
+    try {
+      return encodeMessage(message)
+    } catch (error) {
+      if (!(error instanceof ProtocolError)) throw error
+      throw new BandSoxError('bad-request', `cannot ask the agent: ${error.message}`, { cause: error })
+    }
   }
 
   #decoded(): FromGuest | undefined {
@@ -182,7 +205,7 @@ export class GuestConnection {
 
   /** Waits at most `timeoutMs`; whatever cuts the wait short also ends the connection, since its state is then unknown. */
   async #bounded<T>(wait: Promise<T>, options: { signal?: AbortSignal | undefined; timeoutMs?: number }): Promise<T> {
-    const { signal, timeoutMs = ANSWER_TIMEOUT_MS } = options
+    const { signal, timeoutMs = this.answerTimeoutMs } = options
     let timer: NodeJS.Timeout | undefined
     let abort: (() => void) | undefined
     const cut = new Promise<never>((_, reject) => {
@@ -191,7 +214,10 @@ export class GuestConnection {
       signal?.addEventListener('abort', abort, { once: true })
       if (timeoutMs === Number.POSITIVE_INFINITY) return
       timer = setTimeout(
-        () => reject(new BandSoxError('guest-silent', `the agent neither answered nor made progress within ${timeoutMs} ms`)),
+        () =>
+          reject(
+            new BandSoxError('guest-silent', `the agent neither answered nor made progress within ${timeoutMs} ms`),
+          ),
         timeoutMs,
       )
     })
@@ -199,8 +225,10 @@ export class GuestConnection {
       return await Promise.race([wait, cut])
     } catch (error) {
       this.close(error)
-      if (error instanceof BandSoxError || error === signal?.reason) throw error
-      throw new BandSoxError('link-lost', `the connection to the guest broke: ${messageOf(error)}`, { cause: error })
+      // The first cause: a stream that was closed for a reason says no more than that it was closed.
+      const cause = this.#failure
+      if (cause instanceof BandSoxError || (signal?.aborted && cause === signal.reason)) throw cause
+      throw new BandSoxError('link-lost', `the connection to the guest broke: ${messageOf(cause)}`, { cause })
     } finally {
       clearTimeout(timer)
       if (abort !== undefined) signal?.removeEventListener('abort', abort)
@@ -213,6 +241,8 @@ async function openWithin(link: Link, limit: AbortSignal, signal: AbortSignal | 
     return await link.open(signal === undefined ? limit : AbortSignal.any([signal, limit]))
   } catch (error) {
     if (error !== limit.reason) throw error
-    throw new BandSoxError('guest-silent', `the ${link.kind} link did not answer the handshake in time`, { cause: error })
+    throw new BandSoxError('guest-silent', `the ${link.kind} link did not answer the handshake in time`, {
+      cause: error,
+    })
   }
 }

@@ -3,6 +3,7 @@ import { BandSoxError, type TransferOptions } from '@bandsox/sdk'
 import type { Agent } from './agent.js'
 import { chooseChecksum, createChecksum } from './checksum.js'
 import type { GuestConnection } from './connection.js'
+import { Pieces } from './pieces.js'
 import { progressReporter } from './progress.js'
 
 /** PROTOCOL.md section 4: "every MiB at the latest". */
@@ -25,24 +26,31 @@ export interface Downloaded {
 }
 
 /** @throws The guest's refusal as an error of ours, `checksum-mismatch`, `guest-protocol`, `guest-silent`, `link-lost`. */
-export async function download(agent: Agent, path: string, sink: DownloadSink, options: TransferOptions = {}): Promise<Downloaded> {
+export async function download(
+  agent: Agent,
+  path: string,
+  sink: DownloadSink,
+  options: TransferOptions = {},
+): Promise<Downloaded> {
   const about = `read ${path} in the guest`
   const { signal } = options
   return await agent.use(async (connection) => {
     const checksum = await createChecksum(chooseChecksum(connection.hello.checksums, options.checksum))
     connection.send({ type: 'download', path, checksum: checksum.algorithm })
     const ready = await connection.receiveMessage('ready', { signal, about })
-    if (ready.size === undefined || ready.mode === undefined) throw connection.violation('a ready without size and mode')
+    if (ready.size === undefined || ready.mode === undefined)
+      throw connection.violation('a ready without size and mode')
     await sink.begin({ sizeBytes: ready.size, mode: ready.mode })
     const report = progressReporter(options.onProgress, ready.size)
-    const writer = new BatchWriter(sink, connection)
+    const writer = new BatchWriter(sink, connection, ready.windowBytes)
     let received = 0
     let complete: { size: number; checksum: string } | undefined
     while (complete === undefined) {
       const frame = await connection.receive({ signal })
       if (frame.kind === 'data') {
         received += frame.data.length
-        if (received > ready.size) throw connection.violation(`more than the ${ready.size} bytes it announced of ${path}`)
+        if (received > ready.size)
+          throw connection.violation(`more than the ${ready.size} bytes it announced of ${path}`)
         checksum.update(frame.data)
         await writer.add(frame.data)
         report(received)
@@ -68,20 +76,23 @@ export async function download(agent: Agent, path: string, sink: DownloadSink, o
 class BatchWriter {
   readonly #sink: DownloadSink
   readonly #connection: GuestConnection
-  #batch: Buffer[] = []
+  readonly #batch = new Pieces()
+  readonly #enoughBytes: number
   #batchBytes = 0
   #writing: Promise<void> = Promise.resolve()
   #written = 0
 
-  constructor(sink: DownloadSink, connection: GuestConnection) {
+  constructor(sink: DownloadSink, connection: GuestConnection, windowBytes: number) {
     this.#sink = sink
     this.#connection = connection
+    // With a small window the guest waits for an acknowledgement long before a MiB is there.
+    this.#enoughBytes = Math.min(BATCH_BYTES, Math.floor(windowBytes / 2))
   }
 
   async add(data: Buffer): Promise<void> {
-    this.#batch.push(data)
+    this.#batch.add(data)
     this.#batchBytes += data.length
-    if (this.#batchBytes < BATCH_BYTES) return
+    if (this.#batchBytes < this.#enoughBytes) return
     await this.#writing
     this.#writing = this.#write()
     this.#writing.catch(() => undefined) // thrown by the next `add` or `finish`, which await it
@@ -93,9 +104,8 @@ class BatchWriter {
   }
 
   async #write(): Promise<void> {
-    const batch = this.#batch
+    const batch = this.#batch.take()
     const size = this.#batchBytes
-    this.#batch = []
     this.#batchBytes = 0
     await this.#sink.write(batch)
     this.#written += size

@@ -1,31 +1,41 @@
 /** The guest's own errors (PROTOCOL.md section 2), as errors of ours. */
 import { BandSoxError, type ErrorCode } from '@bandsox/sdk'
 
-const codes: Record<string, ErrorCode> = {
-  'protocol-unsupported': 'agent-incompatible',
-  'bad-request': 'bad-request',
-  'not-found': 'file-not-found',
-  'not-a-directory': 'file-error',
-  'is-a-directory': 'file-error',
-  exists: 'file-error',
-  'permission-denied': 'permission-denied',
-  'read-only': 'file-error',
-  'no-space': 'no-space',
-  'not-a-file': 'file-error',
-  'checksum-unsupported': 'bad-request',
-  'checksum-mismatch': 'checksum-mismatch',
-  'size-mismatch': 'checksum-mismatch',
-  'command-not-found': 'command-not-found',
-  'not-executable': 'command-not-executable',
-  'no-such-user': 'bad-request',
-  'no-such-folder': 'bad-request',
-  aborted: 'cancelled',
-  stopping: 'wrong-state',
-}
+/** A map: the guest chooses the name, and an object has more names than were written into it. */
+const codes = new Map<string, ErrorCode>(
+  Object.entries({
+    'protocol-unsupported': 'agent-incompatible',
+    'bad-request': 'bad-request',
+    'not-found': 'file-not-found',
+    'not-a-directory': 'file-error',
+    'is-a-directory': 'file-error',
+    exists: 'file-error',
+    'permission-denied': 'permission-denied',
+    'read-only': 'file-error',
+    'no-space': 'no-space',
+    'not-a-file': 'file-error',
+    'checksum-unsupported': 'bad-request',
+    'checksum-mismatch': 'checksum-mismatch',
+    'size-mismatch': 'checksum-mismatch',
+    'command-not-found': 'command-not-found',
+    'not-executable': 'command-not-executable',
+    'no-such-user': 'bad-request',
+    'no-such-folder': 'bad-request',
+    aborted: 'cancelled',
+    'arguments-too-long': 'bad-request',
+    'path-invalid': 'file-error',
+    stopping: 'wrong-state',
+  } satisfies Record<string, ErrorCode>),
+)
 
 /** @param about What was attempted, as in "cannot <about>". */
 export function guestFault(fault: { code: string; message: string }, about: string): BandSoxError {
-  return new BandSoxError(codes[fault.code] ?? 'file-error', `cannot ${about}: ${printable(fault.message)}`)
+  const message = `cannot ${about}: ${printable(fault.message)}`
+  const code = codes.get(fault.code)
+  // PROTOCOL.md section 2: an unknown code means `internal`. It is the guest's word, so not yet a defect of ours to report.
+  if (code === undefined)
+    return new BandSoxError('internal', message, { hint: 'see what the guest printed: bandsox logs ID' })
+  return new BandSoxError(code, message)
 }
 
 /** The text comes from the guest and may reach a terminal: control characters would be obeyed there. */

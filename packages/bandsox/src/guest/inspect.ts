@@ -11,13 +11,20 @@ export async function statFile(
 ): Promise<FileEntry> {
   return await agent.use(async (connection) => {
     connection.send({ type: 'stat', path, followLinks: options.followLinks ?? true })
-    const info = await connection.receiveMessage('info', { signal: options.signal, about: `look at ${path} in the guest` })
+    const info = await connection.receiveMessage('info', {
+      signal: options.signal,
+      about: `look at ${path} in the guest`,
+    })
     return fileEntry(info.file)
   }, options.signal)
 }
 
 /** Entries as the guest sends them: never more in memory than one message of it, however large the folder. */
-export async function* listFolder(agent: Agent, path: string, options: { signal?: AbortSignal } = {}): AsyncGenerator<FileEntry> {
+export async function* listFolder(
+  agent: Agent,
+  path: string,
+  options: { signal?: AbortSignal } = {},
+): AsyncGenerator<FileEntry> {
   const about = `list ${path} in the guest`
   const connection = await agent.acquire(options.signal)
   let inStep = false
@@ -27,7 +34,8 @@ export async function* listFolder(agent: Agent, path: string, options: { signal?
     for (;;) {
       const frame = await connection.receive({ signal: options.signal })
       if (frame.kind === 'message' && frame.message.type === 'listed') {
-        if (frame.message.count !== count) throw connection.violation(`it listed ${count} entries and says ${frame.message.count}`)
+        if (frame.message.count !== count)
+          throw connection.violation(`it listed ${count} entries and says ${frame.message.count}`)
         inStep = true
         return
       }

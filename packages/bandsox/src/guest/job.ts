@@ -5,11 +5,13 @@ import {
   type ExecOptions,
   type ExecResult,
   type Job,
+  messageOf,
   type OutputChunk,
 } from '@bandsox/sdk'
-import type { ToGuest } from '../wire/message.js'
+import { signalNames, type ToGuest } from '../wire/message.js'
 import type { Agent } from './agent.js'
-import { ANSWER_TIMEOUT_MS, type GuestConnection } from './connection.js'
+import type { GuestConnection } from './connection.js'
+import { Pieces } from './pieces.js'
 
 /** PROTOCOL.md section 3: input that the host may have on its way. */
 const INPUT_WINDOW_BYTES = 262_144
@@ -39,6 +41,9 @@ class GuestJob implements Job {
   readonly #started: Promise<{ agent: Agent; connection: GuestConnection }>
   /** The one reading of the connection: by the user through `output`, else by `wait`. */
   #reading = false
+  /** The connection is not this command's any more. */
+  #isOver = false
+  #stopListening: () => void = () => undefined
   readonly #ended: Promise<ExecResult>
   #end!: { resolve: (result: ExecResult) => void; reject: (error: unknown) => void }
 
@@ -71,23 +76,30 @@ class GuestJob implements Job {
 
   async collect(options: { maxOutputBytes?: number } = {}): Promise<CollectedOutput> {
     const { maxOutputBytes = DEFAULT_MAX_OUTPUT_BYTES } = options
-    const parts: Record<OutputChunk['stream'], Uint8Array[]> = { stdout: [], stderr: [] }
+    const parts: Record<OutputChunk['stream'], Pieces> = { stdout: new Pieces(), stderr: new Pieces() }
     let size = 0
     for await (const { stream, data } of this.output) {
       size += data.length
       if (size > maxOutputBytes) {
-        throw new BandSoxError('output-too-large', `the command printed more than ${maxOutputBytes} bytes, and was killed`)
+        throw new BandSoxError(
+          'output-too-large',
+          `the command printed more than ${maxOutputBytes} bytes, and was killed`,
+        )
       }
-      parts[stream].push(data)
+      parts[stream].add(Buffer.from(data.buffer, data.byteOffset, data.byteLength))
     }
     const result = await this.#ended
-    return { ...result, stdout: Buffer.concat(parts.stdout).toString(), stderr: Buffer.concat(parts.stderr).toString() }
+    const text = (pieces: Pieces) => Buffer.concat(pieces.take()).toString()
+    return { ...result, stdout: text(parts.stdout), stderr: text(parts.stderr) }
   }
 
   kill(signal = 'SIGTERM'): void {
+    if (!signalNames.includes(signal))
+      throw new BandSoxError('bad-request', `cannot kill with ${JSON.stringify(signal)}: there is no such signal`)
     this.#started.then(
       ({ connection }) => {
-        if (connection.isOpen) connection.send({ type: 'signal', signal })
+        // Once over, the connection may carry another command, which the signal would reach.
+        if (!this.#isOver && connection.isOpen) connection.send({ type: 'signal', signal })
       },
       () => undefined, // it never started: `wait` and `output` say so
     )
@@ -96,33 +108,55 @@ class GuestJob implements Job {
   async #start(): Promise<{ agent: Agent; connection: GuestConnection }> {
     const agent = await this.#findAgent()
     const connection = await agent.acquire(this.#signal)
+    this.#listenForAbort(agent, connection)
     try {
       connection.send({ type: 'exec', ...this.#request, ...(this.#input !== undefined && { stdin: true }) })
       await connection.receiveMessage('started', { signal: this.#signal, about: `run ${commandName(this.#request)}` })
       return { agent, connection }
     } catch (error) {
+      this.#stopListening()
       agent.discard(connection, error)
       throw error
     }
   }
 
+  /** Also kills a command whose output nobody reads at that moment. */
+  #listenForAbort(agent: Agent, connection: GuestConnection): void {
+    const signal = this.#signal
+    const abort = () => {
+      this.#end.reject(signal?.reason)
+      agent.discard(connection, signal?.reason)
+    }
+    signal?.addEventListener('abort', abort, { once: true })
+    this.#stopListening = () => signal?.removeEventListener('abort', abort)
+  }
+
   async *#read(): AsyncGenerator<OutputChunk, void> {
-    if (this.#reading) throw new BandSoxError('internal', 'the output of a command has one reader, and it is being read already')
+    if (this.#reading)
+      throw new BandSoxError('internal', 'the output of a command has one reader, and it is being read already')
     this.#reading = true
     const { agent, connection } = await this.#started
     void this.#input?.run(connection, this.#signal)
     let result: ExecResult | undefined
     try {
       while (result === undefined) {
-        const frame = await connection.receive({ signal: this.#signal, timeoutMs: this.#silenceMs() })
+        const frame = await connection.receive({ signal: this.#signal, timeoutMs: this.#silenceMs(connection) })
         if (frame.kind === 'stdout' || frame.kind === 'stderr') yield { stream: frame.kind, data: frame.data }
         else if (frame.kind === 'message' && frame.message.type === 'ack' && this.#input !== undefined) {
-          if (!this.#input.acknowledge(frame.message.offset)) throw connection.violation('it acknowledged input that was not sent')
+          if (!this.#input.acknowledge(frame.message.offset))
+            throw connection.violation('it acknowledged input that was not sent')
         } else if (frame.kind === 'message' && frame.message.type === 'exit') {
           const { code, signal, timedOut } = frame.message
-          result = { exitCode: code ?? null, signal: signal ?? null, timedOut: timedOut ?? false, link: connection.link }
+          result = {
+            exitCode: code ?? null,
+            signal: signal ?? null,
+            timedOut: timedOut ?? false,
+            link: connection.link,
+          }
         } else throw connection.unexpected(frame, `run ${commandName(this.#request)}`)
       }
+      this.#isOver = true
+      this.#stopListening()
       this.#input?.stop()
       agent.release(connection)
       this.#end.resolve(result)
@@ -132,6 +166,8 @@ class GuestJob implements Job {
     } finally {
       // Left early, by `break` or an error: the closed connection makes the agent kill the process group.
       if (result === undefined) {
+        this.#isOver = true
+        this.#stopListening()
         this.#input?.stop()
         agent.discard(connection)
         this.#end.reject(new BandSoxError('cancelled', 'the output was not read to its end, so the command was killed'))
@@ -140,9 +176,12 @@ class GuestJob implements Job {
   }
 
   /** A command may be silent as long as it likes, unless the guest promised to end it. */
-  #silenceMs(): number {
+  #silenceMs(connection: GuestConnection): number {
     const { timeoutMs } = this.#request
-    return timeoutMs === undefined ? Number.POSITIVE_INFINITY : timeoutMs + ANSWER_TIMEOUT_MS
+    // No timer lasts longer than 2^31-1 ms: a longer one would strike at once.
+    return timeoutMs === undefined
+      ? Number.POSITIVE_INFINITY
+      : Math.min(timeoutMs + connection.answerTimeoutMs, 2 ** 31 - 1)
   }
 }
 
@@ -173,7 +212,9 @@ class InputFeed {
       }
       if (!this.#stopped) connection.send({ type: 'eof' })
     } catch (error) {
-      if (!this.#stopped) connection.close(error)
+      if (this.#stopped) return
+      const message = `the command's input could not be read, so it was killed: ${messageOf(error)}`
+      connection.close(new BandSoxError('cancelled', message, { cause: error })) // what broke the connection itself was there first
     }
   }
 

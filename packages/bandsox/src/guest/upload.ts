@@ -17,7 +17,12 @@ export interface UploadSource {
 }
 
 /** @throws The guest's refusal as an error of ours, `checksum-mismatch`, `guest-protocol`, `guest-silent`, `link-lost`. */
-export async function upload(agent: Agent, path: string, source: UploadSource, options: WriteOptions = {}): Promise<TransferResult> {
+export async function upload(
+  agent: Agent,
+  path: string,
+  source: UploadSource,
+  options: WriteOptions = {},
+): Promise<TransferResult> {
   const startedAt = performance.now()
   const about = `write ${path} in the guest`
   return await agent.use(async (connection) => {
@@ -32,10 +37,10 @@ export async function upload(agent: Agent, path: string, source: UploadSource, o
       makeParents: options.makeParents ?? true,
     })
     const ready = await connection.receiveMessage('ready', { signal: options.signal, about })
-    const sizeBytes = await sendBlocks(connection, ready, source, checksum, options, about)
+    const { sent: sizeBytes, acknowledged } = await sendBlocks(connection, ready, source, checksum, options, about)
     const value = checksum.digest()
     connection.send({ type: 'complete', size: sizeBytes, checksum: value })
-    await receiveComplete(connection, { sizeBytes, checksum: value }, options.signal, about)
+    await receiveComplete(connection, { sizeBytes, checksum: value, acknowledged }, options.signal, about)
     const result = { algorithm: checksum.algorithm, value } satisfies { algorithm: ChecksumName; value: string }
     return { path, sizeBytes, checksum: result, link: connection.link, durationMs: performance.now() - startedAt }
   }, options.signal)
@@ -48,15 +53,21 @@ async function sendBlocks(
   checksum: Checksum,
   { signal, onProgress }: WriteOptions,
   about: string,
-): Promise<number> {
+): Promise<{ sent: number; acknowledged: number }> {
   const report = progressReporter(onProgress, source.sizeBytes)
   let sent = 0
   let acknowledged = 0
+  const stepBytes = Math.floor(windowBytes / 2)
   for await (const block of source.blocks) {
-    for (let offset = 0; offset < block.length; offset += windowBytes / 2) {
-      const piece = Buffer.from(block.buffer, block.byteOffset + offset, Math.min(windowBytes / 2, block.length - offset))
+    for (let offset = 0; offset < block.length; offset += stepBytes) {
+      const piece = Buffer.from(block.buffer, block.byteOffset + offset, Math.min(stepBytes, block.length - offset))
       while (sent + piece.length - acknowledged > windowBytes) {
-        acknowledged = acknowledgedOffset(await connection.receiveMessage('ack', { signal, about }), acknowledged, sent, connection)
+        acknowledged = acknowledgedOffset(
+          await connection.receiveMessage('ack', { signal, about }),
+          acknowledged,
+          sent,
+          connection,
+        )
       }
       checksum.update(piece)
       await connection.sendData(piece, chunkBytes, signal)
@@ -65,17 +76,17 @@ async function sendBlocks(
     }
   }
   report(sent, true)
-  return sent
+  return { sent, acknowledged }
 }
 
 /** The guest repeats its `ack` while it syncs a large file to its disk, so silence is a fault here as everywhere. */
 async function receiveComplete(
   connection: GuestConnection,
-  sent: { sizeBytes: number; checksum: string },
+  sent: { sizeBytes: number; checksum: string; acknowledged: number },
   signal: AbortSignal | undefined,
   about: string,
 ): Promise<void> {
-  let acknowledged = 0
+  let { acknowledged } = sent
   for (;;) {
     const frame = await connection.receive({ signal })
     if (frame.kind === 'message' && frame.message.type === 'ack') {
@@ -92,7 +103,12 @@ async function receiveComplete(
   }
 }
 
-function acknowledgedOffset(ack: { offset: number }, before: number, sent: number, connection: GuestConnection): number {
+function acknowledgedOffset(
+  ack: { offset: number },
+  before: number,
+  sent: number,
+  connection: GuestConnection,
+): number {
   if (ack.offset >= before && ack.offset <= sent) return ack.offset
   throw connection.violation(`an ack of ${ack.offset} after ${before}, with ${sent} bytes sent`)
 }
@@ -108,6 +124,7 @@ export async function* fileBlocks(file: FileHandle): AsyncGenerator<Uint8Array> 
       const { bytesRead, buffer } = await next
       if (bytesRead === 0) return
       next = readNext()
+      next.catch(() => undefined) // seen when it is awaited; until then the block before it is being sent
       yield buffer.subarray(0, bytesRead)
     }
   } finally {

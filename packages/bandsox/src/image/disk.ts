@@ -68,6 +68,8 @@ async function formatDisk(path: string, sizeMib: number, signal?: AbortSignal): 
     '-F', // it is a file, and it is meant to be one
     ...['-m', '0'], // nothing reserved: root is the ordinary user in a sandbox
     ...['-J', `size=${JOURNAL_MIB}`],
+    // Room to grow would take 2 MiB of every copy of a disk of 4 GiB: without it, 0.1 MiB.
+    ...['-O', '^resize_inode'],
     // Tables count as written, since a sparse file reads as zeros: else the guest's kernel would write them in the
     // background, slowly, and fill the file. The root folder is root's, whoever runs this.
     ...['-E', 'lazy_itable_init=0,lazy_journal_init=1,root_owner=0:0'],

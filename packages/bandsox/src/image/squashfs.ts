@@ -27,7 +27,8 @@ export async function writeSquashfs({ entries, output, fixedTime, signal }: Squa
     ...['-comp', 'lz4'],
     ...['-mkfs-time', '0'],
     ...(fixedTime === undefined ? [] : ['-all-time', String(fixedTime)]),
-    // The root folder would otherwise belong to the builder, with mode 0777.
+    // The root folder would otherwise have mode 0777 and belong to the builder. Squashfs-tools 4.5 leaves it the builder's
+    // all the same; nobody in a sandbox sees it, since there the root folder is the writable layer's.
     ...['-root-mode', '755', '-root-uid', '0', '-root-gid', '0'],
     output,
   ]

@@ -1,8 +1,9 @@
 /** The `CONNECT` handshake that every link of ours speaks: Firecracker's vsock, the vsock daemon's, the shim's. */
-import { BandSoxError, type LinkKind, messageOf } from '@bandsox/sdk'
+
 import type { Socket } from 'node:net'
-import type { Link } from './link.js'
+import { BandSoxError, type LinkKind, messageOf } from '@bandsox/sdk'
 import { connectUnixSocket } from '../process/unix-socket.js'
+import type { Link } from './link.js'
 
 /** `OK ` and a u32 and a newline need 14 bytes; the rest is tolerance. */
 const MAX_REPLY_BYTES = 32
@@ -38,21 +39,26 @@ async function reach(socketPath: string, kind: LinkKind, signal: AbortSignal | u
     return await connectUnixSocket(socketPath, signal)
   } catch (error) {
     if (signal?.aborted) throw error
-    throw new BandSoxError('link-refused', `cannot reach the ${kind} socket ${socketPath}: ${messageOf(error)}`, { cause: error })
+    throw new BandSoxError('link-refused', `cannot reach the ${kind} socket ${socketPath}: ${messageOf(error)}`, {
+      cause: error,
+    })
   }
 }
 
 /** Takes the reply line off the stream, and leaves what follows it unread. A closed stream instead of a line is a refusal. */
 function readReply(socket: Socket, signal: AbortSignal | undefined): Promise<void> {
   return new Promise((resolve, reject) => {
+    if (signal?.aborted) return reject(signal.reason) // between the connection and here: no event would tell us
     let reply = Buffer.alloc(0)
     const settle = (act: () => void) => {
       socket.off('readable', read).off('end', refuse).off('error', fail).off('close', refuse)
       signal?.removeEventListener('abort', abort)
       act()
     }
-    const refuse = () => settle(() => reject(new BandSoxError('link-refused', 'the guest does not listen (yet): connection closed')))
-    const fail = (error: Error) => settle(() => reject(new BandSoxError('link-refused', `the link broke: ${error.message}`, { cause: error })))
+    const refuse = () =>
+      settle(() => reject(new BandSoxError('link-refused', 'the guest does not listen (yet): connection closed')))
+    const fail = (error: Error) =>
+      settle(() => reject(new BandSoxError('link-refused', `the link broke: ${error.message}`, { cause: error })))
     const abort = () => settle(() => reject(signal?.reason))
     const read = () => {
       for (let chunk = socket.read() as Buffer | null; chunk !== null; chunk = socket.read() as Buffer | null) {
@@ -61,7 +67,9 @@ function readReply(socket: Socket, signal: AbortSignal | undefined): Promise<voi
         if (end === -1 && reply.length <= MAX_REPLY_BYTES) continue
         const line = reply.subarray(0, end === -1 ? MAX_REPLY_BYTES : end).toString('latin1')
         if (end === -1 || !/^OK \d{1,10}$/.test(line)) {
-          return settle(() => reject(new BandSoxError('link-refused', `the link answered ${JSON.stringify(line)} instead of OK`)))
+          return settle(() =>
+            reject(new BandSoxError('link-refused', `the link answered ${JSON.stringify(line)} instead of OK`)),
+          )
         }
         const rest = reply.subarray(end + 1)
         return settle(() => {

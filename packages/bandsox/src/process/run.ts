@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process'
 import type { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
-import { BandSoxError, messageOf } from '@bandsox/sdk'
+import { BandSoxError, isSystemError, messageOf } from '@bandsox/sdk'
 
 /** Bytes kept of each output; a tool that prints more is a tool that we misuse. */
 const OUTPUT_LIMIT_BYTES = 4 * 1024 * 1024
@@ -21,23 +21,42 @@ export interface RunOptions {
  * Runs a command and returns what it printed.
  *
  * @param argv Program and arguments; no shell is involved.
- * @throws `command-failed` with the exit status and the end of stderr; `host-missing` when the program is not installed.
+ * @throws `command-failed` with the exit status and the end of stderr; `host-missing` when the program is not installed;
+ *   `timeout`; or `signal.reason`.
  */
-export async function runCommand(argv: readonly string[], options: RunOptions = {}): Promise<{ stdout: string; stderr: string }> {
+export async function runCommand(
+  argv: readonly string[],
+  options: RunOptions = {},
+): Promise<{ stdout: string; stderr: string }> {
   const [program, ...args] = argv
   if (program === undefined) throw new BandSoxError('internal', 'cannot run a command: no program given')
-  const signals = [options.signal, options.timeoutMs === undefined ? undefined : AbortSignal.timeout(options.timeoutMs)]
-  const signal = AbortSignal.any(signals.filter((each) => each !== undefined))
-  signal.throwIfAborted()
+  const limit = options.timeoutMs === undefined ? undefined : AbortSignal.timeout(options.timeoutMs)
+  const signal = AbortSignal.any([options.signal, limit].filter((each) => each !== undefined))
+  const throwIfCut = () => {
+    if (limit?.aborted && signal.reason === limit.reason) {
+      throw new BandSoxError('timeout', `${program} did not end within ${options.timeoutMs} ms, and was killed`)
+    }
+    signal.throwIfAborted()
+  }
+  throwIfCut()
   const child = spawn(program, args, {
     cwd: options.cwd,
     env: options.env,
     detached: true, // its own process group: a cancelled tool takes its children with it
     stdio: [options.input === undefined ? 'ignore' : 'pipe', 'pipe', 'pipe'],
   })
+  let isClosed = false
   const killGroup = () => {
-    if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return
-    process.kill(-child.pid, 'SIGKILL')
+    if (child.pid === undefined || isClosed) return
+    // The program may have ended and left children that hold its outputs: their group keeps its number as long as one lives.
+    try {
+      process.kill(-child.pid, 'SIGKILL')
+    } catch (error) {
+      if (!isSystemError(error, 'ESRCH')) throw error // nobody is left in it
+    }
+    // A child in a group of its own may hold them still; nobody waits for that.
+    child.stdout?.destroy()
+    child.stderr?.destroy()
   }
   signal.addEventListener('abort', killGroup, { once: true })
   try {
@@ -46,11 +65,14 @@ export async function runCommand(argv: readonly string[], options: RunOptions = 
       collect(child.stderr, program),
       new Promise<{ code: number | null; signalName: string | null }>((resolve, reject) => {
         child.once('error', (error) => reject(startFailure(program, error)))
-        child.once('close', (code, signalName) => resolve({ code, signalName }))
+        child.once('close', (code, signalName) => {
+          isClosed = true
+          resolve({ code, signalName })
+        })
       }),
       feed(child.stdin, options.input),
     ])
-    signal.throwIfAborted()
+    throwIfCut()
     if (ended.code !== 0) {
       const how = ended.code === null ? `was ended by ${ended.signalName}` : `exited with ${ended.code}`
       throw new BandSoxError('command-failed', `${argv.slice(0, 2).join(' ')} ${how}: ${lastLines(stderr || stdout)}`)
@@ -58,6 +80,7 @@ export async function runCommand(argv: readonly string[], options: RunOptions = 
     return { stdout, stderr }
   } catch (error) {
     killGroup()
+    throwIfCut()
     throw error
   } finally {
     signal.removeEventListener('abort', killGroup)
@@ -76,7 +99,8 @@ async function collect(stream: Readable | null, program: string): Promise<string
   let size = 0
   for await (const chunk of stream ?? []) {
     size += (chunk as Buffer).length
-    if (size > OUTPUT_LIMIT_BYTES) throw new BandSoxError('command-failed', `${program} printed more than ${OUTPUT_LIMIT_BYTES} bytes`)
+    if (size > OUTPUT_LIMIT_BYTES)
+      throw new BandSoxError('command-failed', `${program} printed more than ${OUTPUT_LIMIT_BYTES} bytes`)
     chunks.push(chunk as Buffer)
   }
   return Buffer.concat(chunks).toString('utf8')

@@ -102,7 +102,8 @@ async function launch(shimPath: string, directory: string, mode: 'run' | 'adopt'
   })
   const line = await Promise.race([firstLine(child.stdout), failed])
   const reply = startReply.safeParse(parseOrUndefined(line))
-  if (!reply.success) throw new BandSoxError('vmm-failed', `the shim ended without a word${line === '' ? '' : `: ${line.slice(0, 500)}`}`)
+  if (!reply.success)
+    throw new BandSoxError('vmm-failed', `the shim ended without a word${line === '' ? '' : `: ${line.slice(0, 500)}`}`)
   if (reply.data.event === 'failed') throw new BandSoxError('vmm-failed', reply.data.message)
   return reply.data.vmm
 }
@@ -121,9 +122,9 @@ function parseOrUndefined(line: string): unknown {
 }
 
 /** What the shim wrote about the VMM, and whether that still is so. */
-export async function readRun(directory: string): Promise<
-  { run: ShimRun | undefined; exit: VmmExit | undefined; vmmAlive: boolean; shimAlive: boolean }
-> {
+export async function readRun(
+  directory: string,
+): Promise<{ run: ShimRun | undefined; exit: VmmExit | undefined; vmmAlive: boolean; shimAlive: boolean }> {
   const run = await readJsonFile(path.join(directory, 'run.json'), runSchema)
   const exit = await readJsonFile(path.join(directory, 'exit.json'), exitSchema)
   const vmmAlive = run !== undefined && exit === undefined && (await isAlive(run.vmm))
@@ -135,6 +136,8 @@ export class ShimClient {
   readonly #socket: Socket
   readonly #exited: Promise<VmmExit>
   #answers: ((event: z.infer<typeof controlEvent> | undefined) => void)[] = []
+  /** The shim will say nothing more. */
+  #isOver = false
 
   private constructor(socket: Socket) {
     this.#socket = socket
@@ -153,6 +156,7 @@ export class ShimClient {
 
   /** Sends a signal to the VMM; never to a process that took over its pid. A VMM that has ended already is fine. */
   async signal(name: 'SIGTERM' | 'SIGKILL'): Promise<void> {
+    if (this.#isOver) return
     const answer = new Promise<z.infer<typeof controlEvent> | undefined>((resolve) => this.#answers.push(resolve))
     this.#socket.write(`${JSON.stringify({ op: 'signal', signal: name })}\n`)
     const event = await within(
@@ -160,7 +164,8 @@ export class ShimClient {
       ANSWER_TIMEOUT_MS,
       () => new BandSoxError('vmm-failed', `the shim did not answer within ${ANSWER_TIMEOUT_MS} ms`),
     )
-    if (event?.event === 'error') throw new BandSoxError('vmm-failed', `cannot send ${name} to the VMM: ${event.message}`)
+    if (event?.event === 'error')
+      throw new BandSoxError('vmm-failed', `cannot send ${name} to the VMM: ${event.message}`)
   }
 
   /** Resolves when the VMM has ended and the shim has cleaned up. @throws `vmm-failed` when the shim dies first. */
@@ -192,13 +197,16 @@ export class ShimClient {
     try {
       for await (const line of lines(this.#socket, MAX_LINE_BYTES)) {
         const event = controlEvent.safeParse(parseOrUndefined(line))
-        if (!event.success) throw new BandSoxError('vmm-failed', `the shim said something unknown: ${line.slice(0, 200)}`)
+        if (!event.success)
+          throw new BandSoxError('vmm-failed', `the shim said something unknown: ${line.slice(0, 200)}`)
         if (event.data.event === 'exited') return event.data
         if (event.data.event === 'signalled' || event.data.event === 'error') this.#answers.shift()?.(event.data)
       }
     } catch (error) {
-      if (!isSystemError(error, 'ECONNRESET')) throw error
+      // Both are ways in which the shim's end shows, the second when we were just writing to it.
+      if (!isSystemError(error, 'ECONNRESET') && !isSystemError(error, 'EPIPE')) throw error
     } finally {
+      this.#isOver = true
       for (const answer of this.#answers.splice(0)) answer(undefined)
     }
     throw new BandSoxError('vmm-failed', 'the shim ended without saying what became of the VMM')

@@ -26,6 +26,7 @@ export async function connectUnixSocket(socketPath: string, signal?: AbortSignal
 
 function connect(socketPath: string, signal: AbortSignal | undefined): Promise<Socket> {
   return new Promise((resolve, reject) => {
+    if (signal?.aborted) return reject(signal.reason)
     const socket = createConnection({ path: socketPath })
     const settle = () => {
       signal?.removeEventListener('abort', abort)

@@ -1,27 +1,30 @@
 /** The guest's console, read from the bounded log that the shim keeps. */
-import { createReadStream, type FSWatcher, watch } from 'node:fs'
-import { open, readFile, stat } from 'node:fs/promises'
+import { type FSWatcher, watch } from 'node:fs'
+import { type FileHandle, open, readFile, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { isSystemError } from '@bandsox/sdk'
 import { CONSOLE_LOG, VMM_LOG } from '../process/shim.js'
 
 const TAIL_BYTES = 4096
+const READ_BYTES = 65_536
 
-/** The whole log, oldest first; with `follow`, also what comes, until `signal` or the loop ends. */
-export async function* readConsole(directory: string, options: { follow?: boolean; signal?: AbortSignal } = {}): AsyncGenerator<Uint8Array> {
-  const current = path.join(directory, CONSOLE_LOG)
-  yield* readFrom(`${current}.1`, 0)
-  let reading = yield* readLog(current, undefined)
-  if (options.follow !== true) return
-  // The folder is watched rather than the file: rotation puts another file in its place.
-  const watcher = watch(directory)
+/** The whole log, oldest first; with `follow`, also what comes, until `signal`, the loop or the directory itself ends. */
+export async function* readConsole(
+  directory: string,
+  options: { follow?: boolean; signal?: AbortSignal } = {},
+): AsyncGenerator<Uint8Array> {
+  const { follow = false, signal } = options
+  const file = path.join(directory, CONSOLE_LOG)
+  // Watched before the first look, so that no change falls between the two.
+  const changes = follow ? new FolderChanges(directory, signal) : undefined
   try {
-    while (options.signal?.aborted !== true) {
-      reading = yield* readLog(current, reading)
-      await nextChange(watcher, options.signal)
+    let reading = yield* readLog(file, undefined)
+    while (changes !== undefined && (await changes.next())) {
+      if (!(await isThere(directory))) return
+      reading = yield* readLog(file, reading)
     }
   } finally {
-    watcher.close()
+    changes?.close()
   }
 }
 
@@ -38,51 +41,100 @@ interface Reading {
   offset: number
 }
 
-/** Yields what the log holds beyond `from`; after a rotation, the rest of the old file first. */
+/** Yields what the log holds beyond `from`; what was rotated away since comes first. */
 async function* readLog(file: string, from: Reading | undefined): AsyncGenerator<Uint8Array, Reading | undefined> {
-  const now = await inodeOf(file)
-  if (now === undefined) return from
-  let offset = from?.offset ?? 0
-  if (from !== undefined && from.inode !== now) {
-    if ((await inodeOf(`${file}.1`)) === from.inode) yield* readFrom(`${file}.1`, from.offset)
-    offset = 0
+  // Opened first: from then on a rotation cannot put another file in its place.
+  await using current = await openLog(file)
+  await using rotated = await openLog(`${file}.1`)
+  const isSame = current !== undefined && current.inode === from?.inode
+  if (rotated !== undefined && rotated.inode !== current?.inode && !isSame) {
+    // Of a reader who was further back than one rotation a part is lost: the log is bounded.
+    yield* readFrom(rotated, rotated.inode === from?.inode ? from.offset : 0)
   }
-  for await (const chunk of readFrom(file, offset)) {
+  if (current === undefined) return from
+  let offset = isSame ? from.offset : 0
+  for await (const chunk of readFrom(current, offset)) {
     offset += chunk.length
     yield chunk
   }
-  return { inode: now, offset }
+  return { inode: current.inode, offset }
 }
 
-async function* readFrom(file: string, start: number): AsyncGenerator<Uint8Array> {
-  try {
-    for await (const chunk of createReadStream(file, { start })) yield chunk as Buffer
-  } catch (error) {
-    if (!isSystemError(error, 'ENOENT')) throw error // nothing was printed yet, or nothing was rotated yet
-  }
+interface OpenLog extends AsyncDisposable {
+  handle: FileHandle
+  inode: number
 }
 
-async function inodeOf(file: string): Promise<number | undefined> {
+/** @returns undefined when nothing was printed yet, or nothing was rotated yet. */
+async function openLog(file: string): Promise<OpenLog | undefined> {
   try {
-    return (await stat(file)).ino
+    const handle = await open(file)
+    return { handle, inode: (await handle.stat()).ino, [Symbol.asyncDispose]: () => handle.close() }
   } catch (error) {
     if (isSystemError(error, 'ENOENT')) return undefined
     throw error
   }
 }
 
-function nextChange(watcher: FSWatcher, signal: AbortSignal | undefined): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const settle = (act: () => void) => {
-      watcher.off('change', changed).off('error', failed)
-      signal?.removeEventListener('abort', changed)
-      act()
+async function* readFrom({ handle }: OpenLog, start: number): AsyncGenerator<Uint8Array> {
+  for (let position = start; ; ) {
+    const { bytesRead, buffer } = await handle.read(Buffer.allocUnsafe(READ_BYTES), 0, READ_BYTES, position)
+    if (bytesRead === 0) return
+    position += bytesRead
+    yield buffer.subarray(0, bytesRead)
+  }
+}
+
+async function isThere(folder: string): Promise<boolean> {
+  try {
+    return (await stat(folder)).isDirectory()
+  } catch (error) {
+    if (isSystemError(error, 'ENOENT')) return false
+    throw error
+  }
+}
+
+/** Tells of changes in a folder, also of those that happened while nobody waited. */
+class FolderChanges {
+  /** The folder rather than the log: rotation puts another file in its place. */
+  readonly #watcher: FSWatcher
+  readonly #signal: AbortSignal | undefined
+  #hasChanged = false
+  #failure: Error | undefined
+  #wake: () => void = () => undefined
+
+  constructor(folder: string, signal: AbortSignal | undefined) {
+    this.#signal = signal
+    this.#watcher = watch(folder)
+    this.#watcher.on('change', () => {
+      this.#hasChanged = true
+      this.#wake()
+    })
+    this.#watcher.on('error', (error) => {
+      this.#failure ??= error
+      this.#wake()
+    })
+    signal?.addEventListener('abort', this.#aborted)
+  }
+
+  /** Waits for a change since the last call. @returns False when `signal` was aborted. */
+  async next(): Promise<boolean> {
+    while (!this.#hasChanged && this.#failure === undefined && !this.#signal?.aborted) {
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve
+      })
     }
-    const changed = () => settle(resolve)
-    const failed = (error: Error) => settle(() => reject(error))
-    watcher.once('change', changed).once('error', failed)
-    signal?.addEventListener('abort', changed, { once: true })
-  })
+    if (this.#failure !== undefined) throw this.#failure
+    this.#hasChanged = false
+    return this.#signal?.aborted !== true
+  }
+
+  close(): void {
+    this.#signal?.removeEventListener('abort', this.#aborted)
+    this.#watcher.close()
+  }
+
+  readonly #aborted = () => this.#wake()
 }
 
 async function tailOf(file: string): Promise<string> {

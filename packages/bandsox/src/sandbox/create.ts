@@ -38,9 +38,11 @@ export async function createSandbox(
   const clock = stageClock()
   try {
     let record = await newRecord(host, reference, shape)
-    await host.store.makeDirectory(record)
-    const unlock = await lockOperation(host.store.directoryOf(record.id), 'create')
+    await host.store.makeDirectory(record.id)
     releases.add('the directory', () => host.store.remove(record.id))
+    // Locked before there is a record: another process would take an unlocked creation for a dead one's, and remove it.
+    const unlock = await lockOperation(host.store.directoryOf(record.id), 'create')
+    await host.store.write(record)
 
     releases.add('CID and port', async () => void (await releaseNumbers(host, record)))
     record = await takeNumbers(host, record)
@@ -57,7 +59,12 @@ export async function createSandbox(
     const hello = await whenReady(machine, agent, spec, shape.bootTimeoutMs, signal)
     clock.mark('hello')
 
-    record = { ...record, machine: facts, state: stateNow('running'), timings: { ...clock.stages, ...guestStages(hello.stages) } }
+    record = {
+      ...record,
+      machine: facts,
+      state: stateNow('running'),
+      timings: { ...clock.stages, ...guestStages(hello.stages) },
+    }
     await host.store.write(record)
     machine.close()
     await unlock()
@@ -101,7 +108,8 @@ async function takeNumbers(host: Host, before: SandboxRecord): Promise<SandboxRe
 async function layOutFiles(host: Host, record: SandboxRecord, signal: AbortSignal | undefined): Promise<MachineSpec> {
   const { root } = host.store
   const { cid, port } = record
-  if (cid === null || port === null) throw new BandSoxError('internal', 'a sandbox is laid out before it has its numbers')
+  if (cid === null || port === null)
+    throw new BandSoxError('internal', 'a sandbox is laid out before it has its numbers')
   const directory = host.store.directoryOf(record.id)
   const inDirectory = (file: string) => path.join(directory, file)
   const boot = await loadBoot(root)
@@ -146,7 +154,8 @@ async function whenReady(
   }
 }
 
-const quote = (printed: string): string => (printed === '' ? '; it printed nothing' : `; it printed:\n${printed.replace(/^/gm, '  | ')}`)
+const quote = (printed: string): string =>
+  printed === '' ? '; it printed nothing' : `; it printed:\n${printed.replace(/^/gm, '  | ')}`
 
 /** Milliseconds between marks, in order. */
 function stageClock(): { mark: (stage: string) => void; stages: Record<string, number> } {

@@ -20,7 +20,10 @@ export async function openHostFile(file: string): Promise<{ handle: FileHandle; 
   const stats = await handle.stat()
   if (stats.isFile()) return { handle, sizeBytes: stats.size, mode: stats.mode & 0o7777 }
   await handle.close()
-  throw new BandSoxError('file-error', `cannot read ${file}: it is ${stats.isDirectory() ? 'a folder' : 'not a regular file'}`)
+  throw new BandSoxError(
+    'file-error',
+    `cannot read ${file}: it is ${stats.isDirectory() ? 'a folder' : 'not a regular file'}`,
+  )
 }
 
 /**
@@ -52,9 +55,15 @@ export class HostFileSink implements DownloadSink {
       await mkdir(folder, { recursive: true })
       const { bavail, bsize } = await statfs(folder)
       if (file.sizeBytes + RESERVE_BYTES > bavail * bsize) {
-        throw new BandSoxError('no-space', `cannot write ${this.#target}: ${file.sizeBytes} bytes are needed, ${bavail * bsize} are free on the host`)
+        throw new BandSoxError(
+          'no-space',
+          `cannot write ${this.#target}: ${file.sizeBytes} bytes are needed, ${bavail * bsize} are free on the host`,
+        )
       }
-      const temporary = path.join(folder, `.${path.basename(this.#target).slice(0, 200)}.bandsox-${randomBytes(6).toString('hex')}`)
+      const temporary = path.join(
+        folder,
+        `.${path.basename(this.#target).slice(0, 200)}.bandsox-${randomBytes(6).toString('hex')}`,
+      )
       // Set-id bits of a guest's file must not become the host's.
       this.#handle = await open(temporary, 'wx', file.mode & 0o777)
       this.#temporary = temporary
@@ -65,7 +74,14 @@ export class HostFileSink implements DownloadSink {
 
   async write(batch: Buffer[]): Promise<void> {
     try {
-      await this.#open().writev(batch)
+      const size = batch.reduce((sum, { length }) => sum + length, 0)
+      const { bytesWritten } = await this.#open().writev(batch)
+      // The system reports an error only when not a single byte was taken: a disk that fills up in the middle cuts short.
+      if (bytesWritten !== size)
+        throw new BandSoxError(
+          'no-space',
+          `cannot write ${this.#target}: the host took ${bytesWritten} of ${size} bytes`,
+        )
     } catch (error) {
       throw hostFileError(error, `write ${this.#target}`)
     }
@@ -86,10 +102,13 @@ export class HostFileSink implements DownloadSink {
 
   /** Removes what was not committed; harmless after `commit`. */
   async discard(): Promise<void> {
-    await this.#handle?.close()
-    this.#handle = undefined
-    if (this.#temporary !== undefined) await rm(this.#temporary, { force: true })
-    this.#temporary = undefined
+    const [handle, temporary] = [this.#handle, this.#temporary]
+    this.#handle = this.#temporary = undefined
+    try {
+      await handle?.close()
+    } finally {
+      if (temporary !== undefined) await rm(temporary, { force: true })
+    }
   }
 
   #open(): FileHandle {

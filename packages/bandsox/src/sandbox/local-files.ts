@@ -22,11 +22,17 @@ export class LocalFiles implements Files {
     this.#findAgent = findAgent
   }
 
-  async write(path: string, content: string | Uint8Array | AsyncIterable<Uint8Array>, options?: WriteOptions): Promise<TransferResult> {
+  async write(
+    path: string,
+    content: string | Uint8Array | AsyncIterable<Uint8Array>,
+    options?: WriteOptions,
+  ): Promise<TransferResult> {
     requireGuestPath(path)
     const bytes = typeof content === 'string' ? Buffer.from(content) : content
     const source =
-      bytes instanceof Uint8Array ? { sizeBytes: bytes.length, blocks: single(bytes) } : { sizeBytes: undefined, blocks: bytes }
+      bytes instanceof Uint8Array
+        ? { sizeBytes: bytes.length, blocks: single(bytes) }
+        : { sizeBytes: undefined, blocks: bytes }
     return await upload(await this.#findAgent(), path, source, options)
   }
 
@@ -37,12 +43,16 @@ export class LocalFiles implements Files {
     const sink = {
       async begin({ sizeBytes }: { sizeBytes: number }) {
         if (sizeBytes <= maxBytes) return
-        throw new BandSoxError('output-too-large', `cannot read ${path} into memory: it has ${sizeBytes} bytes, the limit is ${maxBytes}`, {
-          hint: 'download it to a file, or raise maxBytes',
-        })
+        throw new BandSoxError(
+          'output-too-large',
+          `cannot read ${path} into memory: it has ${sizeBytes} bytes, the limit is ${maxBytes}`,
+          {
+            hint: 'download it to a file, or raise maxBytes',
+          },
+        )
       },
       async write(batch: Buffer[]) {
-        parts.push(...batch)
+        for (const part of batch) parts.push(part)
       },
       async commit() {
         // In memory there is nothing to make durable.
@@ -89,7 +99,10 @@ export class LocalFiles implements Files {
 /** PROTOCOL.md section 1, "path". @throws `bad-request`. */
 function requireGuestPath(path: string): void {
   if (path.startsWith('/') && !path.includes('\0') && Buffer.byteLength(path) <= 4096 && path.isWellFormed()) return
-  throw new BandSoxError('bad-request', `${JSON.stringify(path.slice(0, 200))} is not a path in the guest: it must be absolute, at most 4096 bytes, without NUL`)
+  throw new BandSoxError(
+    'bad-request',
+    `${JSON.stringify(path.slice(0, 200))} is not a path in the guest: it must be absolute, at most 4096 bytes, without NUL`,
+  )
 }
 
 async function* single(bytes: Uint8Array): AsyncGenerator<Uint8Array> {

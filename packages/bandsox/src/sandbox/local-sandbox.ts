@@ -3,6 +3,7 @@ import {
   BandSoxError,
   type ExecOptions,
   type Files,
+  isSystemError,
   type Job,
   type Operation,
   requireAllowed,
@@ -48,7 +49,8 @@ export class LocalSandbox implements Sandbox {
   run(command?: readonly string[], options: ExecOptions = {}): Job {
     return this.#start(options, ({ image: { config, reference } }) => {
       const argv = [...config.entrypoint, ...(command ?? config.cmd)]
-      if (argv.length === 0) throw new BandSoxError('bad-request', `image ${reference} names no command to run: give one`)
+      if (argv.length === 0)
+        throw new BandSoxError('bad-request', `image ${reference} names no command to run: give one`)
       return { argv }
     })
   }
@@ -59,7 +61,10 @@ export class LocalSandbox implements Sandbox {
       const machine = await this.#host.vmm.attach(this.#directory)
       const agent = this.#agentOf(record)
       try {
-        const exit = await stopMachine(machine, agent, { isPaused: record.state.kind === 'paused', debug: this.#host.debug })
+        const exit = await stopMachine(machine, agent, {
+          isPaused: record.state.kind === 'paused',
+          debug: this.#host.debug,
+        })
         this.#host.debug(`stopped ${this.id}: ${JSON.stringify(exit)}`)
       } finally {
         machine.close()
@@ -140,7 +145,10 @@ export class LocalSandbox implements Sandbox {
       Object.assign(request, command(record), environmentOf(record, options))
       return this.#agentOf(record)
     }
-    return startJob(prepare, request, { ...(input !== undefined && { input }), ...(signal !== undefined && { signal }) })
+    return startJob(prepare, request, {
+      ...(input !== undefined && { input }),
+      ...(signal !== undefined && { signal }),
+    })
   }
 
   /** The next operation makes a new one: the port may have changed by then. */
@@ -203,7 +211,12 @@ export class LocalSandbox implements Sandbox {
 
   async #lock(operation: string): Promise<() => Promise<void>> {
     await this.#record()
-    return await lockOperation(this.#directory, operation)
+    try {
+      return await lockOperation(this.#directory, operation)
+    } catch (error) {
+      if (isSystemError(error, 'ENOENT')) throw this.#notFound() // removed just now
+      throw error
+    }
   }
 
   async #withMachine(work: (machine: Awaited<ReturnType<Host['vmm']['attach']>>) => Promise<void>): Promise<void> {

@@ -14,7 +14,10 @@ const KILL_TIMEOUT_MS = 10_000
 /** States in which a VMM process should be there. */
 const LIVE: readonly SandboxState['kind'][] = ['running', 'paused', 'stopping']
 
-export const stateNow = (kind: Exclude<SandboxState['kind'], 'failed'>): SandboxState => ({ kind, since: new Date().toISOString() })
+export const stateNow = (kind: Exclude<SandboxState['kind'], 'failed'>): SandboxState => ({
+  kind,
+  since: new Date().toISOString(),
+})
 
 /** Gives back what a running sandbox holds, and returns the record without it. */
 export async function releaseNumbers(host: Host, record: SandboxRecord): Promise<SandboxRecord> {
@@ -52,13 +55,16 @@ export async function settle(host: Host, record: SandboxRecord): Promise<Sandbox
   const unlock = await tryLock(directory)
   if (unlock === undefined) return record
   try {
+    // What was read before the lock may have been changed since: a creation that looked dead may just have succeeded.
+    const current = await host.store.read(record.id)
+    if (current === undefined || current.state.kind !== state.kind) return current
     if (state.kind === 'creating') {
-      await destroy(host, record)
+      await destroy(host, current)
       return undefined
     }
     const now = await readFinalRun(host, directory)
-    if (now.vmmAlive) return record
-    const settled = { ...(await releaseNumbers(host, record)), state: stateAfterExit(now.exit) }
+    if (now.vmmAlive) return current
+    const settled = { ...(await releaseNumbers(host, current)), state: stateAfterExit(now.exit) }
     await host.store.write(settled)
     return settled
   } finally {
@@ -86,9 +92,13 @@ export async function killVmm(host: Host, directory: string): Promise<VmmExit | 
   } finally {
     machine.close()
   }
-  throw new BandSoxError('vmm-failed', `the VMM of ${path.basename(directory)} did not end within ${KILL_TIMEOUT_MS} ms of SIGKILL`, {
-    hint: 'it hangs in the host kernel: see dmesg',
-  })
+  throw new BandSoxError(
+    'vmm-failed',
+    `the VMM of ${path.basename(directory)} did not end within ${KILL_TIMEOUT_MS} ms of SIGKILL`,
+    {
+      hint: 'it hangs in the host kernel: see dmesg',
+    },
+  )
 }
 
 /** What there is of shim and VMM, once a shim that is just ending has said how it ended, and a dead one was replaced. */

@@ -1,7 +1,8 @@
 /** Numbers that one running VM of this host holds: a file per number, so that the file system arbitrates between processes. */
+
+import { randomBytes } from 'node:crypto'
 import { link, mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import path from 'node:path'
-import { randomBytes } from 'node:crypto'
 import { BandSoxError, isSystemError } from '@bandsox/sdk'
 
 export interface NumberPool {
@@ -42,9 +43,13 @@ export class Leases {
     } finally {
       await rm(claim, { force: true })
     }
-    throw new BandSoxError('host-resource', `no ${pool.name} is free: all of ${pool.from}–${pool.to} are held by running sandboxes`, {
-      hint: 'stop a sandbox: bandsox vm list',
-    })
+    throw new BandSoxError(
+      'host-resource',
+      `no ${pool.name} is free: all of ${pool.from}–${pool.to} are held by running sandboxes`,
+      {
+        hint: 'stop a sandbox: bandsox vm list',
+      },
+    )
   }
 
   /** Gives a number back, if `owner` holds it. */

@@ -16,6 +16,12 @@ export async function operationInProgress(directory: string): Promise<string | u
   return lock !== undefined && (await isAlive(lock)) ? lock.operation : undefined
 }
 
+/** True when a process died with the lock; false also when there is none. */
+export async function isLockStale(directory: string): Promise<boolean> {
+  const lock = await readJsonFile(path.join(directory, LOCK_FILE), lockSchema)
+  return lock !== undefined && !(await isAlive(lock))
+}
+
 /**
  * Takes the lock, also from a process that died with it.
  *
@@ -48,7 +54,10 @@ async function removeStale(file: string, directory: string): Promise<void> {
   const holder = await readJsonFile(file, lockSchema)
   if (holder === undefined) return
   if (await isAlive(holder)) {
-    throw new BandSoxError('busy', `sandbox ${path.basename(directory)} is busy: ${holder.operation} is in progress (process ${holder.pid})`)
+    throw new BandSoxError(
+      'busy',
+      `sandbox ${path.basename(directory)} is busy: ${holder.operation} is in progress (process ${holder.pid})`,
+    )
   }
   // Renamed before it is removed: of two processes that saw the same dead holder, only one gets it.
   const stale = `${file}.${randomBytes(6).toString('hex')}`

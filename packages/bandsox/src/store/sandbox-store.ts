@@ -5,7 +5,8 @@ import path from 'node:path'
 import { BandSoxError, isSystemError } from '@bandsox/sdk'
 import { readJsonFile, writeJsonFile } from '../process/json-file.js'
 import { Leases } from './lease.js'
-import { type SandboxRecord, recordSchema } from './record.js'
+import { isLockStale } from './operation-lock.js'
+import { recordSchema, type SandboxRecord } from './record.js'
 
 const RECORD_FILE = 'sandbox.json'
 const REMOVED_PREFIX = '.removed-'
@@ -37,10 +38,12 @@ export class SandboxStore {
     return path.join(this.#vms, id)
   }
 
-  /** Mode 0711: the VM's own user reaches its disk by name, and sees nothing else. */
-  async makeDirectory(record: SandboxRecord): Promise<void> {
-    await mkdir(this.directoryOf(record.id), { mode: 0o711 })
-    await this.write(record)
+  /**
+   * Mode 0711: the VM's own user reaches its disk by name, and sees nothing else. Nobody takes it for a sandbox before its
+   * record is there, so that its maker can lock it first.
+   */
+  async makeDirectory(id: string): Promise<void> {
+    await mkdir(this.directoryOf(id), { mode: 0o711 })
   }
 
   async write(record: SandboxRecord): Promise<void> {
@@ -67,20 +70,27 @@ export class SandboxStore {
     await rm(removed, { recursive: true, force: true })
   }
 
-  /** Finishes removals that a killed process began. */
+  /** Finishes removals that a killed process began, and removes what one left that died before it wrote its record. */
   async finishRemovals(): Promise<void> {
     for (const name of await this.#names()) {
       if (name.startsWith(REMOVED_PREFIX)) await rm(path.join(this.#vms, name), { recursive: true, force: true })
+    }
+    for (const id of await this.ids()) {
+      if ((await this.read(id)) === undefined && (await isLockStale(this.directoryOf(id)))) await this.remove(id)
     }
   }
 
   /** By id, unique id prefix (with or without `sbx_`), or name. @throws `not-found`, `ambiguous-name`. */
   async find(idOrName: string): Promise<SandboxRecord> {
-    const records = (await Promise.all((await this.ids()).map((id) => this.read(id)))).filter((record) => record !== undefined)
+    const records = (await Promise.all((await this.ids()).map((id) => this.read(id)))).filter(
+      (record) => record !== undefined,
+    )
     const exact = records.find(({ id }) => id === idOrName)
     if (exact !== undefined) return exact
     const named = records.filter(({ name }) => name === idOrName)
-    const byPrefix = records.filter(({ id }) => idOrName !== '' && (id.startsWith(idOrName) || id.startsWith(`sbx_${idOrName}`)))
+    const byPrefix = records.filter(
+      ({ id }) => idOrName !== '' && (id.startsWith(idOrName) || id.startsWith(`sbx_${idOrName}`)),
+    )
     const matches = named.length > 0 ? named : byPrefix
     const [match] = matches
     if (match === undefined) throw new BandSoxError('not-found', `there is no sandbox ${JSON.stringify(idOrName)}`)

@@ -22,12 +22,11 @@ const allowedKinds: Record<Direction, ReadonlySet<FrameKind>> = {
  * What a decoder yields. A bulk frame comes in the pieces in which it arrived, so that no byte of it is copied and none
  * waits for the rest of its frame; `endOfFrame` marks the last piece.
  */
-export type Received<M> =
-  | { kind: 'message'; message: M }
-  | { kind: BulkKind; data: Buffer; endOfFrame: boolean }
+export type Received<M> = { kind: 'message'; message: M } | { kind: BulkKind; data: Buffer; endOfFrame: boolean }
 
 interface Incoming {
   kind: FrameKind
+  length: number
   remaining: number
 }
 
@@ -37,7 +36,8 @@ export class FrameDecoder<D extends Direction> {
   readonly #header = Buffer.alloc(HEADER_BYTES)
   #headerBytes = 0
   #frame: Incoming | undefined
-  #messageParts: Buffer[] = []
+  /** A message that came in pieces, as far as it came: one allocation of its known size, however small the pieces are. */
+  #message: Buffer | undefined
 
   constructor(direction: D) {
     this.#direction = direction
@@ -55,7 +55,8 @@ export class FrameDecoder<D extends Direction> {
         // The kind alone can be refused: a peer that speaks something else may never send four more bytes.
         const kind = this.#kind()
         if (this.#headerBytes < HEADER_BYTES) return
-        this.#frame = { kind, remaining: this.#length(kind) }
+        const length = this.#length(kind)
+        this.#frame = { kind, length, remaining: length }
         this.#headerBytes = 0
         continue
       }
@@ -68,10 +69,13 @@ export class FrameDecoder<D extends Direction> {
         yield { kind: frame.kind, data: piece, endOfFrame: frame.remaining === 0 }
         continue
       }
-      this.#messageParts.push(piece)
+      let payload = piece
+      if (piece.length < frame.length) {
+        payload = this.#message ??= Buffer.allocUnsafe(frame.length)
+        piece.copy(payload, frame.length - frame.remaining - piece.length)
+      }
       if (frame.remaining > 0) return
-      const payload = this.#messageParts.length === 1 ? piece : Buffer.concat(this.#messageParts)
-      this.#messageParts = []
+      this.#message = undefined
       this.#frame = undefined
       yield { kind: 'message', message: parseMessage(payload, this.#direction) }
     }
@@ -88,7 +92,10 @@ export class FrameDecoder<D extends Direction> {
     const value = this.#header.readUInt8(0)
     const kind = kindNames.get(value)
     if (kind === undefined || !allowedKinds[this.#direction].has(kind)) {
-      throw new ProtocolError('frame-kind-unknown', `frame kind 0x${value.toString(16)} is not allowed ${this.#direction}`)
+      throw new ProtocolError(
+        'frame-kind-unknown',
+        `frame kind 0x${value.toString(16)} is not allowed ${this.#direction}`,
+      )
     }
     return kind
   }
@@ -97,7 +104,8 @@ export class FrameDecoder<D extends Direction> {
     const length = this.#header.readUInt32BE(1)
     const bound = kind === 'message' ? MAX_MESSAGE_BYTES : MAX_BULK_BYTES
     if (length === 0) throw new ProtocolError('frame-empty', `a ${kind} frame is empty`)
-    if (length > bound) throw new ProtocolError('frame-too-large', `a ${kind} frame of ${length} bytes exceeds ${bound}`)
+    if (length > bound)
+      throw new ProtocolError('frame-too-large', `a ${kind} frame of ${length} bytes exceeds ${bound}`)
     return length
   }
 }
@@ -114,7 +122,10 @@ export function encodeHeader(kind: FrameKind, length: number): Buffer {
 export function encodeMessage(message: ToGuest | ToHost): Buffer {
   const payload = Buffer.from(JSON.stringify(message))
   if (payload.length > MAX_MESSAGE_BYTES) {
-    throw new ProtocolError('frame-too-large', `a ${message.type} of ${payload.length} bytes exceeds ${MAX_MESSAGE_BYTES}`)
+    throw new ProtocolError(
+      'frame-too-large',
+      `a ${message.type} of ${payload.length} bytes exceeds ${MAX_MESSAGE_BYTES}`,
+    )
   }
   return Buffer.concat([encodeHeader('message', payload.length), payload])
 }

@@ -14,14 +14,38 @@ const text = (max: number, min = 0) =>
     return size >= min && size <= max && !value.includes('\0') && value.isWellFormed()
   }, `must have ${min} to ${max} bytes, and no NUL`)
 const integer = (min: number, max: number) =>
-  z.number().refine((value) => Number.isSafeInteger(value) && value >= min && value <= max, `must be an integer from ${min} to ${max}`)
+  z
+    .number()
+    .refine(
+      (value) => Number.isSafeInteger(value) && value >= min && value <= max,
+      `must be an integer from ${min} to ${max}`,
+    )
 
 const size = integer(0, Number.MAX_SAFE_INTEGER)
 const path = text(4096, 1).refine((value) => value.startsWith('/'), 'must be an absolute path')
 const checksum = z.string().regex(/^[0-9a-f]{8,128}$/)
-const algorithm = text(32, 1)
 const mode = integer(0, 0o7777)
 const MAX_ARGUMENT_BYTES = 131_072
+
+/** The signals of signal(7) that PROTOCOL.md section 3 lets a host send. */
+export const signalNames: readonly string[] = [
+  ...[
+    'SIGHUP',
+    'SIGINT',
+    'SIGQUIT',
+    'SIGILL',
+    'SIGTRAP',
+    'SIGABRT',
+    'SIGBUS',
+    'SIGFPE',
+    'SIGKILL',
+    'SIGUSR1',
+    'SIGSEGV',
+  ],
+  ...['SIGUSR2', 'SIGPIPE', 'SIGALRM', 'SIGTERM', 'SIGSTKFLT', 'SIGCHLD', 'SIGCONT', 'SIGSTOP', 'SIGTSTP', 'SIGTTIN'],
+  ...['SIGTTOU', 'SIGURG', 'SIGXCPU', 'SIGXFSZ', 'SIGVTALRM', 'SIGPROF', 'SIGWINCH', 'SIGIO', 'SIGPWR', 'SIGSYS'],
+]
+const signalName = z.string().refine((name) => signalNames.includes(name), 'must be a signal of signal(7)')
 
 const complete = z.object({ type: z.literal('complete'), size, checksum })
 const ack = z.object({ type: z.literal('ack'), offset: size })
@@ -32,7 +56,10 @@ const exec = z
     argv: z.array(text(MAX_ARGUMENT_BYTES)).min(1).max(4096).optional(),
     shell: text(MAX_ARGUMENT_BYTES).optional(),
     env: z
-      .record(text(4096, 1), text(MAX_ARGUMENT_BYTES))
+      .record(
+        text(4096, 1).refine((name) => !name.includes('='), 'must not hold ='),
+        text(MAX_ARGUMENT_BYTES),
+      )
       .refine((env) => Object.keys(env).length <= 1024, 'must have at most 1024 variables')
       .optional(),
     cwd: path.optional(),
@@ -43,22 +70,24 @@ const exec = z
   .refine((request) => (request.argv === undefined) !== (request.shell === undefined), 'needs argv or shell, not both')
 
 const toGuest = {
-  hello: z.object({ type: z.literal('hello'), protocol: integer(1, 65535), minProtocol: integer(1, 65535) }),
+  hello: z
+    .object({ type: z.literal('hello'), protocol: integer(1, 65535), minProtocol: integer(1, 65535) })
+    .refine(({ protocol, minProtocol }) => minProtocol <= protocol, 'minProtocol must not be above protocol'),
   ping: z.object({ type: z.literal('ping') }),
   exec,
-  signal: z.object({ type: z.literal('signal'), signal: text(32, 1) }),
+  signal: z.object({ type: z.literal('signal'), signal: signalName }),
   eof: z.object({ type: z.literal('eof') }),
   upload: z.object({
     type: z.literal('upload'),
     path,
-    checksum: algorithm,
+    checksum: text(4096),
     size: size.optional(),
     mode: mode.optional(),
     makeParents: z.boolean().optional(),
     user: text(4096).optional(),
     offset: size.optional(),
   }),
-  download: z.object({ type: z.literal('download'), path, checksum: algorithm, offset: size.optional() }),
+  download: z.object({ type: z.literal('download'), path, checksum: text(4096), offset: size.optional() }),
   complete,
   ack,
   abort: z.object({ type: z.literal('abort') }),
@@ -73,12 +102,12 @@ const toGuest = {
 
 const entry = z.object({
   name: text(4096),
-  rawName: z.base64().max(8192).optional(),
+  rawName: z.base64().max(4096).optional(),
   type: z.enum(['file', 'directory', 'symlink', 'character-device', 'block-device', 'fifo', 'socket']),
   size,
   mode,
-  uid: integer(0, 2 ** 32 - 1),
-  gid: integer(0, 2 ** 32 - 1),
+  uid: size,
+  gid: size,
   mtimeMs: integer(Number.MIN_SAFE_INTEGER, Number.MAX_SAFE_INTEGER),
   target: text(4096).optional(),
 })
@@ -105,7 +134,7 @@ const toHost = {
     .object({
       type: z.literal('exit'),
       code: integer(0, 255).optional(),
-      signal: text(32, 1).optional(),
+      signal: text(32).optional(),
       timedOut: z.boolean().optional(),
     })
     .refine((exit) => (exit.code === undefined) !== (exit.signal === undefined), 'needs code or signal, not both'),
@@ -124,7 +153,7 @@ const toHost = {
   entries: z.object({ type: z.literal('entries'), files: z.array(entry).min(1).max(256) }),
   listed: z.object({ type: z.literal('listed'), count: size }),
   stopping: z.object({ type: z.literal('stopping') }),
-  error: z.object({ type: z.literal('error'), code: text(64, 1), message: text(4096) }),
+  error: z.object({ type: z.literal('error'), code: text(64), message: text(4096) }),
 } as const
 
 export type ToGuest = { [K in keyof typeof toGuest]: z.infer<(typeof toGuest)[K]> }[keyof typeof toGuest]
@@ -138,31 +167,48 @@ const tables: Record<Direction, Map<string, z.ZodType>> = {
 }
 
 /** @throws ProtocolError in the order of PROTOCOL.md section 1. */
-export function parseMessage<D extends Direction>(payload: Buffer, direction: D): D extends 'to-host' ? ToHost : ToGuest {
+export function parseMessage<D extends Direction>(
+  payload: Buffer,
+  direction: D,
+): D extends 'to-host' ? ToHost : ToGuest {
   if (!isUtf8(payload)) throw new ProtocolError('message-not-utf8', 'a message is not UTF-8')
-  if (nesting(payload) > MAX_DEPTH) throw new ProtocolError('message-too-deep', `a message nests deeper than ${MAX_DEPTH}`)
+  if (nesting(payload) > MAX_DEPTH)
+    throw new ProtocolError('message-too-deep', `a message nests deeper than ${MAX_DEPTH}`)
   const value = parseJson(payload.toString('utf8'))
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
     throw new ProtocolError('message-not-object', 'a message is not a JSON object')
   }
   const type = 'type' in value && Object.hasOwn(value, 'type') ? value.type : undefined
   const schema = typeof type === 'string' ? tables[direction].get(type) : undefined
-  if (schema === undefined) throw new ProtocolError('message-type-unknown', `message type ${preview(type)} is unknown ${direction}`)
+  if (schema === undefined)
+    throw new ProtocolError('message-type-unknown', `message type ${preview(type)} is unknown ${direction}`)
   const parsed = schema.safeParse(value)
   if (!parsed.success) {
     const issue = parsed.error.issues[0]
-    throw new ProtocolError('message-invalid', `a ${String(type)} is invalid: ${issue?.path.join('.')}: ${issue?.message}`)
+    throw new ProtocolError(
+      'message-invalid',
+      `a ${String(type)} is invalid: ${issue?.path.join('.')}: ${issue?.message}`,
+    )
   }
   return parsed.data as D extends 'to-host' ? ToHost : ToGuest
 }
 
 function parseJson(source: string): unknown {
   try {
-    return JSON.parse(source)
+    const value: unknown = JSON.parse(source)
+    return MAYBE_NOT_PLAIN.test(source) ? JSON.parse(source.replace(STRING_OR_NUMBER, keepPlain)) : value
   } catch (error) {
     throw new ProtocolError('message-not-json', 'a message is not JSON', { cause: error })
   }
 }
+
+/**
+ * How a number was written is lost once it is parsed: `1.0`, `1e3` and `-0` would pass for integers. So numbers that are not
+ * written as integers become one that no field takes. Only for text that is JSON already; strings are stepped over.
+ */
+const keepPlain = (token: string): string => (token.startsWith('"') || /^(?:0|-?[1-9]\d*)$/.test(token) ? token : '0.5')
+const MAYBE_NOT_PLAIN = /\d[.eE]|-0/
+const STRING_OR_NUMBER = /"[^"\\]*(?:\\.[^"\\]*)*"|-?\d[\d.eE+-]*/g
 
 /** Deepest nesting of brackets outside strings; valid JSON is not assumed. */
 function nesting(payload: Buffer): number {
@@ -176,7 +222,7 @@ function nesting(payload: Buffer): number {
       else if (byte === 0x22 /* " */) inString = false
     } else if (byte === 0x22) inString = true
     else if (byte === 0x7b /* { */ || byte === 0x5b /* [ */) deepest = Math.max(deepest, ++depth)
-    else if (byte === 0x7d || byte === 0x5d) depth--
+    else if (byte === 0x7d || byte === 0x5d) depth = Math.max(0, depth - 1)
   }
   return deepest
 }

@@ -49,6 +49,9 @@ export function addCreate(program: Command): void {
       const bandsox = await context.open()
       const sandbox = await bandsox.create(image, createOptions(options, context.signal))
       const info = await sandbox.info()
-      context.print(`VM created: ${info.id}${info.name === undefined ? '' : ` (${info.name})`} in ${durationText(performance.now() - startedAt)}`, info)
+      context.print(
+        `VM created: ${info.id}${info.name === undefined ? '' : ` (${info.name})`} in ${durationText(performance.now() - startedAt)}`,
+        info,
+      )
     })
 }

@@ -13,8 +13,13 @@ export function addDoctor(program: Command): void {
     .action(async (_options: unknown, command: Command) => {
       const context = contextOf(command)
       const checks = await examineHost(context.config)
-      const hints = checks.filter(({ hint }) => hint !== undefined).map(({ subject, hint }) => `hint: ${subject}: ${hint}`)
-      const text = table(['CHECK', 'VERDICT', 'FOUND'], checks.map(({ subject, verdict, found }) => [subject, marks[verdict], found]))
+      const hints = checks
+        .filter(({ hint }) => hint !== undefined)
+        .map(({ subject, hint }) => `hint: ${subject}: ${hint}`)
+      const text = table(
+        ['CHECK', 'VERDICT', 'FOUND'],
+        checks.map(({ subject, verdict, found }) => [subject, marks[verdict], found]),
+      )
       context.print([text, ...hints].join('\n'), checks)
       if (checks.some(({ verdict }) => verdict === 'missing')) process.exitCode = 1
     })

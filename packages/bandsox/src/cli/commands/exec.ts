@@ -67,18 +67,25 @@ export function addRun(program: Command): void {
   )
     .option('--keep', 'leave the sandbox running afterwards')
     .description("make a sandbox, run the image's entrypoint with a command, and remove the sandbox")
-    .action(async (image: string, words: string[], options: CommandOptions & ShapeOptions & { keep?: boolean }, command: Command) => {
-      const context = contextOf(command)
-      const sandbox = await (await context.open()).create(image, createOptions(options, context.signal))
-      try {
-        const argv = withoutSeparator(words)
-        const job = sandbox.run(argv.length > 0 ? argv : undefined, execOptions(options, context.signal))
-        process.exitCode = await attach(context, job)
-      } finally {
-        if (options.keep === true) announceKept(context, sandbox.id)
-        else await sandbox.delete({ force: true })
-      }
-    })
+    .action(
+      async (
+        image: string,
+        words: string[],
+        options: CommandOptions & ShapeOptions & { keep?: boolean },
+        command: Command,
+      ) => {
+        const context = contextOf(command)
+        const sandbox = await (await context.open()).create(image, createOptions(options, context.signal))
+        try {
+          const argv = withoutSeparator(words)
+          const job = sandbox.run(argv.length > 0 ? argv : undefined, execOptions(options, context.signal))
+          process.exitCode = await attach(context, job)
+        } finally {
+          if (options.keep === true) announceKept(context, sandbox.id)
+          else await sandbox.delete({ force: true })
+        }
+      },
+    )
 }
 
 /** `exec VM -- command`: the separator is ours, a second one is the command's. */

@@ -7,7 +7,11 @@ import { progressLine } from '../progress.js'
 import { durationText, rateText, sizeText } from '../text.js'
 
 const checksumOption = () =>
-  new Option('--checksum <name>', 'checksum compared on both sides (default: the quickest)').choices(['xxh64', 'sha256', 'md5'])
+  new Option('--checksum <name>', 'checksum compared on both sides (default: the quickest)').choices([
+    'xxh64',
+    'sha256',
+    'md5',
+  ])
 
 export function addUpload(program: Command): void {
   program
@@ -19,18 +23,26 @@ export function addUpload(program: Command): void {
     .option('-u, --user <user>', 'owner of a new file (default: root)')
     .addOption(checksumOption())
     .description('copy a file into a sandbox, checked and replaced in one step')
-    .action(async (vm: string, local: string, remote: string, options: { mode?: number; user?: string; checksum?: ChecksumName }, command: Command) => {
-      const context = contextOf(command)
-      const sandbox = await (await context.open()).get(vm)
-      const { onProgress, clear } = progressLine(remote)
-      try {
-        const result = await sandbox.files.upload(local, remote, { ...options, onProgress, signal: context.signal })
-        clear()
-        report(context, 'uploaded', result)
-      } finally {
-        clear()
-      }
-    })
+    .action(
+      async (
+        vm: string,
+        local: string,
+        remote: string,
+        options: { mode?: number; user?: string; checksum?: ChecksumName },
+        command: Command,
+      ) => {
+        const context = contextOf(command)
+        const sandbox = await (await context.open()).get(vm)
+        const { onProgress, clear } = progressLine(remote)
+        try {
+          const result = await sandbox.files.upload(local, remote, { ...options, onProgress, signal: context.signal })
+          clear()
+          report(context, 'uploaded', result)
+        } finally {
+          clear()
+        }
+      },
+    )
 }
 
 export function addDownload(program: Command): void {
@@ -41,18 +53,20 @@ export function addDownload(program: Command): void {
     .argument('<local>', 'file or folder on this host; missing folders are made')
     .addOption(checksumOption())
     .description('copy a file out of a sandbox, checked and replaced in one step')
-    .action(async (vm: string, remote: string, local: string, options: { checksum?: ChecksumName }, command: Command) => {
-      const context = contextOf(command)
-      const sandbox = await (await context.open()).get(vm)
-      const { onProgress, clear } = progressLine(remote)
-      try {
-        const result = await sandbox.files.download(remote, local, { ...options, onProgress, signal: context.signal })
-        clear()
-        report(context, 'downloaded', result)
-      } finally {
-        clear()
-      }
-    })
+    .action(
+      async (vm: string, remote: string, local: string, options: { checksum?: ChecksumName }, command: Command) => {
+        const context = contextOf(command)
+        const sandbox = await (await context.open()).get(vm)
+        const { onProgress, clear } = progressLine(remote)
+        try {
+          const result = await sandbox.files.download(remote, local, { ...options, onProgress, signal: context.signal })
+          clear()
+          report(context, 'downloaded', result)
+        } finally {
+          clear()
+        }
+      },
+    )
 }
 
 /** The log line's wording is what users were told to look for: it tells the quick path from the slow one. */

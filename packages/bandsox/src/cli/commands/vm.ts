@@ -23,8 +23,12 @@ export function addVm(program: Command): void {
       const info = await (await (await context.open()).get(name)).info()
       context.print(showText(info), info)
     })
-  addAction(vm, 'stop', 'shut it down, by force where it does not listen; its disk is kept', 'stopped', (sandbox, { signal }) =>
-    sandbox.stop({ signal }),
+  addAction(
+    vm,
+    'stop',
+    'shut it down, by force where it does not listen; its disk is kept',
+    'stopped',
+    (sandbox, { signal }) => sandbox.stop({ signal }),
   )
   addAction(vm, 'pause', 'halt its CPUs', 'paused', (sandbox) => sandbox.pause())
   addAction(vm, 'resume', 'let its CPUs run on', 'resumed', (sandbox) => sandbox.resume())
@@ -77,7 +81,9 @@ export function addLogs(program: Command): void {
       const decoder = new TextDecoder()
       for await (const chunk of sandbox.logs({ follow: options.follow === true, signal: context.signal })) {
         const to = process.stdout
-        const text = context.isJson ? `${JSON.stringify({ console: decoder.decode(chunk, { stream: true }) })}\n` : chunk
+        const text = context.isJson
+          ? `${JSON.stringify({ console: decoder.decode(chunk, { stream: true }) })}\n`
+          : chunk
         if (!to.write(text)) await once(to, 'drain')
       }
     })
@@ -104,7 +110,12 @@ function showText(info: SandboxInfo): string {
     ['vsock', vsock === null ? 'none' : `CID ${vsock.cid}, port ${vsock.port}, by ${vsock.backend}`],
     ['created', info.createdAt],
     ['directory', info.directory],
-    ['start', Object.entries(timings).map(([stage, ms]) => `${stage} ${durationText(ms)}`).join(', ')],
+    [
+      'start',
+      Object.entries(timings)
+        .map(([stage, ms]) => `${stage} ${durationText(ms)}`)
+        .join(', '),
+    ],
   ]
   return rows.map(([key = '', value = '']) => `${key.padEnd(10)} ${value}`).join('\n')
 }

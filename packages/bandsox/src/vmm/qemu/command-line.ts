@@ -47,7 +47,10 @@ export function qemuCommandLine(spec: MachineSpec, choice: QemuChoice): { argv: 
     '-no-user-config',
     ...['-display', 'none'],
     '-no-reboot',
-    ...['-machine', `${MACHINE_TYPE},memory-backend=ram0,usb=off,smbus=off,sata=off,vmport=off,i8042=off,hpet=on,graphics=off`],
+    ...[
+      '-machine',
+      `${MACHINE_TYPE},memory-backend=ram0,usb=off,smbus=off,sata=off,vmport=off,i8042=off,hpet=on,graphics=off`,
+    ],
     ...['-accel', isKvm ? 'kvm' : 'tcg,thread=multi'],
     ...['-cpu', isKvm ? 'host' : 'max'],
     ...['-smp', String(spec.vcpu)],

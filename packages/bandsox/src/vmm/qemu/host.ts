@@ -33,7 +33,9 @@ export async function findQemu(tools: HostTools): Promise<{ program: string; ver
   requireLinuxX64()
   const program = await findProgram(PROGRAM, tools.searchPath)
   if (program === undefined) {
-    throw new BandSoxError('host-missing', `${PROGRAM} is not installed`, { hint: 'install it: apt-get install qemu-system-x86' })
+    throw new BandSoxError('host-missing', `${PROGRAM} is not installed`, {
+      hint: 'install it: apt-get install qemu-system-x86',
+    })
   }
   const { stdout } = await runCommand([program, '--version'], { timeoutMs: PROBE_TIMEOUT_MS })
   return { program, version: requireRecentQemu(stdout) }
@@ -42,22 +44,34 @@ export async function findQemu(tools: HostTools): Promise<{ program: string; ver
 /** @throws `host-unsupported` for anything but Linux on x86-64. */
 export function requireLinuxX64(platform: string = process.platform, architecture: string = process.arch): void {
   if (platform === 'linux' && architecture === 'x64') return
-  throw new BandSoxError('host-unsupported', `BandSox runs on Linux on x86-64; this is ${platform} on ${architecture}`, {
-    hint: 'use a Linux x86-64 machine',
-  })
+  throw new BandSoxError(
+    'host-unsupported',
+    `BandSox runs on Linux on x86-64; this is ${platform} on ${architecture}`,
+    {
+      hint: 'use a Linux x86-64 machine',
+    },
+  )
 }
 
 /** @returns The version in `qemu --version`'s answer. @throws `host-unsupported` when it is older than 7.2. */
 export function requireRecentQemu(versionText: string): string {
   const match = /version (\d+)\.(\d+)(\.\d+)?/.exec(versionText)
-  if (match === null) throw new BandSoxError('host-unsupported', `cannot tell QEMU's version from ${JSON.stringify(versionText.slice(0, 80))}`)
+  if (match === null)
+    throw new BandSoxError(
+      'host-unsupported',
+      `cannot tell QEMU's version from ${JSON.stringify(versionText.slice(0, 80))}`,
+    )
   const [major, minor] = [Number(match[1]), Number(match[2])]
   const [oldestMajor, oldestMinor] = OLDEST_QEMU
   const version = `${major}.${minor}${match[3] ?? ''}`
   if (major > oldestMajor || (major === oldestMajor && minor >= oldestMinor)) return version
-  throw new BandSoxError('host-unsupported', `QEMU ${version} is too old: ${OLDEST_QEMU.join('.')} or newer is needed`, {
-    hint: 'upgrade the package qemu-system-x86, or use Debian 12, Ubuntu 24.04 or newer',
-  })
+  throw new BandSoxError(
+    'host-unsupported',
+    `QEMU ${version} is too old: ${OLDEST_QEMU.join('.')} or newer is needed`,
+    {
+      hint: 'upgrade the package qemu-system-x86, or use Debian 12, Ubuntu 24.04 or newer',
+    },
+  )
 }
 
 const probeSchema = z.object({ usable: z.boolean(), reason: z.string() })
@@ -69,13 +83,25 @@ export async function probeAcceleration(tools: HostTools): Promise<Acceleration>
   let stdout: string
   try {
     // Exit status 3 means "not usable", with the reason on stdout; `runCommand` would only see a failure.
-    stdout = (await runCommand(['/bin/sh', '-c', '"$1" probe-kvm; [ $? = 0 ] || [ $? = 3 ]', 'sh', tools.shim], { timeoutMs: PROBE_TIMEOUT_MS })).stdout
+    stdout = (
+      await runCommand(['/bin/sh', '-c', '"$1" probe-kvm; case $? in 0 | 3) ;; *) exit 1 ;; esac', 'sh', tools.shim], {
+        timeoutMs: PROBE_TIMEOUT_MS,
+      })
+    ).stdout
   } catch (error) {
     return { kind: 'tcg', reason: `the KVM probe failed: ${messageOf(error)}` }
   }
-  const probe = probeSchema.safeParse(JSON.parse(stdout))
+  const probe = probeSchema.safeParse(parseOrUndefined(stdout))
   if (!probe.success) return { kind: 'tcg', reason: 'the KVM probe answered something unknown' }
   return probe.data.usable ? { kind: 'kvm', reason: undefined } : { kind: 'tcg', reason: probe.data.reason }
+}
+
+function parseOrUndefined(text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return undefined // not JSON is one more shape that the schema refuses
+  }
 }
 
 /** The kernel's backend where this user may open it, else the daemon. */

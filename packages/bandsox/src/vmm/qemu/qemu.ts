@@ -5,8 +5,23 @@ import { BandSoxError, isSystemError, type VsockMode } from '@bandsox/sdk'
 import { socketLink } from '../../link/socket-link.js'
 import { consoleConfig, type ShimConfig, startShim } from '../../process/shim.js'
 import type { MachineFacts, MachineSpec, Vmm } from '../vmm.js'
-import { AGENT_SERIAL_SOCKET, type QemuChoice, qemuCommandLine, QMP_SOCKET, VHOST_USER_SOCKET, VSOCK_FOLDER, VSOCK_SOCKET } from './command-line.js'
-import { type Acceleration, findQemu, findVsockBackend, type HostTools, probeAcceleration, type VsockBackend } from './host.js'
+import {
+  AGENT_SERIAL_SOCKET,
+  type QemuChoice,
+  QMP_SOCKET,
+  qemuCommandLine,
+  VHOST_USER_SOCKET,
+  VSOCK_FOLDER,
+  VSOCK_SOCKET,
+} from './command-line.js'
+import {
+  type Acceleration,
+  findQemu,
+  findVsockBackend,
+  type HostTools,
+  probeAcceleration,
+  type VsockBackend,
+} from './host.js'
 import { attachMachine } from './machine.js'
 
 /** Descriptors a VMM needs: disks, sockets, eventfds. The daemon holds one per vsock connection, up to 1023. */
@@ -22,7 +37,11 @@ export function qemuDriver(tools: HostTools): Vmm {
   return {
     name: 'qemu',
     async start(spec) {
-      const [{ program, version }, accelerator, backend] = await Promise.all([qemu(), acceleration(), findVsockBackend(tools)])
+      const [{ program, version }, accelerator, backend] = await Promise.all([
+        qemu(),
+        acceleration(),
+        findVsockBackend(tools),
+      ])
       const vsock = chooseVsock(spec.vsock, backend)
       const config = await prepare(spec, program, accelerator, vsock)
       await startShim(tools.shim, spec.directory, config)
@@ -36,16 +55,21 @@ export function qemuDriver(tools: HostTools): Vmm {
       return { machine: await attachMachine(tools.shim, spec.directory), facts }
     },
     attach: (directory) => attachMachine(tools.shim, directory),
-    links: (directory, { vsock }, port) => (vsock === null ? [] : [socketLink('vsock', path.join(directory, vsock.socket), port)]),
+    links: (directory, { vsock }, port) =>
+      vsock === null ? [] : [socketLink('vsock', path.join(directory, vsock.socket), port)],
   }
 }
 
 /** @throws `vsock-unavailable` when the machine would be left without a link to its agent. */
 function chooseVsock(mode: VsockMode, backend: VsockBackend): Exclude<VsockBackend, { kind: 'none' }> | null {
   if (mode === 'off') {
-    throw new BandSoxError('vsock-unavailable', 'cannot start a machine with vsock off: vsock is its only link to the agent', {
-      hint: 'leave vsock on auto',
-    })
+    throw new BandSoxError(
+      'vsock-unavailable',
+      'cannot start a machine with vsock off: vsock is its only link to the agent',
+      {
+        hint: 'leave vsock on auto',
+      },
+    )
   }
   if (backend.kind !== 'none') return backend
   throw new BandSoxError('vsock-unavailable', `cannot start a machine with vsock: ${backend.reason}`, {
@@ -71,7 +95,11 @@ async function prepare(
     vmm: {
       argv,
       env: {},
-      ...(isRoot && { uid: spec.uid, gid: spec.uid, groups: accelerator.kind === 'kvm' ? [await ownerGroup('/dev/kvm')] : [] }),
+      ...(isRoot && {
+        uid: spec.uid,
+        gid: spec.uid,
+        groups: accelerator.kind === 'kvm' ? [await ownerGroup('/dev/kvm')] : [],
+      }),
       maxFiles: MAX_FILES,
     },
     files,
