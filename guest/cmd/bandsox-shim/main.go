@@ -1,0 +1,49 @@
+// Command bandsox-shim stands beside one VM; SHIM.md is its contract.
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"bandsox.dev/guest/internal/shim"
+	"bandsox.dev/guest/internal/shim/kvmprobe"
+	"bandsox.dev/guest/internal/shim/launch"
+)
+
+// version is set by the build: -ldflags "-X main.version=…".
+var version = "0.1.0"
+
+const usage = "usage: bandsox-shim run | adopt | probe-kvm | version"
+
+// exitUsage is the status for arguments that make no sense.
+const exitUsage = 2
+
+func main() {
+	os.Exit(dispatch(os.Args[1:]))
+}
+
+func dispatch(arguments []string) int {
+	command := ""
+	if len(arguments) > 0 {
+		command = arguments[0]
+	}
+	switch {
+	// The last two are the shim's own, for starting itself.
+	case command == launch.Command && len(arguments) == 2:
+		return launch.Become(arguments[1])
+	case command == kvmprobe.Command && len(arguments) == 1:
+		return kvmprobe.RunGuest(os.Stdout)
+	case len(arguments) != 1:
+	case command == "run":
+		return shim.Run(os.Stdout)
+	case command == "adopt":
+		return shim.Adopt(os.Stdout)
+	case command == "probe-kvm":
+		return kvmprobe.Probe(os.Stdout)
+	case command == "version":
+		fmt.Println(version)
+		return 0
+	}
+	fmt.Fprintln(os.Stderr, usage)
+	return exitUsage
+}

@@ -1,0 +1,137 @@
+package shim
+
+import (
+	"os"
+	"strings"
+
+	"bandsox.dev/guest/internal/shim/control"
+	"bandsox.dev/guest/internal/shim/fifo"
+	"bandsox.dev/guest/internal/shim/launch"
+	"bandsox.dev/guest/internal/shim/procid"
+	"bandsox.dev/guest/internal/shim/record"
+)
+
+// stderrTailBytes is how much of a daemon's last words goes into the message about it.
+const stderrTailBytes = 2048
+
+// launch prepares everything, puts it on record, and only then lets the programs go: first the daemon, then the VMM.
+func (v *vm) launch() (*launch.Program, error) {
+	fifos := []string{consoleIn}
+	for path := range v.outputs() {
+		fifos = append(fifos, path)
+	}
+	for _, path := range fifos {
+		if err := fifo.Make(path); err != nil {
+			return nil, err
+		}
+	}
+	if err := v.openTaps(); err != nil {
+		return nil, err
+	}
+	vmm, err := v.prepareVMM()
+	if err != nil {
+		return nil, err
+	}
+	if err := v.letGo(vmm); err != nil {
+		return nil, err
+	}
+	return vmm, nil
+}
+
+// letGo opens the prepared VMM, after all that has to be there before it. On failure the VMM has ended.
+func (v *vm) letGo(vmm *launch.Program) error {
+	err := v.precedeVMM(vmm)
+	if err != nil {
+		return firstError(err, vmm.Abandon())
+	}
+	if err := vmm.Open(); err != nil {
+		return fail(codeVMMStartFailed, "%w", err)
+	}
+	return nil
+}
+
+func (v *vm) precedeVMM(vmm *launch.Program) error {
+	shim, err := procid.Of(os.Getpid())
+	if err != nil {
+		return err
+	}
+	v.run = record.Run{Shim: shim, VMM: vmm.ID, StartedAt: record.Now()}
+	vsockState := control.VsockNone
+	switch {
+	case v.hasDaemon():
+		vsockState = control.VsockRunning
+	case v.config.Vsock != nil:
+		vsockState = control.VsockKernel
+	}
+	if err := v.listen(vmm.Handle, vsockState); err != nil {
+		return err
+	}
+	if !v.hasDaemon() {
+		return record.WriteRun(v.run)
+	}
+	return v.startDaemon()
+}
+
+// startDaemon records the daemon (and with it the VMM), starts it, and waits until it is ready.
+func (v *vm) startDaemon() error {
+	program, err := v.prepareDaemon()
+	if err != nil {
+		return err
+	}
+	v.run.Vsock = &program.ID
+	if err := record.WriteRun(v.run); err != nil {
+		return firstError(err, program.Abandon())
+	}
+	if err := program.Open(); err != nil {
+		return fail(codeVsockStartFailed, "%w", err)
+	}
+	v.daemon = watchDaemon(program.Handle, reap(program), v.daemonDied, v.reporter.report)
+	if err := v.daemon.awaitSocket(v.config.Vsock.WaitFor); err != nil {
+		return fail(codeVsockStartFailed, "%s: %w%s", v.config.Vsock.Argv[0], err, v.lastWords())
+	}
+	return nil
+}
+
+// lastWords ends the daemon and returns what it said, for the end of a message.
+func (v *vm) lastWords() string {
+	v.reporter.report(v.daemon.stop())
+	said := v.taps[vsockErr]
+	v.reporter.report(said.finish())
+	tail, err := said.log.TailSinceOpen(stderrTailBytes)
+	v.reporter.report(err)
+	if len(tail) == 0 {
+		return ""
+	}
+	return ": " + strings.ToValidUTF8(strings.TrimSpace(string(tail)), "?")
+}
+
+func (v *vm) prepareVMM() (*launch.Program, error) {
+	files, err := openInherited(v.config.Files)
+	if err != nil {
+		return nil, err
+	}
+	vmm, err := prepare(launch.VMM, [3]string{consoleIn, consoleOut, vmmErr}, files)
+	return vmm, firstError(err, closeAll(files))
+}
+
+func (v *vm) prepareDaemon() (*launch.Program, error) {
+	return prepare(launch.Vsock, [3]string{os.DevNull, vsockErr, vsockErr}, nil)
+}
+
+// prepare opens the program's stdio and forks its launcher.
+func prepare(part string, stdio [3]string, files []int) (*launch.Program, error) {
+	var ends [3]int
+	for i, path := range stdio {
+		fd, err := fifo.OpenForProgram(path)
+		if err != nil {
+			return nil, firstError(err, closeAll(ends[:i]))
+		}
+		ends[i] = fd
+	}
+	program, err := launch.Prepare(part, ends, files)
+	closeErr := closeAll(ends[:])
+	if err == nil && closeErr != nil {
+		err = firstError(program.Abandon(), closeErr)
+	}
+	return program, err
+}

@@ -1,0 +1,106 @@
+// Package config reads shim.json, the manager's word on what the shim runs, and refuses whatever it does not fully understand.
+package config
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+)
+
+// Config is shim.json; SHIM.md describes every field.
+type Config struct {
+	Version int     `json:"version"`
+	Sandbox string  `json:"sandbox"`
+	VMM     VMM     `json:"vmm"`
+	Files   []File  `json:"files"`
+	Console Console `json:"console"`
+	Vsock   *Vsock  `json:"vsock"`
+	// Remove holds what the VMM and the vsock daemon leave behind, for the shim to remove at the end.
+	Remove []string `json:"remove"`
+}
+
+// VMM is the program of the machine and what it may have.
+type VMM struct {
+	Argv   []string          `json:"argv"`
+	Env    map[string]string `json:"env"`
+	UID    *uint32           `json:"uid"`
+	GID    *uint32           `json:"gid"`
+	Groups []uint32          `json:"groups"`
+	// MaxFiles is RLIMIT_NOFILE, soft and hard.
+	MaxFiles uint64 `json:"maxFiles"`
+}
+
+// File is one descriptor the VMM inherits: exactly one of the two is set.
+type File struct {
+	Listen string `json:"listen"`
+	Open   string `json:"open"`
+}
+
+// Console says where the machine's output is kept.
+type Console struct {
+	Log      string `json:"log"`
+	MaxBytes int64  `json:"maxBytes"`
+}
+
+// Kinds of Vsock.
+const (
+	VsockDaemon = "daemon"
+	VsockKernel = "kernel"
+)
+
+// Vsock says how the host reaches the guest's vsock ports: by a daemon (Argv, WaitFor), or by the shim's own bridge to the
+// kernel (CID, Socket).
+type Vsock struct {
+	Kind    string   `json:"kind"`
+	Argv    []string `json:"argv"`
+	WaitFor string   `json:"waitFor"`
+	CID     uint32   `json:"cid"`
+	Socket  string   `json:"socket"`
+}
+
+// FileName is the configuration's name in the VM's directory.
+const FileName = "shim.json"
+
+// maxFileBytes is far above any real configuration, and keeps a wrong file from filling the memory.
+const maxFileBytes = 1 << 20
+
+// Read reads and checks shim.json of the current directory.
+func Read() (*Config, error) {
+	file, err := os.Open(FileName)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close() // opened for reading: closing loses nothing
+	text, err := io.ReadAll(io.LimitReader(file, maxFileBytes+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > maxFileBytes {
+		return nil, fmt.Errorf("%s is larger than %d bytes", FileName, maxFileBytes)
+	}
+	config, err := Parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", FileName, err)
+	}
+	return config, nil
+}
+
+// Parse decodes and checks a configuration.
+func Parse(text []byte) (*Config, error) {
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.DisallowUnknownFields()
+	config := &Config{VMM: VMM{MaxFiles: defaultMaxFiles}}
+	if err := decoder.Decode(config); err != nil {
+		return nil, err
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("something follows the configuration's end")
+	}
+	if err := config.validate(); err != nil {
+		return nil, err
+	}
+	return config, nil
+}

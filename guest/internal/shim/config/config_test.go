@@ -1,0 +1,114 @@
+package config
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+)
+
+// full is the configuration of SHIM.md.
+const full = `{ "version": 1, "sandbox": "sbx_7f2",
+  "vmm": { "argv": ["/usr/bin/qemu-system-x86_64", "-S"], "env": {"K": "V"}, "uid": 200003, "gid": 200003, "groups": [104], "maxFiles": 2048 },
+  "files": [ { "listen": "qmp.sock" }, { "open": "/dev/vhost-vsock" } ],
+  "console": { "log": "console.log", "maxBytes": 1048576 },
+  "vsock": { "kind": "daemon", "argv": ["vhost-device-vsock"], "waitFor": "vsock/vhost.sock" },
+  "remove": ["qmp.sock", "vsock/vsock.sock"] }`
+
+func TestConfigurationOfTheContractIsAccepted(t *testing.T) {
+	config, err := Parse([]byte(full))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if *config.VMM.UID != 200003 || config.VMM.MaxFiles != 2048 || config.Files[1].Open != "/dev/vhost-vsock" || config.Vsock.WaitFor != "vsock/vhost.sock" {
+		t.Errorf("it reads as %+v", config)
+	}
+}
+
+func TestOnlyTheNecessaryIsAccepted(t *testing.T) {
+	config, err := Parse([]byte(`{"version":1,"sandbox":"s","vmm":{"argv":["x"]},"console":{"log":"c","maxBytes":4096}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if config.VMM.MaxFiles != 1024 || config.VMM.UID != nil || config.Vsock != nil {
+		t.Errorf("it reads as %+v", config)
+	}
+}
+
+// TestMistakesAreRefused changes one thing at a time; in the key, dots lead inwards. The refusal must name the right thing: "it is
+// refused" is true of a mistake in the test as well.
+func TestMistakesAreRefused(t *testing.T) {
+	for _, mistake := range []struct{ key, value, says string }{
+		{"unknown", `1`, "unknown"},
+		{"vmm.unknown", `1`, "unknown"},
+		{"version", `2`, "version is 2"},
+		{"sandbox", `"../x"`, "sandbox"},
+		{"sandbox", `""`, "sandbox"},
+		{"vmm.argv", `[]`, "vmm: argv"},
+		{"vmm.argv", `[""]`, "vmm: argv"},
+		{"vmm.argv", `["x","a\u0000b"]`, "argv[1]"},
+		{"vmm.env", `{"A=B":"c"}`, "env"},
+		{"vmm.env", `{"":"c"}`, "env"},
+		{"vmm.env", `{"A":"\u0000"}`, "env"},
+		{"vmm.uid", `null`, "uid and gid"},
+		{"vmm.uid", `-1`, "uid"},
+		{"vmm.uid", `4294967295`, "above"},
+		{"vmm.maxFiles", `3`, "maxFiles"},
+		{"vmm.maxFiles", `100000000`, "maxFiles"},
+		{"files", `[{}]`, "files[0]: exactly one"},
+		{"files", `[{"listen":"a","open":"b"}]`, "files[0]: exactly one"},
+		{"files", `[{"listen":"/abs.sock"}]`, "not a plain path"},
+		{"files", `[{"listen":"` + strings.Repeat("x", 108) + `"}]`, "longer than 107"},
+		{"files", `[{"listen":"shim.sock"}]`, "belongs to the shim"},
+		{"console.log", `"../console.log"`, "not a plain path"},
+		{"console.log", `"a/../../b"`, "not a plain path"},
+		{"console.log", `"./a"`, "not a plain path"},
+		{"console.log", `"."`, "cannot be a path"},
+		{"console.log", `"vmm.log"`, "belongs to the shim"},
+		{"console.maxBytes", `0`, "maxBytes"},
+		{"vsock.kind", `"other"`, "kind"},
+		{"vsock.kind", `"kernel"`, "belong to kind daemon"},
+		{"vsock.cid", `3`, "belong to kind kernel"},
+		{"vsock.waitFor", `""`, "cannot be a path"},
+		{"vsock.waitFor", `".."`, "not a plain path"},
+		{"vsock", `{"kind":"kernel","cid":2,"socket":"v"}`, "cid is 2"},
+		{"vsock", `{"kind":"kernel","cid":3,"socket":"/v"}`, "not a plain path"},
+		{"remove", `["/etc/passwd"]`, "remove[0]"},
+		{"remove", `["run.json"]`, "belongs to the shim"},
+		{"remove", `["console.log"]`, "the console's log"},
+	} {
+		t.Run(mistake.key+" "+mistake.value, func(t *testing.T) {
+			_, err := Parse(changed(t, mistake.key, mistake.value))
+			if err == nil || !strings.Contains(err.Error(), mistake.says) {
+				t.Errorf("got %v, want something with %q", err, mistake.says)
+			}
+		})
+	}
+	for _, text := range []string{"", "{", full + "{}", full + "x"} {
+		if _, err := Parse([]byte(text)); err == nil {
+			t.Errorf("%.20q is accepted", text)
+		}
+	}
+}
+
+// changed is full with one value replaced.
+func changed(t *testing.T, key, value string) []byte {
+	t.Helper()
+	var whole map[string]any
+	if err := json.Unmarshal([]byte(full), &whole); err != nil {
+		t.Fatal(err)
+	}
+	object := whole
+	for {
+		outer, inner, nested := strings.Cut(key, ".")
+		if !nested {
+			break
+		}
+		object, key = object[outer].(map[string]any), inner
+	}
+	object[key] = json.RawMessage(value)
+	text, err := json.Marshal(whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}

@@ -1,0 +1,180 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"strings"
+)
+
+// Bounds of the fields. They are generous: what they keep out is a mistake, not a large machine.
+const (
+	version         = 1
+	defaultMaxFiles = 1024
+	minMaxFiles     = 16
+	maxMaxFiles     = 1 << 20
+	maxArguments    = 4096
+	// maxStringBytes is the kernel's own limit for one argument or variable (MAX_ARG_STRLEN, 32 pages).
+	maxStringBytes = 128<<10 - 1
+	maxGroups      = 64
+	maxEntries     = 256
+	minLogBytes    = 4 << 10
+	maxLogBytes    = 1 << 30
+	maxPathBytes   = 4095
+	// maxSocketPathBytes is the room in sockaddr_un without the final NUL.
+	maxSocketPathBytes = 107
+	// maxID is the highest user or group; -1 means "leave as it is" to setresuid(2).
+	maxID = 1<<32 - 2
+	// minCID is the first vsock address of a guest; 0 to 2 are the hypervisor, this machine and the host.
+	minCID = 3
+	maxCID = 1<<32 - 2
+)
+
+var sandboxID = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+
+// reserved are the names of the shim itself in the directory: no path of the configuration may be one of them.
+var reserved = map[string]bool{
+	FileName: true, "run.json": true, "exit.json": true, "shim.lock": true, "shim.sock": true, "shim.log": true,
+	"console.in": true, "console.out": true, "vmm.err": true, "vsock.err": true,
+	"vmm.log": true, "vmm.log.1": true, "vsock.log": true, "vsock.log.1": true,
+}
+
+func (c *Config) validate() error {
+	if c.Version != version {
+		return fmt.Errorf("version is %d, this shim knows %d", c.Version, version)
+	}
+	if !sandboxID.MatchString(c.Sandbox) {
+		return fmt.Errorf("sandbox %q is not 1 to 64 letters, digits, _ or -", c.Sandbox)
+	}
+	if err := c.VMM.validate(); err != nil {
+		return fmt.Errorf("vmm: %w", err)
+	}
+	if len(c.Files) > maxEntries || len(c.Remove) > maxEntries {
+		return fmt.Errorf("files or remove has more than %d entries", maxEntries)
+	}
+	for i, file := range c.Files {
+		if err := file.validate(); err != nil {
+			return fmt.Errorf("files[%d]: %w", i, err)
+		}
+	}
+	if err := c.Console.validate(); err != nil {
+		return fmt.Errorf("console: %w", err)
+	}
+	if c.Vsock != nil {
+		if err := c.Vsock.validate(); err != nil {
+			return fmt.Errorf("vsock: %w", err)
+		}
+	}
+	for i, path := range c.Remove {
+		if err := validateInside(path, maxPathBytes); err != nil {
+			return fmt.Errorf("remove[%d]: %w", i, err)
+		}
+		if path == c.Console.Log || path == c.Console.Log+".1" {
+			return fmt.Errorf("remove[%d]: %q is the console's log", i, path)
+		}
+	}
+	return nil
+}
+
+func (v VMM) validate() error {
+	if err := validateArgv(v.Argv); err != nil {
+		return err
+	}
+	if len(v.Env) > maxArguments {
+		return fmt.Errorf("env has more than %d variables", maxArguments)
+	}
+	for name, value := range v.Env {
+		if name == "" || strings.ContainsAny(name, "=\x00") || strings.ContainsRune(value, 0) ||
+			len(name)+1+len(value) > maxStringBytes {
+			return fmt.Errorf("env: %q cannot be a variable", name)
+		}
+	}
+	if (v.UID == nil) != (v.GID == nil) {
+		return errors.New("uid and gid are given together or not at all")
+	}
+	if v.UID == nil && len(v.Groups) > 0 {
+		return errors.New("groups needs uid and gid")
+	}
+	if v.UID != nil && (*v.UID > maxID || *v.GID > maxID) {
+		return fmt.Errorf("uid or gid is above %d", uint32(maxID))
+	}
+	if len(v.Groups) > maxGroups {
+		return fmt.Errorf("more than %d groups", maxGroups)
+	}
+	if v.MaxFiles < minMaxFiles || v.MaxFiles > maxMaxFiles {
+		return fmt.Errorf("maxFiles is %d, not %d to %d", v.MaxFiles, minMaxFiles, maxMaxFiles)
+	}
+	return nil
+}
+
+func (f File) validate() error {
+	if (f.Listen == "") == (f.Open == "") {
+		return errors.New("exactly one of listen and open is needed")
+	}
+	if f.Listen != "" {
+		return validateInside(f.Listen, maxSocketPathBytes)
+	}
+	// A device lies outside the directory, so any plain path goes.
+	if len(f.Open) > maxPathBytes || strings.ContainsRune(f.Open, 0) {
+		return fmt.Errorf("open: %q cannot be a path", f.Open)
+	}
+	return nil
+}
+
+func (c Console) validate() error {
+	if c.MaxBytes < minLogBytes || c.MaxBytes > maxLogBytes {
+		return fmt.Errorf("maxBytes is %d, not %d to %d", c.MaxBytes, minLogBytes, maxLogBytes)
+	}
+	return validateInside(c.Log, maxPathBytes)
+}
+
+func (v Vsock) validate() error {
+	switch v.Kind {
+	case VsockDaemon:
+		if v.CID != 0 || v.Socket != "" {
+			return errors.New("cid and socket belong to kind kernel")
+		}
+		if err := validateArgv(v.Argv); err != nil {
+			return err
+		}
+		return validateInside(v.WaitFor, maxSocketPathBytes)
+	case VsockKernel:
+		if v.Argv != nil || v.WaitFor != "" {
+			return errors.New("argv and waitFor belong to kind daemon")
+		}
+		if v.CID < minCID || v.CID > maxCID {
+			return fmt.Errorf("cid is %d, not %d to %d", v.CID, minCID, uint32(maxCID))
+		}
+		return validateInside(v.Socket, maxSocketPathBytes)
+	default:
+		return fmt.Errorf("kind %q is neither %s nor %s", v.Kind, VsockDaemon, VsockKernel)
+	}
+}
+
+func validateArgv(argv []string) error {
+	if len(argv) == 0 || argv[0] == "" || len(argv) > maxArguments {
+		return fmt.Errorf("argv needs 1 to %d words, the first not empty", maxArguments)
+	}
+	for i, word := range argv {
+		if len(word) > maxStringBytes || strings.ContainsRune(word, 0) {
+			return fmt.Errorf("argv[%d] is too long or holds a NUL", i)
+		}
+	}
+	return nil
+}
+
+// validateInside accepts the plain path of something in the VM's directory that is not the shim's own.
+func validateInside(path string, maxBytes int) error {
+	switch {
+	case path == "" || path == "." || strings.ContainsRune(path, 0):
+		return fmt.Errorf("%q cannot be a path", path)
+	case len(path) > maxBytes:
+		return fmt.Errorf("%q is longer than %d bytes", path, maxBytes)
+	case filepath.IsAbs(path) || filepath.Clean(path) != path || path == ".." || strings.HasPrefix(path, "../"):
+		return fmt.Errorf("%q is not a plain path inside the directory", path)
+	case reserved[path]:
+		return fmt.Errorf("%q belongs to the shim", path)
+	}
+	return nil
+}

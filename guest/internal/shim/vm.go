@@ -1,0 +1,145 @@
+// Package shim stands beside one VM: it starts the VMM or takes it over, keeps its output, and clears up at its end.
+package shim
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+
+	"bandsox.dev/guest/internal/shim/boundedlog"
+	"bandsox.dev/guest/internal/shim/bridge"
+	"bandsox.dev/guest/internal/shim/config"
+	"bandsox.dev/guest/internal/shim/console"
+	"bandsox.dev/guest/internal/shim/control"
+	"bandsox.dev/guest/internal/shim/fifo"
+	"bandsox.dev/guest/internal/shim/procid"
+	"bandsox.dev/guest/internal/shim/record"
+	"bandsox.dev/guest/internal/vsock"
+)
+
+// vm is what the shim holds of its VM. Fields are filled as start or adopt goes along; release lets go of those that are.
+type vm struct {
+	config   *config.Config
+	reporter *reporter
+	lock     directoryLock
+	run      record.Run
+
+	console *console.Stream
+	taps    map[string]*tap
+	daemon  *daemon
+	bridge  *bridge.Bridge
+	control *control.Server
+}
+
+// openTaps starts to drain the FIFOs, which exist.
+func (v *vm) openTaps() error {
+	v.taps = map[string]*tap{}
+	for path, logPath := range v.outputs() {
+		log, err := boundedlog.Open(logPath, v.config.Console.MaxBytes, v.reporter.report)
+		if err != nil {
+			return err
+		}
+		sink := log.Write
+		if path == consoleOut {
+			v.console = console.NewStream(log)
+			sink = v.console.Write
+		}
+		opened, err := openTap(path, log, sink)
+		if err != nil {
+			return err
+		}
+		v.taps[path] = opened
+	}
+	return nil
+}
+
+// outputs are the FIFOs that the VM's programs write to, each with its log.
+func (v *vm) outputs() map[string]string {
+	outputs := map[string]string{consoleOut: v.config.Console.Log, vmmErr: vmmLog}
+	if v.hasDaemon() {
+		outputs[vsockErr] = vsockLog
+	}
+	return outputs
+}
+
+func (v *vm) hasDaemon() bool {
+	return v.config.Vsock != nil && v.config.Vsock.Kind == config.VsockDaemon
+}
+
+// listen opens the bridge, where there is one, and shim.sock.
+func (v *vm) listen(vmm *procid.Handle, vsockState control.VsockState) error {
+	var err error
+	if v.config.Vsock != nil && v.config.Vsock.Kind == config.VsockKernel {
+		dial := func(port uint32) (bridge.Conn, error) { return vsock.Dial(v.config.Vsock.CID, port) }
+		if v.bridge, err = bridge.Listen(v.config.Vsock.Socket, dial, v.reporter.report); err != nil {
+			return err
+		}
+	}
+	v.control, err = control.Listen(control.Machine{
+		VMM:       vmm.ID,
+		Signal:    vmm.Signal,
+		Console:   v.console,
+		OpenInput: func() (*os.File, error) { return fifo.Open(consoleIn) },
+		Report:    v.reporter.report,
+	}, vsockState)
+	return err
+}
+
+// daemonDied records and tells that the link is dead. The VM goes on.
+func (v *vm) daemonDied() {
+	v.reporter.report(errors.New("the vsock daemon has ended"))
+	v.run.Vsock = nil
+	v.reporter.report(record.WriteRun(v.run))
+	v.control.VsockDied()
+}
+
+// end records how the VMM ended, when nothing of the VM is left. The order matters: who is told of the end may use the directory
+// again at once.
+func (v *vm) end(exit record.Exit) {
+	v.release()
+	v.reporter.report(record.WriteExit(exit))
+	v.reporter.report(v.lock.release())
+	v.control.Finish(&exit)
+}
+
+// release lets go of everything but the clients that wait for the end, in the reverse order of taking. The VMM has ended.
+func (v *vm) release() {
+	if v.control != nil {
+		v.reporter.report(v.control.StopAccepting())
+	}
+	if v.bridge != nil {
+		v.reporter.report(v.bridge.Close())
+	}
+	if v.daemon != nil {
+		v.reporter.report(v.daemon.stop())
+	}
+	for _, tap := range v.taps {
+		v.reporter.report(tap.finish())
+		v.reporter.report(tap.log.Close())
+	}
+	removeLeftovers(v.config, v.reporter.report)
+}
+
+// removeLeftovers removes what belongs to a running VM.
+func removeLeftovers(settings *config.Config, report func(error)) {
+	paths := []string{consoleIn, consoleOut, vmmErr, vsockErr, control.SocketName}
+	for _, file := range settings.Files {
+		if file.Listen != "" {
+			paths = append(paths, file.Listen)
+		}
+	}
+	if settings.Vsock != nil {
+		paths = append(paths, settings.Vsock.Socket, settings.Vsock.WaitFor)
+	}
+	for _, path := range append(paths, settings.Remove...) {
+		if path == "" {
+			continue
+		}
+		err := syscall.Unlink(path)
+		// ENOENT: that is how it should be. Often a path is in two lists, too.
+		if err != nil && err != syscall.ENOENT {
+			report(fmt.Errorf("cannot remove %s: %w", path, err))
+		}
+	}
+}

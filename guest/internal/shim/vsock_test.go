@@ -1,0 +1,93 @@
+package shim_test
+
+import (
+	"fmt"
+	"net"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func daemonThat(script string) settings {
+	return settings{"kind": "daemon", "argv": []string{"/bin/sh", "-c", script}, "waitFor": "vsock.ready"}
+}
+
+func TestDaemonsDeathIsToldAndLeavesTheVM(t *testing.T) {
+	m := newMachine(t, "read line", settings{"vsock": daemonThat("echo hello >&2; touch vsock.ready; exec sleep 1000")})
+	started := m.mustStart("run")
+	client := m.connect()
+	if status := client.wantEvent("status"); status["vsock"] != "running" {
+		t.Errorf("status is %v", status)
+	}
+	m.must(syscall.Kill(m.run().Vsock.Pid, syscall.SIGKILL))
+	client.wantEvent("vsock-died")
+	if m.run().Vsock != nil {
+		t.Errorf("run.json still has %v", m.run().Vsock)
+	}
+	if status := m.connect().wantEvent("status"); status["vsock"] != "dead" {
+		t.Errorf("a later client's status is %v", status)
+	}
+	m.send("go\n")
+	client.wantEvent("exited")
+	m.wantStatus(started, 0)
+	if m.read("vsock.log") != "hello\n" {
+		t.Errorf("vsock.log is %q", m.read("vsock.log"))
+	}
+	m.wantFiles(append([]string{"vsock.log"}, leftAfterEnd...)...)
+}
+
+func TestDaemonEndsWithTheVMMEvenIfItWouldNot(t *testing.T) {
+	m := newMachine(t, "read line", settings{"vsock": daemonThat("trap '' TERM; touch vsock.ready; while :; do sleep 1000; done")})
+	started := m.mustStart("run")
+	daemon := *m.run().Vsock
+	m.send("go\n")
+	m.wantStatus(started, 0)
+	m.wantGone("daemon", daemon)
+	m.wantFiles(append([]string{"vsock.log"}, leftAfterEnd...)...)
+}
+
+func TestDaemonThatDoesNotStartIsToldWithItsOwnWords(t *testing.T) {
+	m := newMachine(t, "read line", settings{"vsock": daemonThat("echo no way >&2; exit 1")})
+	if reply := m.mustFail("run", "vsock-start-failed"); !strings.Contains(reply.Message, "no way") {
+		t.Errorf("the message is %q", reply.Message)
+	}
+	m.wantFiles("console.log", "shim.json", "shim.lock", "shim.log", "vmm.log", "vsock.log")
+}
+
+func TestFailedExecEndsTheDaemonToo(t *testing.T) {
+	m := newMachine(t, "", settings{
+		"vmm":   settings{"argv": []string{"/nowhere/qemu"}},
+		"vsock": daemonThat("echo $$ >&2; touch vsock.ready; exec sleep 1000"),
+	})
+	m.mustFail("run", "vmm-start-failed")
+	var daemon int
+	if _, err := fmt.Sscan(m.read("vsock.log"), &daemon); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(daemon, 0); err != syscall.ESRCH {
+		t.Errorf("the daemon %d: %v", daemon, err)
+	}
+	m.wantFiles("console.log", "shim.json", "shim.lock", "shim.log", "vmm.log", "vsock.log")
+}
+
+func TestKernelBridgeListensAndRefusesWithoutAWord(t *testing.T) {
+	// Nobody has this address: on this host there is no such guest, or no vsock at all.
+	m := newMachine(t, "read line", settings{"vsock": settings{"kind": "kernel", "cid": 4000000000, "socket": "vsock.sock"}})
+	started := m.mustStart("run")
+	if status := m.connect().wantEvent("status"); status["vsock"] != "kernel" {
+		t.Errorf("status is %v", status)
+	}
+	conn, err := net.Dial("unix", m.path("vsock.sock"))
+	m.must(err)
+	defer conn.Close()
+	m.must(conn.SetDeadline(time.Now().Add(patience)))
+	_, err = conn.Write([]byte("CONNECT 9000\n"))
+	m.must(err)
+	if n, err := conn.Read(make([]byte, 1)); n != 0 || err == nil {
+		t.Errorf("got %d bytes, %v", n, err)
+	}
+	m.send("go\n")
+	m.wantStatus(started, 0)
+	m.wantFiles(leftAfterEnd...)
+}
