@@ -26,12 +26,20 @@ const run = (command: string | string[], options?: Parameters<Sandbox['exec']>[1
 
 /** What a process in the guest is called, if one whose command line holds the text still runs. */
 const runningInGuest = async (text: string): Promise<string> =>
-  (await run(`for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline 2>/dev/null | grep -F '${text}' | grep -v grep; done; true`)).stdout.trim()
+  (
+    await run(
+      `for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline 2>/dev/null | grep -F '${text}' | grep -v grep; done; true`,
+    )
+  ).stdout.trim()
 
 test('200 short commands in a row lose nothing of their output', async () => {
   for (let index = 0; index < 200; index++) {
     const lines = (index % 7) + 1
-    const { stdout, stderr, exitCode } = await run(['sh', '-c', `i=0; while [ $i -lt ${lines} ]; do echo "line $i of ${index}"; i=$((i+1)); done; echo done >&2`])
+    const { stdout, stderr, exitCode } = await run([
+      'sh',
+      '-c',
+      `i=0; while [ $i -lt ${lines} ]; do echo "line $i of ${index}"; i=$((i+1)); done; echo done >&2`,
+    ])
     const expected = Array.from({ length: lines }, (_, line) => `line ${line} of ${index}\n`).join('')
     assert.deepEqual({ stdout, stderr, exitCode }, { stdout: expected, stderr: 'done\n', exitCode: 0 })
   }
@@ -134,7 +142,11 @@ test('what cannot be started is said by name, at once', async () => {
   ]
   for (const [command, options, code] of cases) {
     const startedAt = performance.now()
-    await assert.rejects(run(command, options), (error) => error instanceof BandSoxError && error.code === code, command.join(' '))
+    await assert.rejects(
+      run(command, options),
+      (error) => error instanceof BandSoxError && error.code === code,
+      command.join(' '),
+    )
     assert.ok(performance.now() - startedAt < 2_000)
   }
 })
@@ -147,7 +159,9 @@ test('output above the limit ends in an error that says so', async () => {
 })
 
 test('twenty commands at once do not mix their outputs', async () => {
-  const results = await Promise.all(Array.from({ length: 20 }, (_, index) => run(`sleep 0.1; seq ${index}000 ${index}100 | cat`)))
+  const results = await Promise.all(
+    Array.from({ length: 20 }, (_, index) => run(`sleep 0.1; seq ${index}000 ${index}100 | cat`)),
+  )
   for (const [index, { stdout }] of results.entries()) {
     assert.equal(stdout, Array.from({ length: 101 }, (_, line) => `${Number(`${index}000`) + line}\n`).join(''))
   }

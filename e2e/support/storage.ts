@@ -46,7 +46,8 @@ export function processesIn(folder: string): { pid: number; program: string }[] 
     if (!/^\d+$/.test(name)) continue
     try {
       const cwd = readlinkSync(`/proc/${name}/cwd`)
-      if (cwd.startsWith(`${folder}/`)) found.push({ pid: Number(name), program: path.basename(readlinkSync(`/proc/${name}/exe`)) })
+      if (cwd.startsWith(`${folder}/`))
+        found.push({ pid: Number(name), program: path.basename(readlinkSync(`/proc/${name}/exe`)) })
     } catch {
       // It has ended meanwhile, or is another user's or a kernel's: not one of ours.
     }

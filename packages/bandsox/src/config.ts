@@ -27,6 +27,10 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env, overrides: { st
     storage: path.resolve(overrides.storage ?? env['BANDSOX_STORAGE'] ?? usual),
     agentPath: path.join(packageFolder, 'native/bandsox-agent'),
     shimPath: path.join(packageFolder, 'native/bandsox-shim'),
-    searchPath: [...(env['PATH'] ?? '').split(':').filter((folder) => folder !== ''), ...SYSTEM_FOLDERS, path.join(cache, 'bandsox', VSOCK_DAEMON_FOLDER)],
+    searchPath: [
+      ...(env['PATH'] ?? '').split(':').filter((folder) => folder !== ''),
+      ...SYSTEM_FOLDERS,
+      path.join(cache, 'bandsox', VSOCK_DAEMON_FOLDER),
+    ],
   }
 }

@@ -5,7 +5,7 @@ import { LocalBandSox, type OpenOptions } from './sandbox/local-bandsox.js'
 
 export * from '@bandsox/sdk'
 export type { OpenOptions } from './sandbox/local-bandsox.js'
-export { prepareHost, type PrepareEvent } from './sandbox/prepare.js'
+export { type PrepareEvent, prepareHost } from './sandbox/prepare.js'
 
 /** Opens this host's sandboxes. Any number of processes may do so at once. */
 export async function openBandSox(options: OpenOptions = {}): Promise<BandSox> {

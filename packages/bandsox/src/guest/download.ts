@@ -42,7 +42,7 @@ export async function download(
       throw connection.violation('a ready without size and mode')
     await sink.begin({ sizeBytes: ready.size, mode: ready.mode })
     const report = progressReporter(options.onProgress, ready.size)
-    const writer = new BatchWriter(sink, connection, ready.windowBytes)
+    const writer = new BatchWriter(sink, connection, ready)
     let received = 0
     let complete: { size: number; checksum: string } | undefined
     while (complete === undefined) {
@@ -82,11 +82,15 @@ class BatchWriter {
   #writing: Promise<void> = Promise.resolve()
   #written = 0
 
-  constructor(sink: DownloadSink, connection: GuestConnection, windowBytes: number) {
+  constructor(
+    sink: DownloadSink,
+    connection: GuestConnection,
+    { windowBytes, chunkBytes }: { windowBytes: number; chunkBytes: number },
+  ) {
     this.#sink = sink
     this.#connection = connection
-    // With a small window the guest waits for an acknowledgement long before a MiB is there.
-    this.#enoughBytes = Math.min(BATCH_BYTES, Math.floor(windowBytes / 2))
+    // The guest waits while its next chunk does not fit into the window: what we gather must leave room for that one.
+    this.#enoughBytes = Math.max(1, Math.min(BATCH_BYTES, Math.floor(windowBytes / 2), windowBytes - chunkBytes))
   }
 
   async add(data: Buffer): Promise<void> {

@@ -28,6 +28,30 @@ export async function* readConsole(
   }
 }
 
+/** What the agent prints once it listens; guest/internal/agent. */
+const READY_LINE = /^bandsox-agent: .*\bready on vsock port \d+/m
+/** Kept of the console while its line is looked for. */
+const WINDOW_CHARACTERS = 8_192
+
+/**
+ * Waits until the console says that the agent listens. It is a hint from the guest, no more: it decides when a connection is
+ * first tried, since `vhost-device-vsock` confuses descriptors (and then never answers again) after one that was given up
+ * before the guest's driver was there.
+ *
+ * @returns False when nothing was said within `timeoutMs`.
+ * @throws `signal.reason`.
+ */
+export async function consoleSaysReady(directory: string, timeoutMs: number, signal: AbortSignal): Promise<boolean> {
+  const limit = AbortSignal.timeout(timeoutMs)
+  let window = ''
+  for await (const chunk of readConsole(directory, { follow: true, signal: AbortSignal.any([signal, limit]) })) {
+    window = (window + Buffer.from(chunk).toString('latin1')).slice(-WINDOW_CHARACTERS)
+    if (READY_LINE.test(window)) return true
+  }
+  signal.throwIfAborted()
+  return false
+}
+
 /** The end of what guest and VMM printed, as text for an error message. */
 export async function consoleTail(directory: string): Promise<string> {
   const parts = await Promise.all([tailOf(path.join(directory, CONSOLE_LOG)), tailOf(path.join(directory, VMM_LOG))])

@@ -44,4 +44,7 @@ function integer(option: string, value: number, min: number, max: number): numbe
 }
 
 const refuse = (option: string, value: unknown, allowed: string): BandSoxError =>
-  new BandSoxError('bad-request', `${option}: ${JSON.stringify(value) ?? String(value)} is not allowed; it must be ${allowed}`)
+  new BandSoxError(
+    'bad-request',
+    `${option}: ${JSON.stringify(value) ?? String(value)} is not allowed; it must be ${allowed}`,
+  )

@@ -11,12 +11,15 @@ import { lockOperation } from '../store/operation-lock.js'
 import type { SandboxRecord } from '../store/record.js'
 import { newSandboxId } from '../store/sandbox-store.js'
 import type { Machine, MachineSpec } from '../vmm/vmm.js'
-import { consoleTail } from './console.js'
+import { consoleSaysReady, consoleTail } from './console.js'
 import { checkedShape, type Shape } from './create-options.js'
 import { type Host, machineFiles } from './host.js'
 import { loadBoot, storageFolders } from './prepare.js'
 import { Releases } from './releases.js'
 import { killVmm, releaseNumbers, stateNow } from './settle.js'
+
+/** Of the time for a boot, how long the console's word is waited for before the link is tried without it. */
+const HINT_SHARE = 0.75
 
 /** When root runs us, each VM's processes get a user of their own: this plus its CID, above every range that systemd hands out. */
 const FIRST_VM_UID = 1_900_000_000
@@ -142,7 +145,9 @@ async function whenReady(
   )
   const either = signal === undefined ? ended.signal : AbortSignal.any([signal, ended.signal])
   try {
-    return await agent.waitUntilReady({ timeoutMs, signal: either })
+    const startedAt = performance.now()
+    await consoleSaysReady(spec.directory, timeoutMs * HINT_SHARE, either)
+    return await agent.waitUntilReady({ timeoutMs: timeoutMs - (performance.now() - startedAt), signal: either })
   } catch (error) {
     signal?.throwIfAborted()
     const printed = await consoleTail(spec.directory)

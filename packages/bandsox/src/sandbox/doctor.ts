@@ -16,7 +16,11 @@ export interface Check {
 /** Less than this, and a few sandboxes may fill the disk. */
 const ROOMY_DISK_BYTES = 2 * 1024 ** 3
 
-export async function examineHost(config: { storage: string; shimPath: string; searchPath: readonly string[] }): Promise<Check[]> {
+export async function examineHost(config: {
+  storage: string
+  shimPath: string
+  searchPath: readonly string[]
+}): Promise<Check[]> {
   const tools = { shim: config.shimPath, searchPath: config.searchPath }
   return await Promise.all([
     check('qemu', async () => {
@@ -26,15 +30,23 @@ export async function examineHost(config: { storage: string; shimPath: string; s
     check('kvm', async () => {
       const { kind, reason } = await probeAcceleration(tools)
       if (kind === 'kvm') return { verdict: 'ok', found: 'usable' }
-      const hint = 'sandboxes run by emulation, several times slower; use a host with hardware virtualization, or join the group kvm'
+      const hint =
+        'sandboxes run by emulation, several times slower; use a host with hardware virtualization, or join the group kvm'
       return { verdict: 'slow', found: `not usable: ${reason}`, hint }
     }),
     check('vsock', async () => {
       const backend = await findVsockBackend(tools)
       if (backend.kind === 'none') {
-        return { verdict: 'missing', found: backend.reason, hint: 'as root: modprobe vhost_vsock; or let npm run setup build vhost-device-vsock (it needs cargo)' }
+        return {
+          verdict: 'missing',
+          found: backend.reason,
+          hint: 'as root: modprobe vhost_vsock; or let npm run setup build vhost-device-vsock (it needs cargo)',
+        }
       }
-      return { verdict: 'ok', found: backend.kind === 'kernel' ? 'the kernel (/dev/vhost-vsock)' : `vhost-device-vsock, ${backend.program}` }
+      return {
+        verdict: 'ok',
+        found: backend.kind === 'kernel' ? 'the kernel (/dev/vhost-vsock)' : `vhost-device-vsock, ${backend.program}`,
+      }
     }),
     check('kernel', async () => {
       const { kernel, initramfs } = await loadBoot(config.storage)
@@ -46,7 +58,7 @@ export async function examineHost(config: { storage: string; shimPath: string; s
     }),
     check('storage', async () => {
       const { bavail, bsize } = await statfs(config.storage)
-      const found = `${config.storage}, ${(bavail * bsize / 1024 ** 3).toFixed(1)} GiB free`
+      const found = `${config.storage}, ${((bavail * bsize) / 1024 ** 3).toFixed(1)} GiB free`
       if (bavail * bsize >= ROOMY_DISK_BYTES) return { verdict: 'ok', found }
       return { verdict: 'slow', found, hint: 'free some space, or use another folder: --storage' }
     }),

@@ -12,4 +12,9 @@ export interface Host {
 }
 
 /** Names inside a VM's own directory. */
-export const machineFiles = { kernel: 'kernel', initramfs: 'initramfs', root: 'root.squashfs', overlay: 'overlay.ext4' } as const
+export const machineFiles = {
+  kernel: 'kernel',
+  initramfs: 'initramfs',
+  root: 'root.squashfs',
+  overlay: 'overlay.ext4',
+} as const

@@ -1,5 +1,5 @@
 /** The sandboxes of this host: what `openBandSox` gives to library, server and command line. */
-import { type BandSox, type CreateOptions, type Sandbox, type SandboxInfo } from '@bandsox/sdk'
+import type { BandSox, CreateOptions, Sandbox, SandboxInfo } from '@bandsox/sdk'
 import { cidPool, portPool } from '../store/lease.js'
 import type { SandboxRecord } from '../store/record.js'
 import { SandboxStore } from '../store/sandbox-store.js'
@@ -24,9 +24,19 @@ export class LocalBandSox implements BandSox {
   }
 
   /** Opens the storage and sets right what dead processes left in it. */
-  static async open(config: { storage: string; shimPath: string; searchPath: readonly string[]; debug: (message: string) => void }): Promise<LocalBandSox> {
+  static async open(config: {
+    storage: string
+    shimPath: string
+    searchPath: readonly string[]
+    debug: (message: string) => void
+  }): Promise<LocalBandSox> {
     const { storage, shimPath, searchPath, debug } = config
-    const host: Host = { store: new SandboxStore(storage), vmm: qemuDriver({ shim: shimPath, searchPath }), shimPath, debug }
+    const host: Host = {
+      store: new SandboxStore(storage),
+      vmm: qemuDriver({ shim: shimPath, searchPath }),
+      shimPath,
+      debug,
+    }
     await host.store.open()
     await host.store.finishRemovals()
     const bandsox = new LocalBandSox(host)

@@ -24,7 +24,11 @@ export class Releases {
     for (let entry = this.#entries.pop(); entry !== undefined; entry = this.#entries.pop()) {
       const { what, release } = entry
       try {
-        await within(release(), RELEASE_TIMEOUT_MS, () => new BandSoxError('timeout', `no end after ${RELEASE_TIMEOUT_MS} ms`))
+        await within(
+          release(),
+          RELEASE_TIMEOUT_MS,
+          () => new BandSoxError('timeout', `no end after ${RELEASE_TIMEOUT_MS} ms`),
+        )
       } catch (error) {
         failures.push(`cannot release ${what}: ${messageOf(error)}`)
       }

@@ -27,7 +27,11 @@ export const errorTable = {
   'link-lost': { http: 502, exit: 74, hint: undefined },
   'agent-unreachable': { http: 504, exit: 69, hint: 'see what the guest printed: bandsox logs ID' },
   'agent-incompatible': { http: 500, exit: 69, hint: 'create the sandbox anew: its agent is of another version' },
-  'guest-protocol': { http: 502, exit: 76, hint: 'the guest broke the protocol; trust nothing in it: bandsox vm delete ID --force' },
+  'guest-protocol': {
+    http: 502,
+    exit: 76,
+    hint: 'the guest broke the protocol; trust nothing in it: bandsox vm delete ID --force',
+  },
   'guest-silent': { http: 504, exit: 75, hint: 'the guest may be overloaded: bandsox logs ID' },
   'output-too-large': { http: 413, exit: 73, hint: 'read the output as a stream, or raise maxOutputBytes' },
   'file-not-found': { http: 404, exit: 66, hint: undefined },

@@ -123,7 +123,11 @@ export interface FileEntry {
 /** Files of a running sandbox. Guest paths are absolute. */
 export interface Files {
   /** Writes `content` to a guest file, replacing it atomically. */
-  write(path: string, content: string | Uint8Array | AsyncIterable<Uint8Array>, options?: WriteOptions): Promise<TransferResult>
+  write(
+    path: string,
+    content: string | Uint8Array | AsyncIterable<Uint8Array>,
+    options?: WriteOptions,
+  ): Promise<TransferResult>
   /** Reads a whole guest file. @throws `output-too-large` above `maxBytes` (default 64 MiB). */
   read(path: string, options?: { maxBytes?: number; signal?: AbortSignal }): Promise<Buffer>
   /** Copies a host file into the guest: checked, synced, then renamed into place. */

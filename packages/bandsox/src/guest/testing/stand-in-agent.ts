@@ -30,13 +30,13 @@ export class HostPeer {
   readonly #chunks: AsyncIterator<Buffer>
   readonly #decoder = new FrameDecoder('to-guest')
   #pending: Iterator<FromHost> = [][Symbol.iterator]()
-  readonly #closed: Promise<unknown>
+  readonly #closed: Promise<void>
 
   constructor(socket: Socket, number: number) {
     this.socket = socket
     this.number = number
     this.#chunks = socket[Symbol.asyncIterator]() as AsyncIterator<Buffer>
-    this.#closed = once(socket, 'close')
+    this.#closed = happens(socket, 'close')
   }
 
   /** The next frame, or undefined when the host has closed the connection. */
@@ -74,7 +74,7 @@ export class HostPeer {
   /** Writes at the pace at which the host reads. @returns False when it is gone. */
   async paced(bytes: Buffer): Promise<boolean> {
     if (this.socket.destroyed) return false
-    if (!this.socket.write(bytes)) await Promise.race([once(this.socket, 'drain'), this.#closed])
+    if (!this.socket.write(bytes)) await Promise.race([happens(this.socket, 'drain'), this.#closed])
     return !this.socket.destroyed
   }
 
@@ -94,6 +94,10 @@ export class HostPeer {
     }
   }
 }
+
+/** Not `once` of node:events, which rejects when a host that is gone shows as an error. */
+const happens = (socket: Socket, event: string): Promise<void> =>
+  new Promise((resolve) => socket.once(event, () => resolve()))
 
 /** A message as it comes: also one that no honest agent would send. */
 export function messageFrame(message: object): Buffer {
@@ -149,7 +153,7 @@ export class StandInAgent {
 
   /** Resolves when no connection is open. */
   async idle(): Promise<void> {
-    while (this.#sockets.size > 0) await Promise.race([...this.#sockets].map((socket) => once(socket, 'close')))
+    while (this.#sockets.size > 0) await Promise.race([...this.#sockets].map((socket) => happens(socket, 'close')))
   }
 
   async close(): Promise<void> {
@@ -181,7 +185,7 @@ async function acceptConnect(socket: Socket): Promise<boolean> {
     const byte = socket.read(1) as Buffer | null
     if (byte !== null) line += byte.toString('latin1')
     else if (socket.destroyed || socket.readableEnded) return false
-    else await Promise.race([once(socket, 'readable'), once(socket, 'close')])
+    else await Promise.race([happens(socket, 'readable'), happens(socket, 'close')])
   }
   if (!/^CONNECT \d+\n$/.test(line)) throw new Error(`not a handshake: ${JSON.stringify(line)}`)
   socket.write('OK 1073741824\n')

@@ -1,0 +1,107 @@
+/** A connection to bench-guest, as plain as Node can have one: no frames, no windows, no time limits. */
+import type { Socket } from 'node:net'
+import { connectUnixSocket } from './internals.js'
+
+/** Received and not yet taken; above it the socket is told to wait. */
+const MAX_QUEUED_BYTES = 1_048_576
+const NEWLINE = 0x0a
+
+export class BareConnection {
+  readonly #socket: Socket
+  readonly #queue: Buffer[] = []
+  #queuedBytes = 0
+  #ended: Error | undefined
+  #wake: () => void = () => undefined
+
+  private constructor(socket: Socket) {
+    this.#socket = socket
+    socket.on('data', (chunk) => {
+      this.#queue.push(chunk)
+      this.#queuedBytes += chunk.length
+      if (this.#queuedBytes > MAX_QUEUED_BYTES) socket.pause()
+      this.#wake()
+    })
+    socket.on('error', (error) => this.#end(error))
+    socket.on('close', () => this.#end(new Error('bench-guest closed the connection')))
+  }
+
+  /** @param socketPath Host path of a VM's vsock socket. */
+  static async open(socketPath: string, port: number): Promise<BareConnection> {
+    const connection = new BareConnection(await connectUnixSocket(socketPath))
+    try {
+      await connection.write(Buffer.from(`CONNECT ${port}\n`))
+      const reply = await connection.line()
+      if (!reply.startsWith('OK ')) throw new Error(`the vsock socket answered ${JSON.stringify(reply)}`)
+      return connection
+    } catch (error) {
+      connection.close()
+      throw error
+    }
+  }
+
+  /** Sends a request and gives the line that answers it. */
+  async ask(request: string): Promise<string> {
+    await this.write(Buffer.from(`${request}\n`))
+    return await this.line()
+  }
+
+  /** Resolves when the kernel has all of it, and the buffer may be used again. */
+  write(data: Buffer): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#socket.write(data, (error) => (error ? reject(error) : resolve()))
+    })
+  }
+
+  async line(): Promise<string> {
+    let line = Buffer.alloc(0)
+    for (;;) {
+      const chunk = await this.#next()
+      const end = chunk.indexOf(NEWLINE)
+      line = Buffer.concat([line, end === -1 ? chunk : chunk.subarray(0, end)])
+      if (end === -1) continue
+      this.#putBack(chunk.subarray(end + 1))
+      return line.toString()
+    }
+  }
+
+  /** Hands over exactly `size` bytes, in the pieces in which they came. */
+  async bytes(size: number, take: (piece: Buffer) => Promise<void> | void): Promise<void> {
+    for (let left = size; left > 0; ) {
+      const chunk = await this.#next()
+      const piece = chunk.subarray(0, left)
+      this.#putBack(chunk.subarray(piece.length))
+      left -= piece.length
+      await take(piece)
+    }
+  }
+
+  close(): void {
+    this.#socket.destroy()
+  }
+
+  async #next(): Promise<Buffer> {
+    for (;;) {
+      const chunk = this.#queue.shift()
+      if (chunk !== undefined) {
+        this.#queuedBytes -= chunk.length
+        if (this.#socket.isPaused() && this.#queuedBytes <= MAX_QUEUED_BYTES) this.#socket.resume()
+        return chunk
+      }
+      if (this.#ended !== undefined) throw this.#ended
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve
+      })
+    }
+  }
+
+  #putBack(chunk: Buffer): void {
+    if (chunk.length === 0) return
+    this.#queue.unshift(chunk)
+    this.#queuedBytes += chunk.length
+  }
+
+  #end(error: Error): void {
+    this.#ended ??= error
+    this.#wake()
+  }
+}

@@ -1,0 +1,110 @@
+/** A machine with bench-guest as its /init: same kernel, modules, disks, shim and command line as a sandbox. */
+import { chmod, chown, link, mkdir, mkdtemp, rm } from 'node:fs/promises'
+import path from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
+import { BareConnection } from './bare-connection.js'
+import { benchGuest } from './bench-guest.js'
+import {
+  buildInitramfs,
+  copySparse,
+  DEFAULT_DISK_MIB,
+  emptyDisk,
+  loadBoot,
+  machineFiles,
+  qemuDriver,
+  readConfig,
+  resolveImage,
+  storageFolders,
+} from './internals.js'
+
+const PORT = 9000
+/** In the driver's own range for the users of VMs, and above what this host hands out in earnest. */
+const CID = 1_000_000
+const UID = 1_900_000_000 + CID
+/** As the agent's host side has it. */
+const RETRY_MS = 20
+const READY_TIMEOUT_MS = 60_000
+const END_TIMEOUT_MS = 10_000
+
+export interface BareMachine extends AsyncDisposable {
+  /** A connection that has been answered once. */
+  connection: BareConnection
+  /** Milliseconds each stage of the start took; `guest.` ones count from the kernel's start. */
+  timings: Record<string, number>
+}
+
+/** What all bare machines of a run share. */
+export interface BareBoot extends AsyncDisposable {
+  start(): Promise<BareMachine>
+}
+
+export async function prepareBareBoot(image: string): Promise<BareBoot> {
+  const { storage, shimPath, searchPath } = readConfig()
+  const driver = qemuDriver({ shim: shimPath, searchPath })
+  const folder = await mkdtemp(path.join(storage, 'bench-'))
+  await chmod(folder, 0o711)
+  const boot = await loadBoot(storage)
+  const initramfs = path.join(folder, 'initramfs.cpio')
+  await buildInitramfs({ kernel: boot.kernel, agentPath: benchGuest, output: initramfs })
+  let started = 0
+
+  async function start(): Promise<BareMachine> {
+    const directory = path.join(folder, String(started++))
+    const clock = performance.now()
+    await mkdir(directory, { mode: 0o711 })
+    const { rootfs } = await resolveImage(storageFolders(storage).images, image)
+    const disk = await emptyDisk({ cacheDirectory: storageFolders(storage).disks, sizeMib: DEFAULT_DISK_MIB })
+    const overlay = path.join(directory, machineFiles.overlay)
+    await link(boot.kernel.vmlinux.path, path.join(directory, machineFiles.kernel))
+    await link(initramfs, path.join(directory, machineFiles.initramfs))
+    await link(rootfs.path, path.join(directory, machineFiles.root))
+    await copySparse(disk.path, overlay)
+    if (process.getuid?.() === 0) await chown(overlay, UID, UID)
+    const filesAt = performance.now()
+    const { machine, facts } = await driver.start({
+      ...{ sandboxId: `bench-${started}`, directory, hostname: 'bench', files: machineFiles },
+      ...{ vcpu: 1, memoryMib: 256, vsock: 'auto', cid: CID, port: PORT, uid: UID },
+    })
+    const end = async () => {
+      await machine.signal('SIGKILL')
+      // Not `exited`: nothing of a machine keeps a process from ending, so this one would, in the middle of the wait.
+      if ((await machine.exitedWithin(END_TIMEOUT_MS)) === undefined) throw new Error(`${directory} does not end`)
+      machine.close()
+      await rm(directory, { recursive: true })
+    }
+    try {
+      const vmmAt = performance.now()
+      if (facts.vsock === null) throw new Error('the bare machine has no vsock')
+      const { connection, hello } = await whenReady(path.join(directory, facts.vsock.socket))
+      const timings = { files: filesAt - clock, vmm: vmmAt - filesAt, hello: performance.now() - vmmAt, ...hello }
+      return {
+        connection,
+        timings,
+        async [Symbol.asyncDispose]() {
+          connection.close()
+          await end()
+        },
+      }
+    } catch (error) {
+      await end()
+      throw error
+    }
+  }
+
+  return { start, [Symbol.asyncDispose]: () => rm(folder, { recursive: true, force: true }) }
+}
+
+async function whenReady(socketPath: string): Promise<{ connection: BareConnection; hello: Record<string, number> }> {
+  const deadline = performance.now() + READY_TIMEOUT_MS
+  for (;;) {
+    try {
+      const connection = await BareConnection.open(socketPath, PORT)
+      const stages = JSON.parse(await connection.ask('hello')) as Record<string, number>
+      const hello = Object.fromEntries(Object.entries(stages).map(([stage, ms]) => [`guest.${stage}`, ms]))
+      return { connection, hello }
+    } catch (error) {
+      if (performance.now() > deadline) throw error
+    }
+    await delay(RETRY_MS)
+  }
+}

@@ -1,0 +1,27 @@
+/**
+ * The parts of the product that no program is meant to use, and a bare machine needs in order to be started by the very same
+ * code. They are loaded by path, since the package exports its library only.
+ */
+import type * as Boot from '../packages/bandsox/src/boot/initramfs.js'
+import type * as Config from '../packages/bandsox/src/config.js'
+import type * as Catalog from '../packages/bandsox/src/image/catalog.js'
+import type * as Disk from '../packages/bandsox/src/image/disk.js'
+import type * as UnixSocket from '../packages/bandsox/src/process/unix-socket.js'
+import type * as Host from '../packages/bandsox/src/sandbox/host.js'
+import type * as Prepare from '../packages/bandsox/src/sandbox/prepare.js'
+import type * as Qemu from '../packages/bandsox/src/vmm/qemu/qemu.js'
+
+/** Seen from `bench/dist`. */
+const load = async <T>(module: string): Promise<T> =>
+  (await import(new URL(`../../packages/bandsox/dist/${module}.js`, import.meta.url).href)) as T
+
+export const { buildInitramfs } = await load<typeof Boot>('boot/initramfs')
+export const { readConfig } = await load<typeof Config>('config')
+export const { resolveImage } = await load<typeof Catalog>('image/catalog')
+export const { copySparse, emptyDisk } = await load<typeof Disk>('image/disk')
+export const { connectUnixSocket } = await load<typeof UnixSocket>('process/unix-socket')
+export const { machineFiles } = await load<typeof Host>('sandbox/host')
+const prepare = await load<typeof Prepare>('sandbox/prepare')
+export const { DEFAULT_DISK_MIB, storageFolders } = prepare
+export const loadBoot: typeof Prepare.loadBoot = prepare.loadBoot
+export const { qemuDriver } = await load<typeof Qemu>('vmm/qemu/qemu')

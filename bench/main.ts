@@ -1,0 +1,71 @@
+/** Measures what was asked for, prints a table for each subject, and writes a JSON file on request. */
+import { writeFile } from 'node:fs/promises'
+import { cpus } from 'node:os'
+import { parseArgs } from 'node:util'
+import { measureBoot } from './boot.js'
+import { measureChecksum } from './checksum.js'
+import { measureExec } from './exec.js'
+import { measureMemory } from './memory.js'
+import { formatReport, isMet, type Report } from './report.js'
+import { measureTransfer } from './transfer.js'
+
+const usage = `usage: npm run bench -- [SUBJECT…] [options]
+
+Subjects (default: all of them): boot exec transfer memory checksum
+
+  --runs N     pairs of boots (default 5)
+  --quick      no transfers of 1 GiB
+  --json FILE  also writes every single measurement to FILE
+`
+
+interface Options {
+  runs: number
+  quick: boolean
+  signal: AbortSignal
+}
+
+const subjects: Record<string, (options: Options) => Promise<Report>> = {
+  boot: measureBoot,
+  exec: measureExec,
+  transfer: measureTransfer,
+  memory: measureMemory,
+  checksum: measureChecksum,
+}
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    help: { type: 'boolean', default: false },
+    runs: { type: 'string', default: '5' },
+    quick: { type: 'boolean', default: false },
+    json: { type: 'string' },
+  },
+})
+const runs = Number(values.runs)
+const unknown = positionals.find((name) => subjects[name] === undefined)
+if (values.help || unknown !== undefined || !Number.isInteger(runs) || runs < 1) {
+  process.stdout.write(usage)
+  process.exit(values.help ? 0 : 64)
+}
+
+const interrupted = new AbortController()
+// Once: the measuring stops and its sandboxes are removed. Twice: Node's own way.
+process.once('SIGINT', () => interrupted.abort(new Error('interrupted')))
+
+const machine = `${cpus().length} × ${cpus()[0]?.model ?? 'unknown CPU'}, Node ${process.versions.node}`
+console.log(`${machine}\n`)
+const reports: Report[] = []
+for (const name of positionals.length > 0 ? positionals : Object.keys(subjects)) {
+  const report = await subjects[name]?.({ runs, quick: values.quick, signal: interrupted.signal })
+  if (report === undefined) continue
+  reports.push(report)
+  console.log(formatReport(report))
+}
+if (values.json !== undefined) {
+  const judged = reports.map((report) => ({
+    ...report,
+    verdicts: report.verdicts.map((verdict) => ({ ...verdict, isMet: isMet(verdict) })),
+  }))
+  const content = { version: 1, at: new Date().toISOString(), machine, reports: judged }
+  await writeFile(values.json, `${JSON.stringify(content, undefined, 2)}\n`)
+}

@@ -1,0 +1,50 @@
+/** The processes beside a VM have no more rights than they need, as the host's kernel sees it. */
+import assert from 'node:assert/strict'
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
+import { test } from 'node:test'
+import { openBandSox } from 'bandsox'
+import { processesIn, temporaryStorage } from './support/storage.js'
+
+const statusOf = (pid: number): Map<string, string> =>
+  new Map(
+    readFileSync(`/proc/${pid}/status`, 'utf8')
+      .trim()
+      .split('\n')
+      .map((line): [string, string] => [line.slice(0, line.indexOf(':')), line.slice(line.indexOf(':') + 1).trim()]),
+  )
+
+test('VMM and vsock daemon run without new privileges, the VMM under seccomp, each VM as a user of its own', async () => {
+  await using storage = await temporaryStorage()
+  const bandsox = await openBandSox({ storage: storage.folder })
+  await using first = await bandsox.create('bandsox/base')
+  await using second = await bandsox.create('bandsox/base')
+  const isRoot = process.getuid?.() === 0
+  const users = new Set<string>()
+  for (const sandbox of [first, second]) {
+    const { vmmPid, directory } = await sandbox.info()
+    assert.ok(vmmPid)
+    const vmm = statusOf(vmmPid)
+    assert.equal(vmm.get('NoNewPrivs'), '1')
+    assert.equal(vmm.get('Seccomp'), '2', 'a seccomp filter is in force')
+    assert.equal(vmm.get('CapEff'), '0000000000000000')
+    assert.equal(vmm.get('CapPrm'), '0000000000000000')
+    users.add(vmm.get('Uid') ?? '')
+    if (isRoot) {
+      assert.match(vmm.get('Uid') ?? '', /^19000\d+\s+19000\d+\s+19000\d+\s+19000\d+$/)
+      assert.equal(vmm.get('Groups'), '')
+    }
+    for (const { pid, program } of processesIn(directory.replace(/\/[^/]+$/, ''))) {
+      if (readlinkSync(`/proc/${pid}/cwd`) !== directory || !program.startsWith('vhost-device')) continue
+      assert.equal(statusOf(pid).get('NoNewPrivs'), '1')
+      assert.equal(statusOf(pid).get('Uid'), vmm.get('Uid'))
+    }
+    const environment = readFileSync(`/proc/${vmmPid}/environ`, 'utf8')
+    assert.equal(environment, '', 'nothing of our environment is passed on')
+    const open = readdirSync(`/proc/${vmmPid}/fd`).map((fd) => readlinkSync(`/proc/${vmmPid}/fd/${fd}`))
+    const foreign = open.filter(
+      (target) => target.startsWith('/') && !target.startsWith(directory) && !/^\/(dev|memfd|proc)/.test(target),
+    )
+    assert.deepEqual(foreign, [], 'no file outside of its own folder is open')
+  }
+  if (isRoot) assert.equal(users.size, 2)
+})

@@ -1,0 +1,58 @@
+package boot
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// Config is what the host wrote on the kernel's command line, as bandsox.NAME=VALUE.
+type Config struct {
+	Port     uint32   // port=9000: the vsock port to listen on
+	Hostname string   // hostname=
+	Root     string   // root=/dev/vda: the image, squashfs
+	Overlay  string   // overlay=/dev/vdb: the writable layer, ext4; "" keeps it in memory
+	DNS      []string // dns=: addresses, separated by commas
+	Hostile  string   // hostile=: for the hostile agent of the tests only
+}
+
+// ReadConfig reads /proc/cmdline.
+func ReadConfig() (Config, error) {
+	text, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return Config{}, fmt.Errorf("cannot read the kernel's command line: %w", err)
+	}
+	return ParseConfig(string(text))
+}
+
+// ParseConfig understands a kernel command line. Names that it does not know belong to somebody else.
+func ParseConfig(commandLine string) (Config, error) {
+	config := Config{Port: 9000, Hostname: "bandsox", Root: "/dev/vda"}
+	for _, word := range strings.Fields(commandLine) {
+		parts := strings.SplitN(word, "=", 2)
+		if len(parts) != 2 || parts[1] == "" {
+			continue
+		}
+		value := parts[1]
+		switch parts[0] {
+		case "bandsox.port":
+			port, err := strconv.ParseUint(value, 10, 32)
+			if err != nil || port == 0 {
+				return config, fmt.Errorf("bandsox.port=%s is no vsock port", value)
+			}
+			config.Port = uint32(port)
+		case "bandsox.hostname":
+			config.Hostname = value
+		case "bandsox.root":
+			config.Root = value
+		case "bandsox.overlay":
+			config.Overlay = value
+		case "bandsox.dns":
+			config.DNS = strings.Split(value, ",")
+		case "bandsox.hostile":
+			config.Hostile = value
+		}
+	}
+	return config, nil
+}

@@ -1,0 +1,93 @@
+package boot
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"unsafe"
+
+	"bandsox.dev/guest/internal/agent/console"
+)
+
+// Identify gives the machine its name and the files that programs look names up in.
+func Identify(config Config) {
+	if err := syscall.Sethostname([]byte(config.Hostname)); err != nil {
+		console.Printf("cannot set the host name %q: %v", config.Hostname, err)
+	}
+	if err := raiseLoopback(); err != nil {
+		console.Printf("cannot raise the loopback interface: %v", err)
+	}
+	if err := makeFolder("/etc", 0o755); err != nil {
+		console.Printf("cannot make /etc: %v", err)
+		return
+	}
+	name := config.Hostname + "\n"
+	if current, err := os.ReadFile("/etc/hostname"); err != nil || string(current) != name {
+		writeEtc("/etc/hostname", name)
+	}
+	if isEmpty("/etc/hosts") {
+		writeEtc("/etc/hosts", "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t"+name)
+	}
+	if len(config.DNS) > 0 && isEmpty("/etc/resolv.conf") {
+		writeEtc("/etc/resolv.conf", "nameserver "+strings.Join(config.DNS, "\nnameserver ")+"\n")
+	}
+}
+
+// isEmpty is true of what is missing, of a link that leads nowhere, and of a file without content, as container builders
+// leave behind.
+func isEmpty(path string) bool {
+	info, err := os.Stat(path)
+	return err != nil || info.Mode().IsRegular() && info.Size() == 0
+}
+
+// writeEtc replaces a file, or a link that leads nowhere.
+func writeEtc(path, content string) {
+	temporary := path + ".bandsox"
+	err := os.WriteFile(temporary, []byte(content), 0o644)
+	if err == nil {
+		err = os.Rename(temporary, path)
+	}
+	if err != nil {
+		console.Printf("cannot write %s: %v", path, err)
+	}
+}
+
+// raiseLoopback sets IFF_UP on lo (netdevice(7)); the kernel then gives it 127.0.0.1 and ::1 itself.
+func raiseLoopback() error {
+	socket, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_DGRAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer syscall.Close(socket) // nothing was sent: its error has nothing to tell
+	request := struct {         // struct ifreq
+		name  [syscall.IFNAMSIZ]byte
+		flags uint16
+		_     [22]byte
+	}{flags: syscall.IFF_UP | syscall.IFF_RUNNING}
+	copy(request.name[:], "lo")
+	_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(socket), syscall.SIOCSIFFLAGS, uintptr(unsafe.Pointer(&request)))
+	if errno != 0 {
+		return fmt.Errorf("SIOCSIFFLAGS: %w", errno)
+	}
+	return nil
+}
+
+// SetLimits sets what commands inherit. The kernel's own for process 1 are lower than any distribution's: 1024 open files
+// with a hard limit of 4096, where servers expect to raise it.
+func SetLimits() {
+	for _, limit := range []struct {
+		name       string
+		resource   int
+		soft, hard uint64
+	}{
+		{"open files", syscall.RLIMIT_NOFILE, 65536, 1048576},
+		{"core files", syscall.RLIMIT_CORE, 0, unlimited},
+	} {
+		if err := syscall.Setrlimit(limit.resource, &syscall.Rlimit{Cur: limit.soft, Max: limit.hard}); err != nil {
+			console.Printf("cannot set the limit of %s: %v", limit.name, err)
+		}
+	}
+}
+
+const unlimited = ^uint64(0) // RLIM_INFINITY

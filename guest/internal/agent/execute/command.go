@@ -1,0 +1,228 @@
+// Package execute runs a command for the host: PROTOCOL.md section 3.
+//
+// Two goroutines share a command. The connection's reader brings signals and input; the runner (output.go) does everything
+// else, in one loop around poll(2), so that nothing but the kernel lies between a command's end and the host's knowledge of
+// it. A third pumps input, only for commands that want some.
+package execute
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"bandsox.dev/guest/internal/agent/console"
+	"bandsox.dev/guest/internal/agent/reaper"
+	"bandsox.dev/guest/internal/wire"
+)
+
+// Command is one `exec` operation.
+type Command struct {
+	child    *reaper.Child
+	reaper   *reaper.Reaper
+	out      *wire.Writer
+	input    *input // nil: /dev/null
+	streams  [2]stream
+	watch    *watch
+	timer    *time.Timer
+	timedOut int32 // atomic
+	ended    int32 // atomic: `exit` is written, or about to be
+	hangUp   func()
+}
+
+var nullDevice struct {
+	sync.Once
+	fd  int
+	err error
+}
+
+// Start begins the command of an `exec` message. hangUp ends the connection: it is called when nothing sensible can be sent.
+func Start(message wire.Message, r *reaper.Reaper, out *wire.Writer, hangUp func()) (*Command, error) {
+	request, err := newRequest(message)
+	if err != nil {
+		return nil, err
+	}
+	c := &Command{reaper: r, out: out, hangUp: hangUp}
+	var given descriptors
+	defer given.close()
+	stdin, err := c.openInput(request.wantStdin, &given)
+	if err != nil {
+		return nil, err
+	}
+	for i, kind := range []wire.Kind{wire.KindStdout, wire.KindStderr} {
+		readEnd, err := given.pipe()
+		if err != nil {
+			c.closeOwn()
+			return nil, err
+		}
+		c.streams[i] = stream{kind: kind, fd: readEnd, open: true}
+		if err := syscall.SetNonblock(readEnd, true); err != nil {
+			c.closeOwn()
+			return nil, fmt.Errorf("cannot make a pipe non-blocking: %w", err)
+		}
+	}
+	c.child, err = r.Start(request.program, request.argv, &syscall.ProcAttr{
+		Dir:   request.folder,
+		Env:   request.env,
+		Files: []uintptr{uintptr(stdin), uintptr(given.fds[len(given.fds)-2]), uintptr(given.fds[len(given.fds)-1])},
+		Sys:   &syscall.SysProcAttr{Setsid: true, Credential: credential(request)},
+	})
+	if err != nil {
+		c.closeOwn()
+		return nil, startFailure(err, request)
+	}
+	if c.watch, err = newWatch(c.child.PidFD, c.streams[:]); err != nil {
+		c.kill() // nobody could tell when it ends
+		closeFD(c.child.PidFD)
+		c.closeOwn()
+		return nil, err
+	}
+	if request.timeoutMs > 0 {
+		c.timer = time.AfterFunc(time.Duration(request.timeoutMs)*time.Millisecond, c.timeOut)
+	}
+	if c.input != nil {
+		go func() {
+			defer console.Contain("writing a command's input", c.abandon)
+			c.input.pump()
+		}()
+	}
+	go func() {
+		defer console.Contain("running a command", c.abandon)
+		c.run()
+	}()
+	return c, nil
+}
+
+// Data takes a piece of standard input.
+func (c *Command) Data(payload []byte, rest int) error {
+	if c.input == nil {
+		return wire.Violatef(wire.MessageInvalid, "input for a command without stdin")
+	}
+	return c.input.take(payload)
+}
+
+// Message takes a message that arrives while the command runs.
+func (c *Command) Message(message wire.Message) error {
+	switch message.Type {
+	case "signal":
+		name := message.Text("signal")
+		number, known := signalNumbers[name]
+		if !known {
+			return wire.Violatef(wire.MessageInvalid, "signal %.40q is not known", name)
+		}
+		if _, err := c.child.SignalGroup(number); err != nil {
+			console.Printf("cannot send %s to the group of process %d: %v", name, c.child.Pid, err)
+		}
+		return nil
+	case "eof":
+		if c.input == nil {
+			return wire.Violatef(wire.MessageInvalid, "eof for a command without stdin")
+		}
+		return c.input.end()
+	}
+	return wire.Violatef(wire.MessageInvalid, "%s while a command runs", message.Type)
+}
+
+// Ended says whether the operation is over, as far as the host can know.
+func (c *Command) Ended() bool { return atomic.LoadInt32(&c.ended) != 0 }
+
+// Cancel is called when the connection has ended: nobody will read the output.
+func (c *Command) Cancel() { c.kill() }
+
+// CrossedBy says whether the host may have sent this before it saw `exit`.
+func (c *Command) CrossedBy(frame wire.Frame) bool {
+	return frame.Kind == wire.KindData || frame.Message.Type == "eof" || frame.Message.Type == "signal"
+}
+
+func (c *Command) timeOut() {
+	if c.kill() {
+		atomic.StoreInt32(&c.timedOut, 1)
+	}
+}
+
+func (c *Command) kill() bool {
+	sent, err := c.child.SignalGroup(syscall.SIGKILL)
+	if err != nil {
+		console.Printf("cannot kill the group of process %d: %v", c.child.Pid, err)
+	}
+	return sent
+}
+
+func (c *Command) abandon() {
+	c.kill()
+	c.hangUp()
+}
+
+// openInput gives the descriptor for the command's standard input.
+func (c *Command) openInput(wanted bool, given *descriptors) (int, error) {
+	if !wanted {
+		// Opened once: a command may remove /dev/null, and the next one must run all the same.
+		nullDevice.Do(func() {
+			nullDevice.fd, nullDevice.err = syscall.Open(os.DevNull, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+		})
+		if nullDevice.err != nil {
+			return 0, fmt.Errorf("cannot open %s: %w", os.DevNull, nullDevice.err)
+		}
+		return nullDevice.fd, nil
+	}
+	var ends [2]int
+	if err := syscall.Pipe2(ends[:], syscall.O_CLOEXEC); err != nil {
+		return 0, fmt.Errorf("cannot make a pipe: %w", err)
+	}
+	given.fds = append(given.fds, ends[0])
+	if err := syscall.SetNonblock(ends[1], true); err != nil {
+		given.fds = append(given.fds, ends[1])
+		return 0, fmt.Errorf("cannot make a pipe non-blocking: %w", err)
+	}
+	c.input = newInput(os.NewFile(uintptr(ends[1]), "stdin"), c.out)
+	return ends[0], nil
+}
+
+// closeOwn closes the agent's ends of the pipes, when the command did not start.
+func (c *Command) closeOwn() {
+	if c.input != nil {
+		c.input.closePipe()
+	}
+	for i := range c.streams {
+		c.streams[i].close()
+	}
+}
+
+// credential is nil where nothing would change: only root may ask for groups, and tests run as anybody.
+func credential(r request) *syscall.Credential {
+	if os.Geteuid() != 0 && int(r.user.UID) == os.Geteuid() {
+		return nil
+	}
+	return &syscall.Credential{Uid: r.user.UID, Gid: r.user.GID, Groups: r.user.Groups}
+}
+
+// descriptors are the ends that the command gets; the agent closes its copies once the command has them.
+type descriptors struct{ fds []int }
+
+// pipe makes a pipe for output, keeps the end that the command gets, and gives the other.
+func (d *descriptors) pipe() (int, error) {
+	var ends [2]int
+	if err := syscall.Pipe2(ends[:], syscall.O_CLOEXEC); err != nil {
+		return 0, fmt.Errorf("cannot make a pipe: %w", err)
+	}
+	d.fds = append(d.fds, ends[1])
+	return ends[0], nil
+}
+
+func (d *descriptors) close() {
+	for _, fd := range d.fds {
+		closeFD(fd)
+	}
+}
+
+// closeFD closes a descriptor of a pipe or pidfd, for which close(2) has nothing to report but a bug.
+func closeFD(fd int) {
+	if err := syscall.Close(fd); err != nil {
+		console.Printf("cannot close descriptor %d: %v", fd, err)
+	}
+}
+
+func isClosed(err error) bool { return errors.Is(err, os.ErrClosed) }

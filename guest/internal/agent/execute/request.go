@@ -1,0 +1,136 @@
+package execute
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"bandsox.dev/guest/internal/agent/failure"
+	"bandsox.dev/guest/internal/agent/users"
+	"bandsox.dev/guest/internal/wire"
+)
+
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// request is an `exec` message with everything looked up that can be before a process exists.
+type request struct {
+	program   string
+	argv      []string
+	env       []string
+	folder    string
+	user      users.User
+	wantStdin bool
+	timeoutMs int64
+}
+
+func newRequest(message wire.Message) (request, error) {
+	r := request{
+		argv:      message.Texts("argv"),
+		folder:    "/",
+		wantStdin: message.Flag("stdin", false),
+		timeoutMs: message.Integer("timeoutMs", 0),
+	}
+	if message.Has("shell") {
+		r.argv = []string{"/bin/sh", "-c", message.Text("shell")}
+	}
+	if message.Has("cwd") {
+		r.folder = message.Text("cwd")
+	}
+	var err error
+	if r.user, err = users.Lookup(message.Text("user")); err != nil {
+		return r, failure.Of(err, "cannot run a command as %q", message.Text("user"))
+	}
+	if info, err := os.Stat(r.folder); err != nil || !info.IsDir() {
+		return r, failure.New(failure.NoSuchFolder, "cannot run a command in %s: no such folder", r.folder)
+	}
+	var searchPath string
+	r.env, searchPath = environment(r.user, message.TextMap("env"))
+	r.program, err = findProgram(r.argv[0], r.folder, searchPath, r.user)
+	return r, err
+}
+
+// environment lays the request's variables over the agent's defaults, and gives PATH too.
+func environment(user users.User, wanted map[string]string) (env []string, searchPath string) {
+	hostname, err := os.Hostname()
+	if err != nil {
+		hostname = "localhost" // only uname(2) without /proc could fail so; a command runs without its name as well
+	}
+	values := map[string]string{
+		"PATH": defaultPath, "HOME": user.Home, "USER": user.Name, "LANG": "C.UTF-8", "HOSTNAME": hostname,
+	}
+	for name, value := range wanted {
+		values[name] = value
+	}
+	env = make([]string, 0, len(values))
+	for name, value := range values {
+		env = append(env, name+"="+value)
+	}
+	return env, values["PATH"]
+}
+
+// findProgram looks a command up like execvp(3), for the user who will run it: the agent is root and may run more.
+func findProgram(name, folder, searchPath string, user users.User) (string, error) {
+	candidates := []string{name}
+	if !strings.Contains(name, "/") {
+		candidates = candidates[:0]
+		for _, dir := range filepath.SplitList(searchPath) {
+			candidates = append(candidates, filepath.Join(dir, name)) // an empty part of PATH is the working folder
+		}
+	}
+	var reason error
+	for _, candidate := range candidates {
+		if !filepath.IsAbs(candidate) {
+			candidate = filepath.Join(folder, candidate)
+		}
+		info, err := os.Stat(candidate)
+		switch {
+		case name == "", errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ENOTDIR):
+		case err != nil:
+			reason = failure.Of(err, "cannot run %s", candidate)
+		case !info.Mode().IsRegular():
+			reason = failure.New(failure.NotExecutable, "cannot run %s: not a regular file", candidate)
+		case !mayExecute(info, user):
+			reason = failure.New(failure.NotExecutable, "cannot run %s: %s has no right to execute it", candidate, user.Name)
+		default:
+			return candidate, nil
+		}
+	}
+	if reason != nil {
+		return "", reason
+	}
+	return "", failure.New(failure.CommandNotFound, "cannot run %q: no such command", name)
+}
+
+// mayExecute looks at the mode alone: rights of the folders above show when the kernel refuses.
+func mayExecute(info os.FileInfo, user users.User) bool {
+	mode := info.Mode().Perm()
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	switch {
+	case !ok || user.UID == 0:
+		return mode&0o111 != 0
+	case stat.Uid == user.UID:
+		return mode&0o100 != 0
+	case stat.Gid == user.GID:
+		return mode&0o010 != 0
+	}
+	for _, group := range user.Groups {
+		if group == stat.Gid {
+			return mode&0o010 != 0
+		}
+	}
+	return mode&0o001 != 0
+}
+
+// startFailure names why fork or exec failed. The program was there and executable a moment ago, so what the kernel says now
+// is about something else: an interpreter, a folder, memory.
+func startFailure(err error, r request) error {
+	switch {
+	case errors.Is(err, syscall.ENOENT):
+		return failure.New(failure.NotExecutable, "cannot run %s: its interpreter or loader is missing", r.program)
+	case errors.Is(err, syscall.EACCES):
+		return failure.New(failure.PermissionDenied, "cannot run %s in %s as %s: permission denied", r.program, r.folder, r.user.Name)
+	}
+	return failure.Of(err, "cannot run %s", r.program)
+}

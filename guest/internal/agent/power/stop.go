@@ -1,0 +1,126 @@
+// Package power ends the machine in good order, and hears those who ask for it: the host, the power button, signals.
+package power
+
+import (
+	"os"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"bandsox.dev/guest/internal/agent/console"
+)
+
+// The modes of PROTOCOL.md's `shutdown`.
+const (
+	PowerOff = "poweroff"
+	Reboot   = "reboot"
+)
+
+// DefaultGrace is what processes are given between SIGTERM and SIGKILL when nobody says otherwise.
+const DefaultGrace = 2 * time.Second
+
+const (
+	killGrace    = time.Second // until what was killed is gone; a process in the kernel may take longer and is left
+	pollInterval = 10 * time.Millisecond
+)
+
+// Stopper ends the machine once.
+type Stopper struct {
+	// Refuse stops new connections and operations.
+	Refuse func()
+	// Unmount brings the writable file systems into a clean state.
+	Unmount func()
+
+	once sync.Once
+}
+
+// Stop ends the machine; the first caller's mode counts. It returns at once.
+func (s *Stopper) Stop(mode string, grace time.Duration) {
+	s.once.Do(func() {
+		go func() {
+			defer console.Contain("stopping the machine", func() { restart(mode) })
+			s.stop(mode, grace)
+		}()
+	})
+}
+
+func (s *Stopper) stop(mode string, grace time.Duration) {
+	console.Printf("stopping (%s), %v of grace", mode, grace)
+	s.Refuse()
+	endProcesses(grace)
+	syscall.Sync()
+	s.Unmount()
+	restart(mode)
+}
+
+// endProcesses asks every process to end, and after the grace makes it.
+func endProcesses(grace time.Duration) {
+	signalAll(syscall.SIGTERM)
+	signalAll(syscall.SIGCONT) // a stopped process hears SIGTERM only then
+	if waitUntilAlone(grace) {
+		return
+	}
+	signalAll(syscall.SIGKILL)
+	if !waitUntilAlone(killGrace) {
+		console.Printf("some processes did not end")
+	}
+}
+
+// signalAll reaches every process but this one and the kernel's own (kill(2), pid -1).
+func signalAll(sig syscall.Signal) {
+	if err := syscall.Kill(-1, sig); err != nil && err != syscall.ESRCH {
+		console.Printf("cannot signal all processes: %v", err)
+	}
+}
+
+func waitUntilAlone(limit time.Duration) bool {
+	deadline := time.Now().Add(limit)
+	for {
+		if !othersLive() {
+			return true
+		}
+		if time.Now().After(deadline) {
+			return false
+		}
+		time.Sleep(pollInterval)
+	}
+}
+
+// othersLive looks for a process that is neither this one, nor a kernel thread, nor a zombie. Only user processes have a
+// command line to read; a zombie has none left.
+func othersLive() bool {
+	folder, err := os.Open("/proc")
+	if err != nil {
+		return false // without /proc nobody can tell: the signals were sent
+	}
+	defer folder.Close() // read only: its error has nothing to tell
+	names, err := folder.Readdirnames(-1)
+	if err != nil {
+		return false
+	}
+	for _, name := range names {
+		if pid, err := strconv.Atoi(name); err != nil || pid == os.Getpid() {
+			continue
+		}
+		commandLine, err := os.ReadFile("/proc/" + name + "/cmdline")
+		if err == nil && len(commandLine) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// Restart ends the machine at once: for a boot that failed. A VMM told not to reboot ends with it.
+func Restart() { restart(Reboot) }
+
+// restart asks the kernel for the end. What a reboot means (a new start, or the machine's end) is the VMM's matter.
+func restart(mode string) {
+	command := syscall.LINUX_REBOOT_CMD_POWER_OFF
+	if mode == Reboot {
+		command = syscall.LINUX_REBOOT_CMD_RESTART
+	}
+	if err := syscall.Reboot(command); err != nil {
+		console.Printf("cannot end the machine (%s): %v", mode, err)
+	}
+}

@@ -1,0 +1,103 @@
+// Package serve answers hosts on any stream: PROTOCOL.md section 2. It knows no vsock; a listener is all it takes, so that a
+// serial link can be one more.
+package serve
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"bandsox.dev/guest/internal/agent/console"
+	"bandsox.dev/guest/internal/agent/reaper"
+)
+
+const (
+	// maxConnections bounds the agent's memory. PROTOCOL.md promises 128; Firecracker's device takes 1023.
+	maxConnections = 512
+	// acceptPause is taken after an error of accept, which is out of descriptors or memory: both pass.
+	acceptPause = 100 * time.Millisecond
+)
+
+// Stream is a connection to a host. net.Conn is one.
+type Stream interface {
+	io.ReadWriteCloser
+	SetReadDeadline(time.Time) error
+}
+
+// Listener yields connections. net.Listener is one.
+type Listener interface {
+	Accept() (net.Conn, error)
+	Close() error
+}
+
+// Server holds what all connections share.
+type Server struct {
+	Version  string
+	BootID   string
+	Reaper   *reaper.Reaper
+	UptimeMs func() int64
+	// Stages gives the boot's timings for the hello.
+	Stages func() map[string]int64
+	// Shutdown begins to stop the machine, and returns at once.
+	Shutdown func(mode string, grace time.Duration)
+
+	connections int32 // atomic
+	stopping    int32 // atomic
+
+	mutex     sync.Mutex
+	listeners []Listener
+}
+
+// Accept serves what comes from a listener until Stop or a listener's own end.
+func (s *Server) Accept(listener Listener) {
+	s.mutex.Lock()
+	s.listeners = append(s.listeners, listener)
+	s.mutex.Unlock()
+	for {
+		stream, err := listener.Accept()
+		if errors.Is(err, os.ErrClosed) || errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			console.Printf("cannot accept a connection: %v", err)
+			time.Sleep(acceptPause)
+			continue
+		}
+		if atomic.AddInt32(&s.connections, 1) > maxConnections {
+			console.Printf("refused a connection: %d are open", maxConnections)
+			s.done(stream)
+			continue
+		}
+		go func() {
+			defer console.Contain("serving a connection")
+			defer s.done(stream)
+			newConnection(s, stream).serve()
+		}()
+	}
+}
+
+// Stop refuses new connections and operations; those that run go on.
+func (s *Server) Stop() {
+	atomic.StoreInt32(&s.stopping, 1)
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	for _, listener := range s.listeners {
+		if err := listener.Close(); err != nil {
+			console.Printf("cannot close a listener: %v", err)
+		}
+	}
+	s.listeners = nil
+}
+
+func (s *Server) isStopping() bool { return atomic.LoadInt32(&s.stopping) != 0 }
+
+func (s *Server) done(stream Stream) {
+	atomic.AddInt32(&s.connections, -1)
+	if err := stream.Close(); err != nil && !errors.Is(err, os.ErrClosed) && !errors.Is(err, net.ErrClosed) {
+		console.Printf("cannot close a connection: %v", err)
+	}
+}

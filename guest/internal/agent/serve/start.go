@@ -1,0 +1,82 @@
+package serve
+
+import (
+	"errors"
+	"time"
+
+	"bandsox.dev/guest/internal/agent/console"
+	"bandsox.dev/guest/internal/agent/execute"
+	"bandsox.dev/guest/internal/agent/failure"
+	"bandsox.dev/guest/internal/agent/inspect"
+	"bandsox.dev/guest/internal/agent/transfer"
+	"bandsox.dev/guest/internal/wire"
+)
+
+// defaultGraceMs is what a `shutdown` leaves to processes when it does not say.
+const defaultGraceMs = 2000
+
+// start begins an operation. An operation's own error is answered and leaves the connection usable.
+func (c *connection) start(message wire.Message) error {
+	c.last = nil // what crossed its end has come before this
+	var err error
+	switch {
+	case message.Type == "ping":
+		return c.out.WriteMessage(wire.Pong{Type: "pong", UptimeMs: c.server.UptimeMs()})
+	case c.server.isStopping():
+		err = failure.New(failure.Stopping, "cannot start anything: the machine is stopping")
+	default:
+		err = c.startNamed(message)
+	}
+	var violation *wire.Violation
+	if err == nil || errors.Is(err, errEnd) || errors.As(err, &violation) {
+		return err
+	}
+	return c.out.WriteMessage(failure.ToMessage(err))
+}
+
+// startNamed sets c.current only when there is an operation: a nil pointer in an interface is not nil.
+func (c *connection) startNamed(message wire.Message) error {
+	switch message.Type {
+	case "exec":
+		command, err := execute.Start(message, c.server.Reaper, c.out, c.hangUp)
+		if err == nil {
+			c.current = command
+		}
+		return err
+	case "upload":
+		upload, err := transfer.StartUpload(message, c.out)
+		if err == nil {
+			c.current = upload
+		}
+		return err
+	case "download":
+		download, err := transfer.StartDownload(message, c.out, c.hangUp)
+		if err == nil {
+			c.current = download
+		}
+		return err
+	case "stat":
+		info, err := inspect.Stat(message)
+		if err != nil {
+			return err
+		}
+		return c.out.WriteMessage(info)
+	case "list":
+		return inspect.List(message, c.out)
+	case "shutdown":
+		if err := c.out.WriteMessage(wire.Typed{Type: "stopping"}); err != nil {
+			console.Printf("cannot confirm a shutdown: %v", err) // it was asked for all the same
+		}
+		grace := time.Duration(message.Integer("graceMs", defaultGraceMs)) * time.Millisecond
+		c.server.Shutdown(message.Text("mode"), grace)
+		return errEnd
+	}
+	return wire.Violatef(wire.MessageInvalid, "%s outside an operation", message.Type)
+}
+
+// hangUp ends the connection from an operation's own goroutine: the reader notices and cancels the operation.
+func (c *connection) hangUp() {
+	if err := c.stream.Close(); err != nil {
+		console.Printf("cannot close a connection: %v", err)
+	}
+}

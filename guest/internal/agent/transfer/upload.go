@@ -1,0 +1,224 @@
+// Package transfer moves whole files between the host and the guest's disk: PROTOCOL.md section 4.
+package transfer
+
+import (
+	"errors"
+	"hash"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"bandsox.dev/guest/internal/agent/console"
+	"bandsox.dev/guest/internal/agent/failure"
+	"bandsox.dev/guest/internal/agent/users"
+	"bandsox.dev/guest/internal/wire"
+)
+
+const (
+	chunkBytes  = 65536
+	windowBytes = 4 << 20
+	// ackBytes is below the MiB that PROTOCOL.md asks for by more than a chunk, so that no chunk size oversteps it.
+	ackBytes = 768 << 10
+	// writeBackBytes: the kernel is told to write this much to the disk while more arrives, which leaves little for the
+	// fsync at the end.
+	writeBackBytes = 8 << 20
+	defaultMode    = 0o644
+	unknownSize    = -1
+)
+
+// Upload is one `upload` operation. All of it runs in the goroutine that reads from the connection: a second one that hashes
+// or writes has nothing to run on in a guest with one CPU.
+type Upload struct {
+	out       *wire.Writer
+	target    target
+	file      *os.File
+	sum       hash.Hash
+	size      int64 // to come, or unknownSize
+	mode      int64 // or -1: not asked for
+	owner     *users.User
+	written   int64
+	acked     int64
+	writtenTo int64 // what the kernel was told to write back
+	dropping  bool  // failed: what comes is read and dropped until the host ends it
+	ended     bool
+}
+
+// StartUpload opens a temporary file and lets the host send.
+func StartUpload(message wire.Message, out *wire.Writer) (*Upload, error) {
+	path := message.Text("path")
+	if message.Integer("offset", 0) > 0 {
+		return nil, wire.Violatef(wire.MessageInvalid, "offset without the capability resume")
+	}
+	u := &Upload{out: out, size: message.Integer("size", unknownSize), mode: message.Integer("mode", -1)}
+	var err error
+	if u.sum, err = newChecksum(message.Text("checksum")); err != nil {
+		return nil, err
+	}
+	if message.Has("user") {
+		owner, err := users.Lookup(message.Text("user"))
+		if err != nil {
+			return nil, failure.Of(err, "cannot give %s to %q", path, message.Text("user"))
+		}
+		u.owner = &owner
+	}
+	if u.target, err = findTarget(path); err != nil {
+		return nil, err
+	}
+	u.file, err = createTemporary(u.target.path)
+	if errors.Is(err, fs.ErrNotExist) && message.Flag("makeParents", false) {
+		folder, _ := split(u.target.path)
+		if err = os.MkdirAll(filepath.Clean(folder), 0o755); err == nil {
+			u.file, err = createTemporary(u.target.path)
+		}
+	}
+	if err != nil {
+		return nil, failure.Of(err, "cannot write %s", path)
+	}
+	err = out.WriteMessage(wire.UploadReady{Type: "ready", ChunkBytes: chunkBytes, WindowBytes: windowBytes})
+	if err != nil {
+		u.discard()
+		return nil, err
+	}
+	return u, nil
+}
+
+// Data writes a piece of the file.
+func (u *Upload) Data(payload []byte, rest int) error {
+	if u.dropping {
+		return nil
+	}
+	if u.size != unknownSize && u.written+int64(len(payload)) > u.size {
+		u.discard()
+		return wire.Violatef(wire.MessageInvalid, "data beyond the size of %d bytes", u.size)
+	}
+	if _, err := u.sum.Write(payload); err != nil {
+		return u.fail(failure.Of(err, "cannot compute a checksum"), true)
+	}
+	if _, err := u.file.Write(payload); err != nil {
+		return u.fail(failure.Of(err, "cannot write %s after %d bytes", u.target.path, u.written), true)
+	}
+	u.written += int64(len(payload))
+	u.startWriteBack()
+	if u.written-u.acked < ackBytes {
+		return nil
+	}
+	u.acked = u.written
+	return u.out.WriteMessage(wire.Ack{Type: "ack", Offset: u.written})
+}
+
+// Message takes the end of the file, or of the attempt.
+func (u *Upload) Message(message wire.Message) error {
+	switch {
+	case message.Type != "complete" && message.Type != "abort":
+		u.discard()
+		return wire.Violatef(wire.MessageInvalid, "%s in an upload", message.Type)
+	case u.dropping:
+		u.ended = true // the host has heard of the error already
+		return nil
+	case message.Type == "abort":
+		return u.fail(failure.New(failure.Aborted, "the upload of %s was given up", u.target.path), false)
+	}
+	size, checksum := message.Integer("size", 0), message.Text("checksum")
+	if err := u.finish(size, checksum); err != nil {
+		return u.fail(err, false)
+	}
+	u.ended = true
+	return u.out.WriteMessage(wire.Complete{Type: "complete", Size: size, Checksum: checksum})
+}
+
+// Ended says whether the operation is over.
+func (u *Upload) Ended() bool { return u.ended }
+
+// Cancel removes what was made, when the connection has ended.
+func (u *Upload) Cancel() { u.discard() }
+
+// CrossedBy says whether the host may have sent this before it saw the last answer.
+func (u *Upload) CrossedBy(frame wire.Frame) bool { return frame.Message.Type == "abort" }
+
+// finish compares, syncs and renames. Mode and owner are set before the sync, so that they are durable too, and before the
+// rename, so that nobody sees the file without them.
+func (u *Upload) finish(size int64, checksum string) error {
+	path := u.target.path
+	if u.written != size || u.size != unknownSize && u.size != size {
+		return failure.New(failure.SizeMismatch, "cannot write %s: %d bytes came, %d were meant", path, u.written, size)
+	}
+	if computed := digest(u.sum); computed != checksum {
+		return failure.New(failure.ChecksumMismatch, "cannot write %s: checksum %s came out, %s was meant", path, computed, checksum)
+	}
+	temporary := u.file.Name()
+	uid, gid, mode := u.attributes()
+	if os.Geteuid() == 0 {
+		if err := u.file.Chown(uid, gid); err != nil {
+			return failure.Of(err, "cannot set the owner of %s", path)
+		}
+	}
+	// After chown, which takes set-user-ID away. Not File.Chmod: Go's mode bits are not the kernel's.
+	if err := syscall.Fchmod(int(u.file.Fd()), mode); err != nil {
+		return failure.Of(err, "cannot set the mode of %s", path)
+	}
+	if err := u.file.Sync(); err != nil {
+		return failure.Of(err, "cannot sync %s", path)
+	}
+	if err := u.file.Close(); err != nil {
+		return failure.Of(err, "cannot write %s", path)
+	}
+	if err := os.Rename(temporary, path); err != nil {
+		return failure.Of(err, "cannot put %s in place", path)
+	}
+	u.file = nil // from here on there is nothing to remove
+	if err := syncFolder(path); err != nil {
+		return failure.Of(err, "cannot sync the folder of %s", path)
+	}
+	return nil
+}
+
+// attributes are the new file's owner and mode: what was asked for, else what the old file has, else root and 0644.
+func (u *Upload) attributes() (uid, gid int, mode uint32) {
+	mode = defaultMode
+	if current := u.target.current; current != nil {
+		uid, gid, mode = int(current.Uid), int(current.Gid), current.Mode&0o7777
+	}
+	if u.owner != nil {
+		uid, gid = int(u.owner.UID), int(u.owner.GID)
+	}
+	if u.mode >= 0 {
+		mode = uint32(u.mode)
+	}
+	return uid, gid, mode
+}
+
+// startWriteBack lets the disk work while more arrives. It is a hint: fsync at the end reports what went wrong.
+func (u *Upload) startWriteBack() {
+	const write = 2 // SYNC_FILE_RANGE_WRITE, sync_file_range(2)
+	if u.written-u.writtenTo < writeBackBytes {
+		return
+	}
+	if err := syscall.SyncFileRange(int(u.file.Fd()), u.writtenTo, u.written-u.writtenTo, write); err != nil && err != syscall.ESPIPE {
+		console.Printf("cannot start write-back: %v", err)
+	}
+	u.writtenTo = u.written
+}
+
+// fail removes what was made and tells the host, which is still sending when dropping is true.
+func (u *Upload) fail(err error, dropping bool) error {
+	u.discard()
+	u.dropping = dropping
+	u.ended = !dropping
+	return u.out.WriteMessage(failure.ToMessage(err))
+}
+
+// discard removes the temporary file. It may be called twice.
+func (u *Upload) discard() {
+	if u.file == nil {
+		return
+	}
+	name := u.file.Name()
+	if err := u.file.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+		console.Printf("cannot close %s: %v", name, err) // it is removed all the same
+	}
+	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		console.Printf("cannot remove %s: %v", name, err)
+	}
+	u.file = nil
+}

@@ -1,0 +1,101 @@
+package wire
+
+// The messages that a guest sends, as structs whose JSON is the message. Each has its type filled in by its constructor or
+// by Typed.
+
+// Typed is a message without fields: pong's and hello's siblings such as stopping, eof or abort.
+type Typed struct {
+	Type string `json:"type"`
+}
+
+// Hello answers the host's hello.
+type Hello struct {
+	Type         string           `json:"type"`
+	Protocol     int64            `json:"protocol"`
+	Agent        string           `json:"agent"`
+	BootID       string           `json:"bootId"`
+	Capabilities []string         `json:"capabilities"`
+	Checksums    []string         `json:"checksums"`
+	Stages       map[string]int64 `json:"stages,omitempty"`
+}
+
+// Pong answers a ping.
+type Pong struct {
+	Type     string `json:"type"`
+	UptimeMs int64  `json:"uptimeMs"`
+}
+
+// Started says that a command runs.
+type Started struct {
+	Type string `json:"type"`
+	Pid  int    `json:"pid"`
+}
+
+// Exit says how a command ended: by Code, or by Signal when that is set.
+type Exit struct {
+	Type     string `json:"type"`
+	Code     *int   `json:"code,omitempty"`
+	Signal   string `json:"signal,omitempty"`
+	TimedOut bool   `json:"timedOut,omitempty"`
+}
+
+// UploadReady lets the host send.
+type UploadReady struct {
+	Type        string `json:"type"`
+	ChunkBytes  int    `json:"chunkBytes"`
+	WindowBytes int64  `json:"windowBytes"`
+	Offset      int64  `json:"offset"`
+}
+
+// DownloadReady goes ahead of a file's data.
+type DownloadReady struct {
+	UploadReady
+	Size    int64  `json:"size"`
+	Mode    uint32 `json:"mode"`
+	MtimeMs int64  `json:"mtimeMs"`
+}
+
+// Ack says how far the receiver has come.
+type Ack struct {
+	Type   string `json:"type"`
+	Offset int64  `json:"offset"`
+}
+
+// Complete ends a transfer.
+type Complete struct {
+	Type     string `json:"type"`
+	Size     int64  `json:"size"`
+	Checksum string `json:"checksum"`
+}
+
+// Entry describes a file.
+type Entry struct {
+	Name    string `json:"name"`
+	RawName []byte `json:"rawName,omitempty"` // encoding/json writes bytes as base64
+	Type    string `json:"type"`
+	Size    int64  `json:"size"`
+	Mode    uint32 `json:"mode"`
+	UID     uint32 `json:"uid"`
+	GID     uint32 `json:"gid"`
+	MtimeMs int64  `json:"mtimeMs"`
+	Target  string `json:"target,omitempty"`
+}
+
+// Info answers a stat.
+type Info struct {
+	Type string `json:"type"`
+	File Entry  `json:"file"`
+}
+
+// Listed ends a list.
+type Listed struct {
+	Type  string `json:"type"`
+	Count int64  `json:"count"`
+}
+
+// Failure is an error message.
+type Failure struct {
+	Type    string `json:"type"`
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}

@@ -1,0 +1,161 @@
+package wire
+
+import (
+	"encoding/json"
+	"strings"
+)
+
+// field is a known field of a message.
+type field struct {
+	name     string
+	required bool
+	check    check
+}
+
+// shape is what PROTOCOL.md sections 2 to 4 say about one message.
+type shape struct {
+	fields []field
+	// exactlyOneOf names fields of which one, and only one, must be there.
+	exactlyOneOf []string
+	// also checks what lies between fields; "" is good.
+	also func(fields map[string]json.RawMessage) string
+}
+
+// Bounds of PROTOCOL.md that shapes name more than once.
+const (
+	maxTextBytes     = 4096
+	maxArgumentBytes = 128 * 1024
+	maxTimeoutMs     = 1<<31 - 1
+	maxModeBits      = 4095
+	minWindowBytes   = 65536
+	maxWindowBytes   = 16777216
+)
+
+var anyInteger = integerIn(0, maxInteger)
+
+// environment refuses an empty name and "=" in a name, which would set another variable than the one named.
+var environment = mapOf(1024, func(name string) bool {
+	return name != "" && len(name) <= maxTextBytes && !strings.Contains(name, "=")
+}, textUpTo(maxArgumentBytes))
+
+var anyText = textUpTo(maxTextBytes)
+
+func need(name string, check check) field { return field{name, true, check} }
+func may(name string, check check) field  { return field{name, false, check} }
+
+var toGuest = map[string]shape{
+	"hello": {
+		fields: []field{need("protocol", integerIn(1, 65535)), need("minProtocol", integerIn(1, 65535))},
+		also:   rangeIsOrdered,
+	},
+	"ping": {},
+	"exec": {
+		fields: []field{
+			may("argv", arrayOf(1, 4096, textUpTo(maxArgumentBytes))), may("shell", textUpTo(maxArgumentBytes)),
+			may("env", environment), may("cwd", isPath), may("user", anyText),
+			may("stdin", isFlag), may("timeoutMs", integerIn(1, maxTimeoutMs)),
+		},
+		exactlyOneOf: []string{"argv", "shell"},
+	},
+	"signal": {fields: []field{need("signal", anyText)}},
+	"eof":    {},
+	"upload": {fields: []field{
+		need("path", isPath), may("size", anyInteger), may("mode", integerIn(0, maxModeBits)), may("makeParents", isFlag),
+		need("checksum", anyText), may("user", anyText), may("offset", anyInteger),
+	}},
+	"download": {fields: []field{need("path", isPath), need("checksum", anyText), may("offset", anyInteger)}},
+	"complete": completeShape,
+	"ack":      ackShape,
+	"abort":    {},
+	"stat":     {fields: []field{need("path", isPath), may("followLinks", isFlag)}},
+	"list":     {fields: []field{need("path", isPath)}},
+	"shutdown": {fields: []field{need("mode", oneOf("poweroff", "reboot")), may("graceMs", integerIn(0, 60000))}},
+}
+
+var toHost = map[string]shape{
+	"hello": {fields: []field{
+		need("protocol", integerIn(1, 65535)), need("agent", textUpTo(64)), need("bootId", textUpTo(64)),
+		need("capabilities", arrayOf(0, 64, textUpTo(64))), need("checksums", arrayOf(1, 16, textUpTo(32))),
+		may("stages", mapOf(32, func(name string) bool { return len(name) <= 64 }, anyInteger)),
+	}},
+	"pong":    {fields: []field{need("uptimeMs", anyInteger)}},
+	"started": {fields: []field{need("pid", integerIn(1, maxTimeoutMs))}},
+	"exit": {
+		fields:       []field{may("code", integerIn(0, 255)), may("signal", textUpTo(32)), may("timedOut", isFlag)},
+		exactlyOneOf: []string{"code", "signal"},
+	},
+	"ready": {fields: []field{
+		need("chunkBytes", integerIn(1, MaxDataBytes)), need("windowBytes", integerIn(minWindowBytes, maxWindowBytes)),
+		need("offset", anyInteger), may("size", anyInteger), may("mode", integerIn(0, maxModeBits)),
+		may("mtimeMs", integerIn(-maxInteger, maxInteger)),
+	}},
+	"ack":      ackShape,
+	"complete": completeShape,
+	"info":     {fields: []field{need("file", isEntry)}},
+	"entries":  {fields: []field{need("files", arrayOf(1, 256, isEntry))}},
+	"listed":   {fields: []field{need("count", anyInteger)}},
+	"stopping": {},
+	"error":    {fields: []field{need("code", textUpTo(64)), need("message", anyText)}},
+}
+
+var completeShape = shape{fields: []field{need("size", anyInteger), need("checksum", isChecksum)}}
+var ackShape = shape{fields: []field{need("offset", anyInteger)}}
+
+var entryShape = shape{fields: []field{
+	need("name", anyText), may("rawName", anyText),
+	need("type", oneOf("file", "directory", "symlink", "character-device", "block-device", "fifo", "socket")),
+	need("size", anyInteger), need("mode", integerIn(0, maxModeBits)), need("uid", anyInteger), need("gid", anyInteger),
+	need("mtimeMs", integerIn(-maxInteger, maxInteger)), may("target", anyText),
+}}
+
+func shapesOf(direction Direction) map[string]shape {
+	if direction == ToGuest {
+		return toGuest
+	}
+	return toHost
+}
+
+func isEntry(raw json.RawMessage) bool {
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(raw, &fields) != nil || fields == nil {
+		return false
+	}
+	return entryShape.check(fields) == ""
+}
+
+func rangeIsOrdered(fields map[string]json.RawMessage) string {
+	newest, _ := parseInteger(fields["protocol"])
+	oldest, _ := parseInteger(fields["minProtocol"])
+	if oldest > newest {
+		return "minProtocol is above protocol"
+	}
+	return ""
+}
+
+// check names what is wrong with a message's fields, "" when nothing is.
+func (s shape) check(fields map[string]json.RawMessage) string {
+	for _, f := range s.fields {
+		raw, sent := fields[f.name]
+		switch {
+		case !sent && f.required:
+			return "no " + f.name
+		case sent && !f.check(raw):
+			return f.name + " is not as it must be"
+		}
+	}
+	if len(s.exactlyOneOf) > 0 {
+		sent := 0
+		for _, name := range s.exactlyOneOf {
+			if _, ok := fields[name]; ok {
+				sent++
+			}
+		}
+		if sent != 1 {
+			return "not exactly one of its alternatives"
+		}
+	}
+	if s.also != nil {
+		return s.also(fields)
+	}
+	return ""
+}
