@@ -8,15 +8,24 @@ import { figure, type Report, spread, type Verdict } from './report.js'
 import { summarize } from './statistics.js'
 
 const TARGET_RATIO = 0.9
-/** Small ones vary more, and cost less. */
+/** Small ones vary more, and cost less. A first run that does not count matters little to the largest, and costs minutes. */
 const sizes = [
-  { name: '1 KiB', bytes: 1024, runs: 60 },
-  { name: '1 MiB', bytes: 1024 ** 2, runs: 30 },
-  { name: '64 MiB', bytes: 64 * 1024 ** 2, runs: 7 },
-  { name: '1 GiB', bytes: 1024 ** 3, runs: 3 },
+  { name: '1 KiB', bytes: 1024, warmUp: 5, runs: 60 },
+  { name: '1 MiB', bytes: 1024 ** 2, warmUp: 3, runs: 30 },
+  { name: '64 MiB', bytes: 64 * 1024 ** 2, warmUp: 1, runs: 7 },
+  { name: '1 GiB', bytes: 1024 ** 3, warmUp: 0, runs: 3 },
+]
+type Kind = 'bandsox' | 'bare' | 'plain'
+/** Taken in turn, so that each comes as often behind each other, whose writing the disk may still be busy with. */
+const orders: readonly (readonly Kind[])[] = [
+  ['bandsox', 'bare', 'plain'],
+  ['bare', 'bandsox', 'plain'],
+  ['plain', 'bandsox', 'bare'],
+  ['bandsox', 'plain', 'bare'],
+  ['bare', 'plain', 'bandsox'],
+  ['plain', 'bare', 'bandsox'],
 ]
 const kinds = ['bandsox', 'bare', 'plain'] as const
-type Kind = (typeof kinds)[number]
 type Work = Record<Kind, () => Promise<unknown>>
 
 export async function measureTransfer({ quick, signal }: { quick: boolean; signal: AbortSignal }): Promise<Report> {
@@ -31,7 +40,7 @@ export async function measureTransfer({ quick, signal }: { quick: boolean; signa
   const verdicts: Verdict[] = []
   const measurements: Record<string, Record<Kind, number[]>> = {}
   try {
-    for (const { name, bytes, runs } of sizes.slice(0, quick ? -1 : undefined)) {
+    for (const { name, bytes, warmUp, runs } of sizes.slice(0, quick ? -1 : undefined)) {
       await writeRandomFile(onHost('source'), bytes)
       const directions: Record<string, Work> = {
         upload: {
@@ -46,7 +55,7 @@ export async function measureTransfer({ quick, signal }: { quick: boolean; signa
         },
       }
       for (const [direction, work] of Object.entries(directions)) {
-        const seconds = await interleave(work, runs, signal)
+        const seconds = await interleave(work, { warmUp, runs }, signal)
         measurements[`${direction} ${name}`] = seconds
         const rates = (kind: Kind) => summarize(seconds[kind].map((each) => bytes / each / 1e6))
         const ratio = summarize(seconds.bare).median / summarize(seconds.bandsox).median
@@ -69,13 +78,16 @@ export async function measureTransfer({ quick, signal }: { quick: boolean; signa
   }
 }
 
-/** @returns Seconds of each run. One more run comes first that does not count; the order changes from run to run. */
-async function interleave(work: Work, runs: number, signal: AbortSignal): Promise<Record<Kind, number[]>> {
+/** @returns Seconds of each run that counts. The order changes from run to run. */
+async function interleave(
+  work: Work,
+  { warmUp, runs }: { warmUp: number; runs: number },
+  signal: AbortSignal,
+): Promise<Record<Kind, number[]>> {
   const seconds: Record<Kind, number[]> = { bandsox: [], bare: [], plain: [] }
-  for (let run = -1; run < runs; run++) {
-    for (let turn = 0; turn < kinds.length; turn++) {
+  for (let run = -warmUp; run < runs; run++) {
+    for (const kind of orders[(run + warmUp) % orders.length] ?? kinds) {
       signal.throwIfAborted()
-      const kind = kinds[(turn + run + kinds.length) % kinds.length] ?? 'bandsox'
       const started = performance.now()
       await work[kind]()
       if (run >= 0) seconds[kind].push((performance.now() - started) / 1000)

@@ -23,8 +23,12 @@ const (
 	memoryLimit      = 64 << 20
 )
 
-// vsockRetry is how often a machine without vsock looks again: the device may be plugged in later (QEMU, after a restore).
-const vsockRetry = 200 * time.Millisecond
+// A kernel without vsock is asked again, first soon and then seldom: its module may be among the late ones. (A device that is
+// plugged in later, as on QEMU after a restore, needs no waiting: one can listen without it.)
+const (
+	vsockRetry     = 50 * time.Millisecond
+	vsockRetryMost = 2 * time.Second
+)
 
 // runMachine boots and serves. It never returns: the end of process 1 is a kernel panic.
 func runMachine() {
@@ -108,7 +112,7 @@ func (m *machine) serve() {
 // serveVsock listens as soon as there is a vsock device.
 func (m *machine) serveVsock() {
 	told := false
-	for {
+	for pause := vsockRetry; ; pause *= 2 {
 		listener, err := vsock.Listen(m.config.Port)
 		if err == nil {
 			m.stages.Done("ready")
@@ -122,13 +126,18 @@ func (m *machine) serveVsock() {
 			console.Printf("%s waits for vsock: %v", version, err)
 			go m.late.Do(m.finishBoot)
 		}
-		time.Sleep(vsockRetry)
+		if pause > vsockRetryMost {
+			pause = vsockRetryMost
+		}
+		time.Sleep(pause)
 	}
 }
 
 // finishBoot does what nobody waits for.
 func (m *machine) finishBoot() {
 	defer console.Contain("loading the late modules")
+	boot.JoinGroups()
+	boot.EndThrashing()
 	m.modules.Load("load.late")
 	m.modules.Discard()
 	m.stages.Done("late")

@@ -8,6 +8,7 @@ import (
 	"unsafe"
 
 	"bandsox.dev/guest/internal/agent/console"
+	"bandsox.dev/guest/internal/agent/users"
 )
 
 // Identify gives the machine its name and the files that programs look names up in.
@@ -28,10 +29,29 @@ func Identify(config Config) {
 	}
 	if isEmpty("/etc/hosts") {
 		writeEtc("/etc/hosts", "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t"+name)
+	} else if hosts, err := os.ReadFile("/etc/hosts"); err == nil && !isNamed(string(hosts), config.Hostname) {
+		// Programs look up their own name (sudo, Java, Erlang, ...) and wait for a name server when nothing knows it.
+		writeEtc("/etc/hosts", strings.TrimRight(string(hosts), "\n")+"\n127.0.1.1\t"+name)
 	}
 	if len(config.DNS) > 0 && isEmpty("/etc/resolv.conf") {
 		writeEtc("/etc/resolv.conf", "nameserver "+strings.Join(config.DNS, "\nnameserver ")+"\n")
 	}
+}
+
+// isNamed says whether a hosts file knows a name; hosts(5).
+func isNamed(hosts, name string) bool {
+	for _, line := range strings.Split(hosts, "\n") {
+		if comment := strings.IndexByte(line, '#'); comment >= 0 {
+			line = line[:comment]
+		}
+		fields := strings.Fields(line)
+		for i, field := range fields {
+			if i > 0 && field == name {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // isEmpty is true of what is missing, of a link that leads nowhere, and of a file without content, as container builders
@@ -87,6 +107,21 @@ func SetLimits() {
 		if err := syscall.Setrlimit(limit.resource, &syscall.Rlimit{Cur: limit.soft, Max: limit.hard}); err != nil {
 			console.Printf("cannot set the limit of %s: %v", limit.name, err)
 		}
+	}
+}
+
+// JoinGroups gives the agent root's groups, so that a command of root's needs no credentials of its own.
+func JoinGroups() {
+	root, err := users.Lookup("root")
+	if err == nil {
+		groups := make([]int, len(root.Groups))
+		for i, group := range root.Groups {
+			groups[i] = int(group)
+		}
+		err = syscall.Setgroups(groups)
+	}
+	if err != nil {
+		console.Printf("cannot join root's groups: %v", err) // its commands get them all the same, a little later
 	}
 }
 

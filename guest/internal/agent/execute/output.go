@@ -13,8 +13,9 @@ import (
 
 // Bounds of the runner.
 const (
-	// frameBytes is the most of a command's output in one frame: what a Linux pipe holds.
-	frameBytes = 65536
+	// frameBytes is the most of a command's output in one frame: what a Linux pipe holds, less the header, so that a frame
+	// fills one vsock packet of 64 KiB and not a bit of a second.
+	frameBytes = 65536 - wire.HeaderBytes
 	// stragglerGrace is how long children left behind may still write (PROTOCOL.md section 3).
 	stragglerGrace = 100 * time.Millisecond
 	// startedDelay holds `started` back so that a quick command's whole answer is one write, which the end of a fork and exec
@@ -54,6 +55,7 @@ func (c *Command) run() {
 	r := &runner{Command: c, batch: (*pooled)[:0]}
 	defer closeFD(c.child.PidFD)
 	defer c.watch.close()
+	defer c.letGo()
 	defer func() {
 		for i := range c.streams {
 			c.streams[i].close()
@@ -70,6 +72,7 @@ func (c *Command) run() {
 	}
 	c.reaper.Collect() // the pidfd said so: no need to wait for the signal to come round
 	<-c.child.Ended()
+	c.letGo()
 	c.watch.forget(c.child.PidFD)
 	r.drain()
 	if c.timer != nil {

@@ -57,6 +57,7 @@ func newConnection(server *Server, stream Stream) *connection {
 // serve reads until the connection ends, by whomever.
 func (c *connection) serve() {
 	defer c.decoder.Release()
+	defer c.cancel() // after a panic, too
 	err := c.greet()
 	for err == nil {
 		var frame wire.Frame
@@ -65,14 +66,19 @@ func (c *connection) serve() {
 			c.shrink() // not before: the frame's payload lies in the buffer
 		}
 	}
-	if c.current != nil {
-		c.current.Cancel()
-	}
+	c.cancel() // before the last word: a download must not go on behind it
 	var violation *wire.Violation
 	if errors.As(err, &violation) {
 		console.Printf("a host broke the protocol: %v", violation)
 		// The stream may be gone already, and then there is nobody to tell.
 		_ = c.out.WriteMessage(failure.ToMessage(failure.New(failure.BadRequest, "%v", violation)))
+	}
+}
+
+// cancel ends the operation that the connection ended in. It may be called twice.
+func (c *connection) cancel() {
+	if c.current != nil {
+		c.current.Cancel()
 	}
 }
 

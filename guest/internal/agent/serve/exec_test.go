@@ -59,11 +59,15 @@ func TestAChildLeftBehindDoesNotHoldTheAnswer(t *testing.T) {
 }
 
 func TestAChildLeftBehindMayStillWriteWithinTheGrace(t *testing.T) {
-	r := connect(t).exec(object{"shell": "(sleep 0.02; echo late) & echo done"})
-	r.expectCode(t, 0)
-	if r.stdout.String() != "done\nlate\n" {
-		t.Fatalf("output %q", r.stdout.String())
+	h := connect(t)
+	for attempt := 0; attempt < 5; attempt++ { // a busy machine may wake the child too late
+		r := h.exec(object{"shell": "(sleep 0.02; echo late) & echo done"})
+		r.expectCode(t, 0)
+		if r.stdout.String() == "done\nlate\n" {
+			return
+		}
 	}
+	t.Fatal("the child's output never came")
 }
 
 func TestAChildThatFloodsIsCutOffAfterTheGrace(t *testing.T) {
@@ -336,10 +340,11 @@ func TestCommandsAreNotHeldByOneAnother(t *testing.T) {
 
 func TestAStoppedCommandGoesOn(t *testing.T) {
 	h := connect(t)
-	h.send(object{"type": "exec", "user": strconv.Itoa(os.Geteuid()), "argv": []string{"sleep", "0.1"}})
+	h.send(object{"type": "exec", "user": strconv.Itoa(os.Geteuid()), "argv": []string{"cat"}, "stdin": true})
 	pid := int(h.expect("started").Integer("pid", 0))
 	h.send(object{"type": "signal", "signal": "SIGSTOP"})
-	time.Sleep(150 * time.Millisecond)
+	h.send(object{"type": "eof"}) // would end it
+	time.Sleep(50 * time.Millisecond)
 	if err := syscall.Kill(pid, 0); err != nil {
 		t.Fatal("a stopped command ended")
 	}

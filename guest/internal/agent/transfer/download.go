@@ -20,6 +20,8 @@ const (
 	// bytes more, would make a packet of some bytes out of every write, and packets are what costs.
 	frameBytes   = chunkBytes
 	payloadBytes = frameBytes - wire.HeaderBytes
+	// togetherBytes is what is copied to be sent in one write with what comes next.
+	togetherBytes = 16 << 10
 )
 
 // downloadBuffers hold frames with room for their headers: a file is read behind the headers and written to the
@@ -34,8 +36,11 @@ type Download struct {
 	out    *wire.Writer
 	path   string
 	file   *os.File
+	size   int64 // as announced: no more is sent
 	sum    hash.Hash
 	hangUp func()
+	// unsent are frames that wait for the next ones, at most togetherBytes: the whole answer about a small file is one write.
+	unsent []byte
 
 	mutex     sync.Mutex
 	changed   *sync.Cond
@@ -64,7 +69,7 @@ func StartDownload(message wire.Message, out *wire.Writer, hangUp func()) (*Down
 	}
 	d := &Download{out: out, path: path, file: file, sum: sum, hangUp: hangUp}
 	d.changed = sync.NewCond(&d.mutex)
-	if err := d.sendReady(); err != nil {
+	if err := d.prepareReady(); err != nil {
 		d.closeFile()
 		return nil, err
 	}
@@ -132,7 +137,7 @@ func (d *Download) CrossedBy(frame wire.Frame) bool {
 	return frame.Message.Type == "ack" || frame.Message.Type == "abort"
 }
 
-func (d *Download) sendReady() error {
+func (d *Download) prepareReady() error {
 	info, err := d.file.Stat()
 	if err != nil {
 		return failure.Of(err, "cannot read %s", d.path)
@@ -144,13 +149,20 @@ func (d *Download) sendReady() error {
 	if !ok || !info.Mode().IsRegular() {
 		return failure.New(failure.NotAFile, "cannot read %s: it is no regular file", d.path)
 	}
-	return d.out.WriteMessage(wire.DownloadReady{
+	d.size = info.Size()
+	if d.size == 0 {
+		if err := d.readPseudoFile(); err != nil {
+			return failure.Of(err, "cannot read %s", d.path)
+		}
+	}
+	d.unsent, err = wire.AppendMessage(nil, wire.DownloadReady{
 		UploadReady: wire.UploadReady{Type: "ready", ChunkBytes: chunkBytes, WindowBytes: windowBytes},
-		Size:        info.Size(), Mode: stat.Mode & 0o7777, MtimeMs: info.ModTime().UnixMilli(),
+		Size:        d.size, Mode: stat.Mode & 0o7777, MtimeMs: info.ModTime().UnixMilli(),
 	})
+	return err
 }
 
-// send sends the file to its end, wherever that is by then.
+// send sends the file, to the size that was announced or to where it ends by then.
 func (d *Download) send() {
 	err := d.sendData()
 	if err == nil {
@@ -178,6 +190,10 @@ func (d *Download) sendData() error {
 		if err != nil {
 			return failure.Of(err, "cannot read %s", d.path)
 		}
+		// The host was told a size, and has made room for that: what was appended meanwhile is not sent.
+		if left := d.size - d.sent; int64(n) > left {
+			n = int(left)
+		}
 		if n == 0 {
 			return nil
 		}
@@ -188,10 +204,26 @@ func (d *Download) sendData() error {
 		if err != nil {
 			return err
 		}
+		if len(d.unsent)+len(frames) <= togetherBytes {
+			d.unsent = append(d.unsent, frames...)
+			continue
+		}
+		if err := d.flush(); err != nil {
+			return err
+		}
 		if err := d.out.WriteFrames(frames); err != nil {
 			return err
 		}
 	}
+}
+
+func (d *Download) flush() error {
+	if len(d.unsent) == 0 {
+		return nil
+	}
+	frames := d.unsent
+	d.unsent = nil
+	return d.out.WriteFrames(frames)
 }
 
 func (d *Download) sendComplete() error {
@@ -203,7 +235,12 @@ func (d *Download) sendComplete() error {
 	d.complete = true
 	size := d.sent
 	d.mutex.Unlock()
-	return d.out.WriteMessage(wire.Complete{Type: "complete", Size: size, Checksum: digest(d.sum)})
+	frames, err := wire.AppendMessage(d.unsent, wire.Complete{Type: "complete", Size: size, Checksum: digest(d.sum)})
+	if err != nil {
+		return err
+	}
+	d.unsent = nil
+	return d.out.WriteFrames(frames)
 }
 
 // readBatch reads the next bytes of the file into the places behind the headers, in one system call.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"bandsox.dev/guest/internal/agent/console"
 	"bandsox.dev/guest/internal/agent/failure"
@@ -23,8 +24,10 @@ const (
 	// writeBackBytes: the kernel is told to write this much to the disk while more arrives, which leaves little for the
 	// fsync at the end.
 	writeBackBytes = 8 << 20
-	defaultMode    = 0o644
-	unknownSize    = -1
+	// syncTellInterval: how often the host hears during a sync that it goes on (PROTOCOL.md section 4).
+	syncTellInterval = 3 * time.Second
+	defaultMode      = 0o644
+	unknownSize      = -1
 )
 
 // Upload is one `upload` operation. All of it runs in the goroutine that reads from the connection: a second one that hashes
@@ -157,7 +160,7 @@ func (u *Upload) finish(size int64, checksum string) error {
 	if err := syscall.Fchmod(int(u.file.Fd()), mode); err != nil {
 		return failure.Of(err, "cannot set the mode of %s", path)
 	}
-	if err := u.file.Sync(); err != nil {
+	if err := u.sync(); err != nil {
 		return failure.Of(err, "cannot sync %s", path)
 	}
 	if err := u.file.Close(); err != nil {
@@ -171,6 +174,34 @@ func (u *Upload) finish(size int64, checksum string) error {
 		return failure.Of(err, "cannot sync the folder of %s", path)
 	}
 	return nil
+}
+
+// sync writes the file to the disk, which may take long, and tells the host from time to time that it goes on.
+func (u *Upload) sync() error {
+	done := make(chan struct{})
+	told := make(chan error, 1)
+	go func() {
+		ticks := time.NewTicker(syncTellInterval)
+		defer ticks.Stop()
+		for {
+			select {
+			case <-done:
+				told <- nil
+				return
+			case <-ticks.C:
+				if err := u.out.WriteMessage(wire.Ack{Type: "ack", Offset: u.acked}); err != nil {
+					told <- err
+					return
+				}
+			}
+		}
+	}()
+	err := u.file.Sync()
+	close(done)
+	if tellErr := <-told; err == nil {
+		err = tellErr
+	}
+	return err
 }
 
 // attributes are the new file's owner and mode: what was asked for, else what the old file has, else root and 0644.

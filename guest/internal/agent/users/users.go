@@ -3,15 +3,10 @@
 package users
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"os"
 	"strconv"
 	"strings"
-	"syscall"
 )
 
 // The databases. Tests have others.
@@ -19,9 +14,6 @@ var (
 	passwdPath = "/etc/passwd"
 	groupPath  = "/etc/group"
 )
-
-// maxDatabaseBytes is the most that is read of each: they belong to the guest and may be anything.
-const maxDatabaseBytes = 4 << 20
 
 // User is an identity to run a command as, or to own a file.
 type User struct {
@@ -146,24 +138,14 @@ func parseID(text string) (uint32, bool) {
 
 // eachLine calls visit with the fields of each line until it says false. A database that is not there has no lines.
 func eachLine(path string, visit func(fields []string) bool) error {
-	// O_NONBLOCK: a FIFO in its place must not stop the agent.
-	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP) {
-		return nil
-	}
+	lines, err := readDatabase(path)
 	if err != nil {
 		return err
 	}
-	defer file.Close() // read only: its error has nothing to tell
-	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
-		return err // what is no file has no lines
-	}
-	lines := bufio.NewScanner(io.LimitReader(file, maxDatabaseBytes))
-	lines.Buffer(make([]byte, 0, 4096), maxDatabaseBytes)
-	for lines.Scan() {
-		if !visit(strings.Split(lines.Text(), ":")) {
+	for _, fields := range lines {
+		if !visit(fields) {
 			return nil
 		}
 	}
-	return lines.Err()
+	return nil
 }

@@ -124,15 +124,18 @@ export class GuestConnection {
   /**
    * The next frame or piece of one.
    *
-   * @param options.timeoutMs Default `answerTimeoutMs`; `Infinity` where silence is no fault, as in a quiet command.
+   * @param options.timeoutMs For a whole message, or for the next piece of a bulk frame: a guest that sends a byte now and
+   *   then has not answered. Default `answerTimeoutMs`; `Infinity` where silence is no fault, as in a quiet command.
    * @throws `guest-protocol` with the violation's name, `guest-silent`, `link-lost` at the end of the stream, `signal.reason`.
    */
   async receive(options: { signal?: AbortSignal | undefined; timeoutMs?: number } = {}): Promise<FromGuest> {
+    const { signal, timeoutMs = this.answerTimeoutMs } = options
+    const deadline = performance.now() + timeoutMs
     for (;;) {
       const next = this.#decoded()
       if (next !== undefined) return next
       this.#next ??= this.#chunks.next()
-      const chunk = await this.#bounded(this.#next, options)
+      const chunk = await this.#bounded(this.#next, { signal, timeoutMs, deadline })
       this.#next = undefined
       if (chunk.done) {
         this.#endOfStream()
@@ -154,7 +157,7 @@ export class GuestConnection {
 
   /** The error for a frame that does not belong here: the guest's own `error` translated, else a violation. Closes on a violation. */
   unexpected(frame: FromGuest, about = 'the operation'): BandSoxError {
-    if (frame.kind === 'message' && frame.message.type === 'error') return guestFault(frame.message, about)
+    if (frame.kind === 'message' && frame.message.type === 'error') return guestFault(frame.message)
     const what =
       frame.kind === 'message' ? `the message ${frame.message.type}` : `a ${frame.kind satisfies BulkKind} frame`
     return this.violation(`${what} is out of place in ${about}`)
@@ -204,8 +207,12 @@ export class GuestConnection {
   }
 
   /** Waits at most `timeoutMs`; whatever cuts the wait short also ends the connection, since its state is then unknown. */
-  async #bounded<T>(wait: Promise<T>, options: { signal?: AbortSignal | undefined; timeoutMs?: number }): Promise<T> {
+  async #bounded<T>(
+    wait: Promise<T>,
+    options: { signal?: AbortSignal | undefined; timeoutMs?: number; deadline?: number },
+  ): Promise<T> {
     const { signal, timeoutMs = this.answerTimeoutMs } = options
+    const leftMs = options.deadline === undefined ? timeoutMs : options.deadline - performance.now()
     let timer: NodeJS.Timeout | undefined
     let abort: (() => void) | undefined
     const cut = new Promise<never>((_, reject) => {
@@ -218,7 +225,7 @@ export class GuestConnection {
           reject(
             new BandSoxError('guest-silent', `the agent neither answered nor made progress within ${timeoutMs} ms`),
           ),
-        timeoutMs,
+        Math.max(leftMs, 0),
       )
     })
     try {

@@ -14,7 +14,7 @@ describe("a guest's error", () => {
       'aborted',
     ]
     assert.deepEqual(
-      codes.map((code) => guestFault({ code, message: 'm' }, 'try').code),
+      codes.map((code) => guestFault({ code, message: 'm' }).code),
       [
         'file-not-found',
         'permission-denied',
@@ -29,7 +29,7 @@ describe("a guest's error", () => {
 
   it('with a code that nobody knows means internal, whatever JavaScript calls by that name', () => {
     for (const code of ['', 'something-new', 'internal', 'constructor', '__proto__', 'toString', 'hasOwnProperty']) {
-      const error = guestFault({ code, message: 'm' }, 'try')
+      const error = guestFault({ code, message: 'm' })
       assert.equal(error.code, 'internal', code)
       assert.match(error.hint ?? '', /bandsox logs/)
     }
@@ -37,14 +37,11 @@ describe("a guest's error", () => {
 
   it('cannot send a terminal control characters', () => {
     const message = '\u001b]0;title\u0007\r\nline\u0000\u009b31m\u007f'
-    const error = guestFault({ code: 'not-found', message }, 'read /a in the guest')
-    assert.equal(
-      error.message,
-      'cannot read /a in the guest: \ufffd]0;title\ufffd\ufffd\ufffdline\ufffd\ufffd31m\ufffd',
-    )
+    const error = guestFault({ code: 'not-found', message })
+    assert.equal(error.message, 'in the guest: \ufffd]0;title\ufffd\ufffd\ufffdline\ufffd\ufffd31m\ufffd')
   })
 
   it('is cut to a length that a person reads', () => {
-    assert.ok(guestFault({ code: 'not-found', message: 'x'.repeat(4_096) }, 'try').message.length < 1_100)
+    assert.ok(guestFault({ code: 'not-found', message: 'x'.repeat(4_096) }).message.length < 1_100)
   })
 })

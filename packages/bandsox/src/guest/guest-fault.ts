@@ -28,9 +28,9 @@ const codes = new Map<string, ErrorCode>(
   } satisfies Record<string, ErrorCode>),
 )
 
-/** @param about What was attempted, as in "cannot <about>". */
-export function guestFault(fault: { code: string; message: string }, about: string): BandSoxError {
-  const message = `cannot ${about}: ${printable(fault.message)}`
+/** The guest's sentence says what it could not do, to what, and why. */
+export function guestFault(fault: { code: string; message: string }): BandSoxError {
+  const message = `in the guest: ${printable(fault.message)}`
   const code = codes.get(fault.code)
   // PROTOCOL.md section 2: an unknown code means `internal`. It is the guest's word, so not yet a defect of ours to report.
   if (code === undefined)

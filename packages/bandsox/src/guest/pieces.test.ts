@@ -5,7 +5,7 @@ import { Pieces } from './pieces.js'
 
 describe('pieces', () => {
   it('give back every byte in order, whatever the sizes', () => {
-    for (let seed = 1; seed <= 40; seed++) {
+    for (let seed = 1; seed <= 15; seed++) {
       const random = seededRandom(seed)
       const pieces = new Pieces()
       const added: Buffer[] = []
@@ -17,7 +17,7 @@ describe('pieces', () => {
         if (random.below(10) === 0) taken.push(...pieces.take())
       }
       taken.push(...pieces.take())
-      assert.deepEqual(Buffer.concat(taken), Buffer.concat(added), `seed ${seed}`)
+      assert.ok(Buffer.concat(taken).equals(Buffer.concat(added)), `seed ${seed}`)
     }
   })
 

@@ -9,6 +9,9 @@ import { progressReporter } from './progress.js'
 /** Read from the host's file at once; two such buffers are in use, one being filled while the other is sent. */
 const BLOCK_BYTES = 1_048_576
 
+/** PROTOCOL.md section 4: while it syncs, the guest repeats itself every 3 s; a little more often is forgiven. */
+const LEAST_REPEAT_INTERVAL_MS = 1_000
+
 export interface UploadSource {
   /** When known beforehand; the guest then refuses anything else. */
   sizeBytes: number | undefined
@@ -62,12 +65,9 @@ async function sendBlocks(
     for (let offset = 0; offset < block.length; offset += stepBytes) {
       const piece = Buffer.from(block.buffer, block.byteOffset + offset, Math.min(stepBytes, block.length - offset))
       while (sent + piece.length - acknowledged > windowBytes) {
-        acknowledged = acknowledgedOffset(
-          await connection.receiveMessage('ack', { signal, about }),
-          acknowledged,
-          sent,
-          connection,
-        )
+        const { offset } = await connection.receiveMessage('ack', { signal, about })
+        if (offset <= acknowledged || offset > sent) throw falseAck(connection, offset, acknowledged, sent)
+        acknowledged = offset
       }
       checksum.update(piece)
       await connection.sendData(piece, chunkBytes, signal)
@@ -87,10 +87,18 @@ async function receiveComplete(
   about: string,
 ): Promise<void> {
   let { acknowledged } = sent
+  const startedAt = performance.now()
+  let repeats = 0
   for (;;) {
     const frame = await connection.receive({ signal })
     if (frame.kind === 'message' && frame.message.type === 'ack') {
-      acknowledged = acknowledgedOffset(frame.message, acknowledged, sent.sizeBytes, connection)
+      const { offset } = frame.message
+      if (offset === acknowledged) repeats++
+      const tooOften = repeats > 1 + (performance.now() - startedAt) / LEAST_REPEAT_INTERVAL_MS
+      if (offset < acknowledged || offset > sent.sizeBytes || tooOften) {
+        throw falseAck(connection, offset, acknowledged, sent.sizeBytes)
+      }
+      acknowledged = offset
       continue
     }
     if (frame.kind !== 'message' || frame.message.type !== 'complete') throw connection.unexpected(frame, about)
@@ -103,15 +111,8 @@ async function receiveComplete(
   }
 }
 
-function acknowledgedOffset(
-  ack: { offset: number },
-  before: number,
-  sent: number,
-  connection: GuestConnection,
-): number {
-  if (ack.offset >= before && ack.offset <= sent) return ack.offset
-  throw connection.violation(`an ack of ${ack.offset} after ${before}, with ${sent} bytes sent`)
-}
+const falseAck = (connection: GuestConnection, offset: number, before: number, sent: number): BandSoxError =>
+  connection.violation(`an ack of ${offset} after one of ${before}, with ${sent} bytes sent`)
 
 /** The content of an open host file, read ahead by one block. */
 export async function* fileBlocks(file: FileHandle): AsyncGenerator<Uint8Array> {

@@ -40,7 +40,7 @@ describe('lines', () => {
   })
 
   it('fail with the stream', async () => {
-    const broken = new Readable({ read() {} })
+    const broken = Readable.from([Buffer.from('a')])
     broken.destroy(new Error('torn'))
     await assert.rejects(lines(broken, 10).next(), /torn/)
   })

@@ -34,6 +34,7 @@ export async function openHostFile(file: string): Promise<{ handle: FileHandle; 
 export class HostFileSink implements DownloadSink {
   readonly #wanted: string
   readonly #guestName: string
+  readonly #isFolder: Promise<boolean>
   #target = ''
   #temporary: string | undefined
   #handle: FileHandle | undefined
@@ -41,6 +42,8 @@ export class HostFileSink implements DownloadSink {
   constructor(file: string, guestPath: string) {
     this.#wanted = path.resolve(file)
     this.#guestName = path.posix.basename(guestPath)
+    this.#isFolder = isFolder(this.#wanted) // looked up while the guest is being asked
+    this.#isFolder.catch(() => undefined) // thrown by `begin`, unless the guest refuses first
   }
 
   /** Where the file is, once it was begun. */
@@ -49,11 +52,10 @@ export class HostFileSink implements DownloadSink {
   }
 
   async begin(file: { sizeBytes: number; mode: number }): Promise<void> {
-    this.#target = (await isFolder(this.#wanted)) ? path.join(this.#wanted, this.#guestName) : this.#wanted
+    this.#target = (await this.#isFolder) ? path.join(this.#wanted, this.#guestName) : this.#wanted
     const folder = path.dirname(this.#target)
     try {
-      await mkdir(folder, { recursive: true })
-      const { bavail, bsize } = await statfs(folder)
+      const { bavail, bsize } = await inFolder(folder, () => statfs(folder))
       if (file.sizeBytes + RESERVE_BYTES > bavail * bsize) {
         throw new BandSoxError(
           'no-space',
@@ -114,6 +116,17 @@ export class HostFileSink implements DownloadSink {
   #open(): FileHandle {
     if (this.#handle === undefined) throw new BandSoxError('internal', 'a download was written before it was begun')
     return this.#handle
+  }
+}
+
+/** Makes the folder only when it was missed: it is there nearly always. */
+async function inFolder<T>(folder: string, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work()
+  } catch (error) {
+    if (!isSystemError(error, 'ENOENT')) throw error
+    await mkdir(folder, { recursive: true })
+    return await work()
   }
 }
 

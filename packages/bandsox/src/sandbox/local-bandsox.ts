@@ -1,13 +1,13 @@
 /** The sandboxes of this host: what `openBandSox` gives to library, server and command line. */
 import type { BandSox, CreateOptions, Sandbox, SandboxInfo } from '@bandsox/sdk'
-import { cidPool, portPool } from '../store/lease.js'
+import { cidPool, type NumberPool, portPool } from '../store/lease.js'
 import type { SandboxRecord } from '../store/record.js'
 import { SandboxStore } from '../store/sandbox-store.js'
 import { qemuDriver } from '../vmm/qemu/qemu.js'
 import { createSandbox } from './create.js'
 import type { Host } from './host.js'
 import { LocalSandbox, sandboxInfo } from './local-sandbox.js'
-import { settle } from './settle.js'
+import { settle, tryLock } from './settle.js'
 
 export interface OpenOptions {
   /** Folder of all state. Default: `BANDSOX_STORAGE`, else `/var/lib/bandsox` for root, else `$XDG_DATA_HOME/bandsox`. */
@@ -77,11 +77,26 @@ export class LocalBandSox implements BandSox {
 
 /** Numbers whose sandbox is gone: a process was killed between taking one and writing it down. */
 async function releaseOrphans(host: Host): Promise<void> {
-  for (const pool of [cidPool, portPool]) {
-    for (const { number, owner } of await host.store.leases.list(pool)) {
-      if ((await host.store.read(owner)) !== undefined) continue
+  if ((await orphans(host)).length === 0) return
+  // One process at a time: the second of two that saw the same orphan would take it from its next owner.
+  const unlock = await tryLock(host.store.root)
+  if (unlock === undefined) return
+  try {
+    for (const { pool, number, owner } of await orphans(host)) {
       await host.store.leases.release(pool, number, owner)
       host.debug(`Released ${pool.name}: ${number} of ${owner}, which is gone`)
     }
+  } finally {
+    await unlock()
   }
+}
+
+async function orphans(host: Host): Promise<{ pool: NumberPool; number: number; owner: string }[]> {
+  const found: { pool: NumberPool; number: number; owner: string }[] = []
+  for (const pool of [cidPool, portPool]) {
+    for (const lease of await host.store.leases.list(pool)) {
+      if ((await host.store.read(lease.owner)) === undefined) found.push({ pool, ...lease })
+    }
+  }
+  return found
 }

@@ -7,6 +7,12 @@ const RELEASE_TIMEOUT_MS = 15_000
 
 export class Releases {
   readonly #entries: { what: string; release: () => Promise<void> }[] = []
+  readonly #timeoutMs: number
+
+  /** @param timeoutMs Of each release. */
+  constructor(timeoutMs = RELEASE_TIMEOUT_MS) {
+    this.#timeoutMs = timeoutMs
+  }
 
   /** Registers a release; call it on the line after the acquisition. */
   add(what: string, release: () => Promise<void>): void {
@@ -26,8 +32,8 @@ export class Releases {
       try {
         await within(
           release(),
-          RELEASE_TIMEOUT_MS,
-          () => new BandSoxError('timeout', `no end after ${RELEASE_TIMEOUT_MS} ms`),
+          this.#timeoutMs,
+          () => new BandSoxError('timeout', `no end after ${this.#timeoutMs} ms`),
         )
       } catch (error) {
         failures.push(`cannot release ${what}: ${messageOf(error)}`)

@@ -133,7 +133,8 @@ async function waitForShim(directory: string): Promise<void> {
   }
 }
 
-async function tryLock(directory: string): Promise<(() => Promise<void>) | undefined> {
+/** @returns undefined while another process works there, or when the directory is gone. */
+export async function tryLock(directory: string): Promise<(() => Promise<void>) | undefined> {
   try {
     return await lockOperation(directory, 'cleanup')
   } catch (error) {

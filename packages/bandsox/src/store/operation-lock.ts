@@ -1,6 +1,6 @@
 /** One operation at a time on a sandbox, across processes: a file that names the process at work. */
 import { randomBytes } from 'node:crypto'
-import { link, rename, rm } from 'node:fs/promises'
+import { link, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { BandSoxError, isSystemError } from '@bandsox/sdk'
 import { z } from 'zod'
@@ -9,6 +9,7 @@ import { readJsonFile, writeJsonFile } from '../process/json-file.js'
 
 const LOCK_FILE = 'operation.lock'
 const lockSchema = z.object({ operation: z.string(), pid: z.number(), startTime: z.number() })
+type Holder = z.infer<typeof lockSchema>
 
 /** The operation in progress; undefined when there is none, or its process has died. */
 export async function operationInProgress(directory: string): Promise<string | undefined> {
@@ -35,49 +36,44 @@ export async function lockOperation(directory: string, operation: string): Promi
   const claim = `${file}.${randomBytes(6).toString('hex')}`
   await writeJsonFile(claim, { operation, ...self })
   try {
-    for (;;) {
-      try {
-        await link(claim, file)
-        return () => rm(file, { force: true })
-      } catch (error) {
-        if (!isSystemError(error, 'EEXIST')) throw error
-      }
-      await removeStale(file, directory)
-    }
+    const holder = await take(claim, file)
+    if (holder === undefined) return () => rm(file, { force: true })
+    throw new BandSoxError(
+      'busy',
+      `sandbox ${path.basename(directory)} is busy: ${holder.operation} is in progress (process ${holder.pid})`,
+    )
   } finally {
     await rm(claim, { force: true })
   }
 }
 
-/** Takes a dead process's lock away. @throws `busy` when its holder lives. */
-async function removeStale(file: string, directory: string): Promise<void> {
-  const holder = await readJsonFile(file, lockSchema)
-  if (holder === undefined) return
-  if (await isAlive(holder)) {
-    throw new BandSoxError(
-      'busy',
-      `sandbox ${path.basename(directory)} is busy: ${holder.operation} is in progress (process ${holder.pid})`,
-    )
-  }
-  // Renamed before it is removed: of two processes that saw the same dead holder, only one gets it.
-  const stale = `${file}.${randomBytes(6).toString('hex')}`
-  try {
-    await rename(file, stale)
-  } catch (error) {
-    if (isSystemError(error, 'ENOENT')) return
-    throw error
-  }
-  const renamed = await readJsonFile(stale, lockSchema)
-  const isTheDeadOnes = renamed?.pid === holder.pid && renamed.startTime === holder.startTime
-  if (!isTheDeadOnes) await restore(stale, file)
-  await rm(stale, { force: true })
-}
-
-/** The other process had replaced it in the meantime: its lock is put back. */
-async function restore(stale: string, file: string): Promise<void> {
-  try {
-    await link(stale, file)
-  } catch (error) {
-    if (!isSystemError(error, 'EEXIST')) throw error
+/**
+ * Links `claim` to `file`, unless a living process holds that; what a dead one held is removed first.
+ *
+ * Whoever removes a dead holder's file must be alone at it, or it would remove the file of one who has taken over meanwhile. So
+ * it first takes a file that is named after the dead one, in this same way: who dies on it is only one more dead holder.
+ *
+ * @returns The living process that holds it, or is just taking it over; undefined when it is ours.
+ */
+async function take(claim: string, file: string): Promise<Holder | undefined> {
+  for (;;) {
+    try {
+      await link(claim, file)
+      return undefined
+    } catch (error) {
+      if (!isSystemError(error, 'EEXIST')) throw error
+    }
+    const holder = await readJsonFile(file, lockSchema)
+    if (holder === undefined) continue // released just now
+    if (await isAlive(holder)) return holder
+    const takeover = `${file}.${holder.pid}-${holder.startTime}`
+    const other = await take(claim, takeover)
+    if (other !== undefined) return other
+    try {
+      const now = await readJsonFile(file, lockSchema)
+      if (now?.pid === holder.pid && now.startTime === holder.startTime) await rm(file, { force: true })
+    } finally {
+      await rm(takeover, { force: true })
+    }
   }
 }

@@ -1,6 +1,6 @@
 /** The sandboxes of one storage folder: a directory each, whose record is replaced atomically. */
 import { randomBytes } from 'node:crypto'
-import { mkdir, readdir, rename, rm } from 'node:fs/promises'
+import { mkdir, readdir, rename, rm, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { BandSoxError, isSystemError } from '@bandsox/sdk'
 import { readJsonFile, writeJsonFile } from '../process/json-file.js'
@@ -22,6 +22,8 @@ export function newSandboxId(): string {
 export class SandboxStore {
   readonly root: string
   readonly leases: Leases
+  /** What was read last, as every operation asks for it and hardly any finds it changed. */
+  readonly #known = new Map<string, { version: string; record: SandboxRecord }>()
 
   constructor(root: string) {
     this.root = root
@@ -52,7 +54,15 @@ export class SandboxStore {
 
   /** @returns undefined when there is no such sandbox. @throws `artifact-damaged`. */
   async read(id: string): Promise<SandboxRecord | undefined> {
-    return await readJsonFile(path.join(this.directoryOf(id), RECORD_FILE), recordSchema)
+    const file = path.join(this.directoryOf(id), RECORD_FILE)
+    const version = await fileVersion(file)
+    const known = this.#known.get(id)
+    if (known !== undefined && known.version === version) return known.record
+    this.#known.delete(id)
+    const record = await readJsonFile(file, recordSchema)
+    // Of the time before the reading: what was replaced in between is read again, rather than never.
+    if (version !== undefined && record !== undefined) this.#known.set(id, { version, record })
+    return record
   }
 
   async ids(): Promise<string[]> {
@@ -112,5 +122,20 @@ export class SandboxStore {
       if (isSystemError(error, 'ENOENT')) return []
       throw error
     }
+  }
+}
+
+/** Within this time a file may be replaced again without showing it: file systems keep times by the timer's ticks. */
+const UNSETTLED_NS = 100_000_000n
+
+/** @returns What tells one content of a file from another; undefined when there is no file, or it has only just changed. */
+async function fileVersion(file: string): Promise<string | undefined> {
+  try {
+    const { ino, size, mtimeNs, ctimeNs } = await stat(file, { bigint: true })
+    if (BigInt(Date.now()) * 1_000_000n - ctimeNs < UNSETTLED_NS) return undefined
+    return [ino, size, mtimeNs, ctimeNs].join()
+  } catch (error) {
+    if (isSystemError(error, 'ENOENT')) return undefined
+    throw error
   }
 }

@@ -1,0 +1,4 @@
+package transfer
+
+// sysMemfdCreate is missing in package syscall.
+const sysMemfdCreate = 279

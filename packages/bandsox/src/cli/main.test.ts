@@ -1,0 +1,209 @@
+/** The command itself, run as a user runs it. No VM is made. */
+import assert from 'node:assert/strict'
+import { execFile } from 'node:child_process'
+import { mkdir, readdir, writeFile } from 'node:fs/promises'
+import path from 'node:path'
+import { describe, it } from 'node:test'
+import { fileURLToPath } from 'node:url'
+import { SandboxStore } from '../store/sandbox-store.js'
+import { sampleRecord } from '../testing/sample-record.js'
+import { type TestScope, temporaryFolder } from '../testing/temporary-folder.js'
+
+const MAIN = fileURLToPath(new URL('./main.js', import.meta.url))
+
+/** Each command is a process of its own: two at a time keep two CPUs busy. */
+const PARALLEL = { concurrency: 2 }
+
+interface Outcome {
+  status: number
+  stdout: string
+  stderr: string
+}
+
+function bandsox(storage: string, ...args: string[]): Promise<Outcome> {
+  return new Promise((resolve, reject) => {
+    execFile(process.execPath, [MAIN, '--storage', storage, ...args], { timeout: 15_000 }, (error, stdout, stderr) => {
+      if (error === null) resolve({ status: 0, stdout, stderr })
+      else if (typeof error.code === 'number') resolve({ status: error.code, stdout, stderr })
+      else reject(error)
+    })
+  })
+}
+
+async function storageWith(t: TestScope, ...records: Parameters<typeof sampleRecord>): Promise<string> {
+  const storage = path.join(await temporaryFolder(t), 'storage')
+  const store = new SandboxStore(storage)
+  await store.open()
+  for (const over of records) {
+    const record = sampleRecord(over)
+    await store.makeDirectory(record.id)
+    await store.write(record)
+  }
+  return storage
+}
+
+describe('a mistake in the command line', PARALLEL, () => {
+  const mistakes: [string, string[], RegExp][] = [
+    ['an unknown command', ['frobnicate'], /unknown command 'frobnicate'/],
+    ['an unknown command below vm', ['vm', 'frobnicate'], /unknown command 'frobnicate'/],
+    ['a missing command', ['exec', 'web'], /missing required argument 'command'/],
+    [
+      'memory that is no number',
+      ['create', 'bandsox/base', '--mem', 'much'],
+      /'--mem <MiB>' argument 'much' is invalid. it must be a whole number/,
+    ],
+    [
+      'a time that is none',
+      ['exec', '--timeout', 'soon', 'web', 'true'],
+      /'--timeout <time>' argument 'soon' is invalid/,
+    ],
+    ['a vsock mode that is none', ['create', 'bandsox/base', '--vsock', 'maybe'], /Allowed choices are auto, on, off/],
+    ['too many arguments', ['vm', 'list', 'more'], /too many arguments/],
+    ['no command at all', [], /Usage: bandsox/],
+  ]
+  for (const [what, args, message] of mistakes) {
+    it(`such as ${what} exits with 64, says so on stderr, and makes nothing`, async (t) => {
+      const folder = await temporaryFolder(t)
+      const { status, stdout, stderr } = await bandsox(path.join(folder, 'storage'), ...args)
+      assert.equal(status, 64, stderr)
+      assert.match(stderr, message)
+      assert.equal(stdout, '')
+      assert.deepEqual(await readdir(folder), [])
+    })
+  }
+
+  it('is told as JSON to a program', async (t) => {
+    const storage = path.join(await temporaryFolder(t), 'storage')
+    for (const [args, detail] of [
+      [['--json', 'frobnicate'], /^unknown command 'frobnicate'$/],
+      [['create', '--json', 'bandsox/base', '--mem', 'much'], /'much' is invalid/],
+      [['--json'], /^no command given$/],
+    ] as const) {
+      const { status, stdout, stderr } = await bandsox(storage, ...args)
+      assert.equal(status, 64)
+      const error = JSON.parse(stderr) as Record<string, unknown>
+      assert.deepEqual(Object.keys(error).sort(), ['code', 'detail', 'hint'])
+      assert.equal(error['code'], 'bad-request')
+      assert.match(String(error['detail']), detail)
+      assert.equal(stdout, '')
+    }
+  })
+})
+
+describe('an error', PARALLEL, () => {
+  it('exits with the status of its code, a sentence and a hint', async (t) => {
+    const storage = await storageWith(t)
+    for (const args of [
+      ['vm', 'show', 'nope'],
+      ['exec', 'nope', 'true'],
+    ]) {
+      const { status, stdout, stderr } = await bandsox(storage, ...args)
+      assert.deepEqual(
+        { status, stdout, stderr },
+        {
+          status: 66,
+          stdout: '',
+          stderr: 'bandsox: there is no sandbox "nope"\nhint: see what there is: bandsox vm list\n',
+        },
+        args.join(' '),
+      )
+    }
+  })
+
+  it('is JSON for a program, wherever --json stands', async (t) => {
+    const storage = await storageWith(t)
+    for (const args of [
+      ['--json', 'vm', 'show', 'nope'],
+      ['vm', 'show', '--json', 'nope'],
+    ]) {
+      const { status, stdout, stderr } = await bandsox(storage, ...args)
+      assert.equal(status, 66)
+      assert.deepEqual(JSON.parse(stderr), {
+        detail: 'there is no sandbox "nope"',
+        code: 'not-found',
+        hint: 'see what there is: bandsox vm list',
+      })
+      assert.equal(stdout, '')
+    }
+  })
+
+  it('of an option out of its bounds names it, and makes nothing', async (t) => {
+    const storage = await storageWith(t)
+    for (const [args, message] of [
+      [['--mem', '1'], /^bandsox: memoryMib: 1 is not allowed; it must be an integer from 64 to 1048576\n/],
+      [['--name', '../up'], /name: "..\/up"/],
+    ] as const) {
+      const { status, stderr } = await bandsox(storage, 'create', 'bandsox/base', ...args)
+      assert.equal(status, 64)
+      assert.match(stderr, message)
+    }
+    assert.deepEqual(await readdir(path.join(storage, 'vms')), [])
+  })
+
+  it('of a sandbox in the wrong state says which it needs', async (t) => {
+    const storage = await storageWith(t, { name: 'web' })
+    const { status, stderr } = await bandsox(storage, 'exec', 'web', 'true')
+    assert.equal(status, 75)
+    assert.match(stderr, /^bandsox: cannot exec sandbox sbx_aaaaaaaaaa: it is stopped; exec needs: running\nhint: /)
+  })
+
+  it('of an ambiguous name exits as a mistake, and deletes nothing', async (t) => {
+    const folder = await storageWith(t)
+    const store = new SandboxStore(folder)
+    for (const id of ['sbx_aaaaaaaaaa', 'sbx_aabbbbbbbb']) {
+      await store.makeDirectory(id)
+      await store.write(sampleRecord({ id }))
+    }
+    const { status, stderr } = await bandsox(folder, 'vm', 'delete', 'aa')
+    assert.equal(status, 64)
+    assert.match(stderr, /"aa" means 2 sandboxes: sbx_aaaaaaaaaa, sbx_aabbbbbbbb/)
+    assert.equal((await store.ids()).length, 2)
+  })
+})
+
+describe('the command', PARALLEL, () => {
+  it('lists what there is, for people and for programs', async (t) => {
+    const empty = await storageWith(t)
+    assert.deepEqual(await bandsox(empty, 'vm', 'list'), { status: 0, stdout: 'No VMs found.\n', stderr: '' })
+    assert.equal((await bandsox(empty, '--json', 'vm', 'list')).stdout, '[]\n')
+    const storage = await storageWith(t, { name: 'web' })
+    const { stdout } = await bandsox(storage, 'vm', 'ls')
+    assert.match(stdout, /^NAME +STATUS +ID/)
+    assert.match(stdout, /web +stopped +sbx_aaaaaaaaaa +bandsox\/base/)
+    assert.match(stdout, /Total: 1 VM\(s\)\n$/)
+    const [info] = JSON.parse((await bandsox(storage, 'vm', 'list', '--json')).stdout) as Record<string, unknown>[]
+    assert.deepEqual([info?.['id'], info?.['name'], info?.['vsock']], ['sbx_aaaaaaaaaa', 'web', null])
+  })
+
+  it('shows, prints the console of, and deletes a sandbox that is stopped', async (t) => {
+    const storage = await storageWith(t, { name: 'web' })
+    await writeFile(path.join(storage, 'vms', 'sbx_aaaaaaaaaa', 'console.log'), 'hello from the guest\n')
+    assert.match((await bandsox(storage, 'vm', 'show', 'web')).stdout, /^id +sbx_aaaaaaaaaa\n/)
+    assert.equal((await bandsox(storage, 'logs', 'web')).stdout, 'hello from the guest\n')
+    assert.equal((await bandsox(storage, '--json', 'logs', 'web')).stdout, '{"console":"hello from the guest\\n"}\n')
+    assert.deepEqual(await bandsox(storage, 'vm', 'rm', 'web'), {
+      status: 0,
+      stdout: 'VM deleted: sbx_aaaaaaaaaa\n',
+      stderr: '',
+    })
+    assert.deepEqual(await readdir(path.join(storage, 'vms')), [])
+  })
+
+  it('says its version and its help with status 0', async (t) => {
+    const storage = path.join(await temporaryFolder(t), 'storage')
+    assert.match((await bandsox(storage, '--version')).stdout, /^\d+\.\d+\.\d+\n$/)
+    const help = await bandsox(storage, 'create', '--help')
+    assert.equal(help.status, 0)
+    for (const word of ['--mem <MiB>', '--vsock <mode>', '--storage <folder>'])
+      assert.ok(help.stdout.includes(word), word)
+  })
+
+  it('keeps a damaged record from no more than it has to: the error names the file', async (t) => {
+    const storage = await storageWith(t)
+    await mkdir(path.join(storage, 'vms', 'sbx_aaaaaaaaaa'))
+    await writeFile(path.join(storage, 'vms', 'sbx_aaaaaaaaaa', 'sandbox.json'), '{')
+    const { status, stderr } = await bandsox(storage, 'vm', 'list')
+    assert.equal(status, 74)
+    assert.match(stderr, /sbx_aaaaaaaaaa\/sandbox\.json is not readable/)
+  })
+})

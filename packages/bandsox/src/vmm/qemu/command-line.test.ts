@@ -1,0 +1,135 @@
+import assert from 'node:assert/strict'
+import { describe, it } from 'node:test'
+import type { MachineSpec } from '../vmm.js'
+import { type QemuChoice, qemuCommandLine } from './command-line.js'
+
+const spec: MachineSpec = {
+  sandboxId: 'sbx_aaaaaaaaaa',
+  directory: '/vms/sbx_aaaaaaaaaa',
+  vcpu: 3,
+  memoryMib: 512,
+  files: { kernel: 'kernel', initramfs: 'initramfs', root: 'root.squashfs', overlay: 'overlay.ext4' },
+  hostname: 'box',
+  vsock: 'auto',
+  cid: 77,
+  port: 9_005,
+  uid: 1_900_077,
+}
+const choice = (over: Partial<QemuChoice> = {}): QemuChoice => ({
+  program: '/usr/bin/qemu',
+  accelerator: 'tcg',
+  vsock: null,
+  ...over,
+})
+
+/** The values of an option, which is given by its flag and one word behind it. */
+const valuesOf = (argv: string[], flag: string) =>
+  argv.flatMap((word, index) => (argv[index - 1] === flag ? [word] : []))
+const only = (argv: string[], flag: string): string => {
+  const values = valuesOf(argv, flag)
+  assert.equal(values.length, 1, flag)
+  return values[0] ?? ''
+}
+
+/** They weaken the guest's own isolation. */
+const SPEED_ONLY = ['mitigations=off', 'nopti', 'nokaslr', 'no_timer_check', 'noreplace-smp', 'cryptomgr.notests']
+
+describe("QEMU's command line", () => {
+  it('confines QEMU: no children, no devices of its own, no configuration of the user', () => {
+    const { argv } = qemuCommandLine(spec, choice())
+    assert.equal(argv[0], '/usr/bin/qemu')
+    const sandbox = only(argv, '-sandbox').split(',')
+    assert.ok(sandbox.includes('on'))
+    for (const denied of ['spawn', 'elevateprivileges', 'obsolete', 'resourcecontrol'])
+      assert.ok(sandbox.includes(`${denied}=deny`), denied)
+    for (const flag of ['-nodefaults', '-no-user-config', '-no-reboot']) assert.ok(argv.includes(flag), flag)
+    assert.equal(only(argv, '-display'), 'none')
+    for (const flag of ['-monitor', '-vnc', '-net', '-netdev', '-nic', '-usb', '-gdb', '-s', '-virtfs', '-fsdev']) {
+      assert.ok(!argv.includes(flag), flag)
+    }
+  })
+
+  it('makes a versioned q35 without legacy devices', () => {
+    const machine = only(qemuCommandLine(spec, choice()).argv, '-machine').split(',')
+    assert.match(machine[0] ?? '', /^pc-q35-\d+\.\d+$/)
+    for (const off of ['usb', 'smbus', 'sata', 'vmport', 'i8042', 'graphics'])
+      assert.ok(machine.includes(`${off}=off`), off)
+    assert.ok(machine.includes('hpet=on'))
+  })
+
+  it('has the shape that was asked for', () => {
+    const { argv } = qemuCommandLine(spec, choice())
+    assert.equal(only(argv, '-smp'), '3')
+    assert.equal(only(argv, '-m'), '512M')
+    assert.ok(
+      valuesOf(argv, '-object').some(
+        (object) => object.startsWith('memory-backend-ram,') && object.endsWith('size=512M'),
+      ),
+    )
+  })
+
+  it('gives the kernel what weakens its isolation under emulation only', () => {
+    const emulated = only(qemuCommandLine(spec, choice()).argv, '-append').split(' ')
+    const accelerated = only(qemuCommandLine(spec, choice({ accelerator: 'kvm' })).argv, '-append').split(' ')
+    for (const parameter of SPEED_ONLY) {
+      assert.ok(emulated.includes(parameter), parameter)
+      assert.ok(!accelerated.includes(parameter), parameter)
+    }
+    assert.deepEqual(
+      emulated.filter((parameter) => !SPEED_ONLY.includes(parameter)),
+      accelerated,
+    )
+    for (const parameter of [
+      'bandsox.port=9005',
+      'bandsox.hostname=box',
+      'bandsox.root=/dev/vda',
+      'bandsox.overlay=/dev/vdb',
+      'panic=-1',
+    ]) {
+      assert.ok(accelerated.includes(parameter), parameter)
+    }
+  })
+
+  it('takes the accelerator that was chosen, with the CPU that belongs to it', () => {
+    const emulated = qemuCommandLine(spec, choice()).argv
+    const accelerated = qemuCommandLine(spec, choice({ accelerator: 'kvm' })).argv
+    assert.deepEqual([only(emulated, '-accel'), only(emulated, '-cpu')], ['tcg,thread=multi', 'max'])
+    assert.deepEqual([only(accelerated, '-accel'), only(accelerated, '-cpu')], ['kvm', 'host'])
+  })
+
+  it('names only files of its own folder, the image read-only', () => {
+    const { argv } = qemuCommandLine(spec, choice({ vsock: 'daemon' }))
+    const [root = '', overlay = ''] = valuesOf(argv, '-drive')
+    assert.ok(root.includes('file=root.squashfs') && root.includes('readonly=on'))
+    assert.ok(overlay.includes('file=overlay.ext4') && !overlay.includes('readonly'))
+    assert.deepEqual([only(argv, '-kernel'), only(argv, '-initrd')], ['kernel', 'initramfs'])
+    const absolute = argv.slice(1).filter((word) => /(^|[=,])\//.test(word) && !word.includes('/dev/'))
+    assert.deepEqual(absolute, [])
+    assert.ok(!argv.some((word) => word.includes(spec.directory)))
+  })
+
+  it('counts the inherited descriptors from 3, in the order in which the shim opens them', () => {
+    const { argv, files } = qemuCommandLine(spec, choice({ vsock: 'kernel' }))
+    const fdOf = (id: string) =>
+      Number(/fd=(\d+)/.exec(valuesOf(argv, '-chardev').find((value) => value.includes(`id=${id},`)) ?? '')?.[1])
+    assert.deepEqual(files, [{ listen: 'qmp.sock' }, { listen: 'agent.sock' }, { open: '/dev/vhost-vsock' }])
+    assert.deepEqual([fdOf('qmp'), fdOf('agent')], [3, 4])
+    assert.ok(valuesOf(argv, '-device').includes('vhost-vsock-pci,guest-cid=77,vhostfd=5'))
+  })
+
+  it('shares the memory with the vsock daemon only', () => {
+    const memoryOf = (over: Partial<QemuChoice>) => valuesOf(qemuCommandLine(spec, choice(over)).argv, '-object')[0]
+    assert.match(memoryOf({ vsock: 'daemon' }) ?? '', /^memory-backend-memfd,share=on,/)
+    for (const vsock of ['kernel', null] as const)
+      assert.match(memoryOf({ vsock }) ?? '', /^memory-backend-ram,(?!.*share)/)
+  })
+
+  it('has a vsock device only when there is a backend', () => {
+    const devices = (vsock: QemuChoice['vsock']) =>
+      valuesOf(qemuCommandLine(spec, choice({ vsock })).argv, '-device').filter((device) => device.includes('vsock'))
+    assert.deepEqual(devices(null), [])
+    assert.deepEqual(devices('daemon'), ['vhost-user-vsock-pci,chardev=vsock'])
+    assert.equal(devices('kernel').length, 1)
+    assert.equal(qemuCommandLine(spec, choice()).files.length, 2)
+  })
+})
