@@ -25,9 +25,14 @@ export class BareConnection {
     socket.on('close', () => this.#end(new Error('bench-guest closed the connection')))
   }
 
-  /** @param socketPath Host path of a VM's vsock socket. */
-  static async open(socketPath: string, port: number): Promise<BareConnection> {
-    const connection = new BareConnection(await connectUnixSocket(socketPath))
+  /**
+   * @param socketPath Host path of a VM's vsock socket.
+   * @param signal Ends the try, but not the connection that comes of it.
+   */
+  static async open(socketPath: string, port: number, signal?: AbortSignal): Promise<BareConnection> {
+    const connection = new BareConnection(await connectUnixSocket(socketPath, signal))
+    const giveUp = () => connection.close()
+    signal?.addEventListener('abort', giveUp, { once: true })
     try {
       await connection.write(Buffer.from(`CONNECT ${port}\n`))
       const reply = await connection.line()
@@ -36,6 +41,8 @@ export class BareConnection {
     } catch (error) {
       connection.close()
       throw error
+    } finally {
+      signal?.removeEventListener('abort', giveUp)
     }
   }
 

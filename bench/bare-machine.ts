@@ -21,9 +21,10 @@ const PORT = 9000
 /** In the driver's own range for the users of VMs, and above what this host hands out in earnest. */
 const CID = 1_000_000
 const UID = 1_900_000_000 + CID
-/** As the agent's host side has it. */
+/** As the agent's host side has them: a try may hang in a device that the guest has not set up yet. */
 const RETRY_MS = 20
-const READY_TIMEOUT_MS = 60_000
+const TRY_MS = 1_000
+const READY_TIMEOUT_MS = 20_000
 const END_TIMEOUT_MS = 10_000
 
 export interface BareMachine extends AsyncDisposable {
@@ -98,7 +99,7 @@ async function whenReady(socketPath: string): Promise<{ connection: BareConnecti
   const deadline = performance.now() + READY_TIMEOUT_MS
   for (;;) {
     try {
-      const connection = await BareConnection.open(socketPath, PORT)
+      const connection = await BareConnection.open(socketPath, PORT, AbortSignal.timeout(TRY_MS))
       const stages = JSON.parse(await connection.ask('hello')) as Record<string, number>
       const hello = Object.fromEntries(Object.entries(stages).map(([stage, ms]) => [`guest.${stage}`, ms]))
       return { connection, hello }

@@ -28,7 +28,7 @@ export async function startBenchGuest(
   const job = sandbox.exec([guestProgram, 'serve', String(PORT)])
   const output = job.collect()
   output.catch(() => undefined) // read below, or when the sandbox goes
-  const socketPath = path.join((await sandbox.info()).directory, 'vsock/vsock.sock')
+  const socketPath = path.join((await sandbox.info()).directory, 'vsock.sock')
   const connect = () => BareConnection.open(socketPath, PORT)
   for (const deadline = performance.now() + START_TIMEOUT_MS; ; await delay(50)) {
     try {

@@ -76,7 +76,7 @@ for (const [offset, mode, code, message] of greetings) {
   test(`a greeting of ${mode} is ${code}`, async () => {
     const { directory, vsock } = await sandbox.info()
     assert.ok(vsock)
-    const link = socketLink('vsock', path.join(directory, 'vsock/vsock.sock'), vsock.port + offset)
+    const link = socketLink('vsock', path.join(directory, 'vsock.sock'), vsock.port + offset)
     await assertRefused(() => GuestConnection.open(link), code, message)
   })
 }

@@ -6,6 +6,7 @@ import path from 'node:path'
 import { test } from 'node:test'
 import { BandSoxError, openBandSox, type Sandbox } from 'bandsox'
 import { startCli } from './support/command-line.js'
+import { boundedOrFull } from './support/scale.js'
 import { namesIn, processesIn, temporaryStorage, until } from './support/storage.js'
 
 const pidOf = (folder: string, program: RegExp): number => {
@@ -147,9 +148,13 @@ test('a guest that powers itself off has stopped', async () => {
   await storage.assertNothingLeft()
 })
 
-test('a create that is killed at any moment leaves nothing after the next command', async () => {
+const kills = boundedOrFull(6, 100)
+
+test(`a create that is killed at ${kills} moments leaves nothing after the next command`, async () => {
   await using storage = await temporaryStorage()
-  for (const afterMs of [250, 330, 400, 500, 700, 1200]) {
+  for (let index = 0; index < kills; index++) {
+    // From the start of the program to a while before the guest answers.
+    const afterMs = 200 + (index * 1_500) / kills
     const child = startCli(storage.folder, ['create', 'bandsox/base'])
     setTimeout(() => child.kill('SIGKILL'), afterMs)
     await once(child, 'close')

@@ -67,12 +67,11 @@ func (v *vm) hasDaemon() bool {
 	return v.config.Vsock != nil && v.config.Vsock.Kind == config.VsockDaemon
 }
 
-// listen opens the bridge, where there is one, and shim.sock.
+// listen opens the bridge, where there is vsock, and shim.sock.
 func (v *vm) listen(vmm *procid.Handle, vsockState control.VsockState) error {
 	var err error
-	if v.config.Vsock != nil && v.config.Vsock.Kind == config.VsockKernel {
-		dial := func(port uint32) (bridge.Conn, error) { return vsock.Dial(v.config.Vsock.CID, port) }
-		if v.bridge, err = bridge.Listen(v.config.Vsock.Socket, dial, v.reporter.report); err != nil {
+	if v.config.Vsock != nil {
+		if v.bridge, err = bridge.Listen(v.config.Vsock.Socket, v.dialGuest(), v.reporter.report); err != nil {
 			return err
 		}
 	}
@@ -84,6 +83,14 @@ func (v *vm) listen(vmm *procid.Handle, vsockState control.VsockState) error {
 		Report:    v.reporter.report,
 	}, vsockState)
 	return err
+}
+
+// dialGuest is what is behind the bridge.
+func (v *vm) dialGuest() bridge.Dial {
+	if v.hasDaemon() {
+		return bridge.DialDaemon(v.config.Vsock.DaemonSocket)
+	}
+	return func(port uint32) (bridge.Conn, error) { return vsock.Dial(v.config.Vsock.CID, port) }
 }
 
 // daemonDied records and tells that the link is dead. The VM goes on.
@@ -130,7 +137,7 @@ func removeLeftovers(settings *config.Config, report func(error)) {
 		}
 	}
 	if settings.Vsock != nil {
-		paths = append(paths, settings.Vsock.Socket, settings.Vsock.WaitFor)
+		paths = append(paths, settings.Vsock.Socket, settings.Vsock.WaitFor, settings.Vsock.DaemonSocket)
 	}
 	for _, path := range append(paths, settings.Remove...) {
 		if path == "" {

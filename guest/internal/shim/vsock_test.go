@@ -10,7 +10,8 @@ import (
 )
 
 func daemonThat(script string) settings {
-	return settings{"kind": "daemon", "argv": []string{"/bin/sh", "-c", script}, "waitFor": "vsock.ready"}
+	return settings{"kind": "daemon", "argv": []string{"/bin/sh", "-c", script}, "waitFor": "vsock.ready",
+		"socket": "vsock.sock", "daemonSocket": "daemon.sock"}
 }
 
 func TestDaemonsDeathIsToldAndLeavesTheVM(t *testing.T) {

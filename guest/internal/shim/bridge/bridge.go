@@ -1,5 +1,5 @@
-// Package bridge gives the kernel's vsock the shape of Firecracker's: a Unix socket on which the host says CONNECT and a port, and
-// then has a stream to the guest.
+// Package bridge gives any vsock the shape of Firecracker's: a Unix socket on which the host says CONNECT and a port, and then has
+// a stream to the guest.
 package bridge
 
 import (

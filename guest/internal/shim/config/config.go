@@ -51,14 +51,15 @@ const (
 	VsockKernel = "kernel"
 )
 
-// Vsock says how the host reaches the guest's vsock ports: by a daemon (Argv, WaitFor), or by the shim's own bridge to the
-// kernel (CID, Socket).
+// Vsock says how the host reaches the guest's vsock ports: on Socket, where the shim bridges to the kernel (CID) or to a daemon
+// (Argv, WaitFor, DaemonSocket).
 type Vsock struct {
-	Kind    string   `json:"kind"`
-	Argv    []string `json:"argv"`
-	WaitFor string   `json:"waitFor"`
-	CID     uint32   `json:"cid"`
-	Socket  string   `json:"socket"`
+	Kind         string   `json:"kind"`
+	Socket       string   `json:"socket"`
+	CID          uint32   `json:"cid"`
+	Argv         []string `json:"argv"`
+	WaitFor      string   `json:"waitFor"`
+	DaemonSocket string   `json:"daemonSocket"`
 }
 
 // FileName is the configuration's name in the VM's directory.

@@ -11,7 +11,8 @@ const full = `{ "version": 1, "sandbox": "sbx_7f2",
   "vmm": { "argv": ["/usr/bin/qemu-system-x86_64", "-S"], "env": {"K": "V"}, "uid": 200003, "gid": 200003, "groups": [104], "maxFiles": 2048 },
   "files": [ { "listen": "qmp.sock" }, { "open": "/dev/vhost-vsock" } ],
   "console": { "log": "console.log", "maxBytes": 1048576 },
-  "vsock": { "kind": "daemon", "argv": ["vhost-device-vsock"], "waitFor": "vsock/vhost.sock" },
+  "vsock": { "kind": "daemon", "argv": ["vhost-device-vsock"], "waitFor": "vsock/vhost.sock",
+             "socket": "vsock.sock", "daemonSocket": "vsock/daemon.sock" },
   "remove": ["qmp.sock", "vsock/vsock.sock"] }`
 
 func TestConfigurationOfTheContractIsAccepted(t *testing.T) {
@@ -67,7 +68,7 @@ func TestMistakesAreRefused(t *testing.T) {
 		{"console.maxBytes", `0`, "maxBytes"},
 		{"vsock.kind", `"other"`, "kind"},
 		{"vsock.kind", `"kernel"`, "belong to kind daemon"},
-		{"vsock.cid", `3`, "belong to kind kernel"},
+		{"vsock.cid", `3`, "does not belong to kind daemon"},
 		{"vsock.waitFor", `""`, "cannot be a path"},
 		{"vsock.waitFor", `".."`, "not a plain path"},
 		{"vsock", `{"kind":"kernel","cid":2,"socket":"v"}`, "cid is 2"},

@@ -130,23 +130,29 @@ func (c Console) validate() error {
 }
 
 func (v Vsock) validate() error {
+	if err := validateInside(v.Socket, maxSocketPathBytes); err != nil {
+		return fmt.Errorf("socket: %w", err)
+	}
 	switch v.Kind {
 	case VsockDaemon:
-		if v.CID != 0 || v.Socket != "" {
-			return errors.New("cid and socket belong to kind kernel")
+		if v.CID != 0 {
+			return errors.New("cid does not belong to kind daemon")
 		}
 		if err := validateArgv(v.Argv); err != nil {
 			return err
 		}
+		if err := validateInside(v.DaemonSocket, maxSocketPathBytes); err != nil {
+			return fmt.Errorf("daemonSocket: %w", err)
+		}
 		return validateInside(v.WaitFor, maxSocketPathBytes)
 	case VsockKernel:
-		if v.Argv != nil || v.WaitFor != "" {
-			return errors.New("argv and waitFor belong to kind daemon")
+		if v.Argv != nil || v.WaitFor != "" || v.DaemonSocket != "" {
+			return errors.New("argv, waitFor and daemonSocket belong to kind daemon")
 		}
 		if v.CID < minCID || v.CID > maxCID {
 			return fmt.Errorf("cid is %d, not %d to %d", v.CID, minCID, uint32(maxCID))
 		}
-		return validateInside(v.Socket, maxSocketPathBytes)
+		return nil
 	default:
 		return fmt.Errorf("kind %q is neither %s nor %s", v.Kind, VsockDaemon, VsockKernel)
 	}

@@ -16,6 +16,7 @@ export class Agent {
   readonly #links: readonly Link[]
   readonly #idle: GuestConnection[] = []
   readonly #inUse = new Set<GuestConnection>()
+  #revive: () => Promise<boolean> = async () => false
   readonly #answerTimeoutMs: number
   #closed = false
 
@@ -23,6 +24,11 @@ export class Agent {
   constructor(links: readonly Link[], options: { answerTimeoutMs?: number } = {}) {
     this.#links = links
     this.#answerTimeoutMs = options.answerTimeoutMs ?? ANSWER_TIMEOUT_MS
+  }
+
+  /** @param revive Asked when every link refused: true when it has mended something, and another try is worth it. */
+  onRefused(revive: () => Promise<boolean>): void {
+    this.#revive = revive
   }
 
   /**
@@ -50,7 +56,7 @@ export class Agent {
       this.#inUse.add(idle)
       return idle
     }
-    const connection = await this.#connect(signal)
+    const connection = await this.#connectOrRevive(signal)
     if (this.#closed) {
       connection.close()
       throw new BandSoxError('link-lost', 'the connection to the guest was closed while it was being made')
@@ -111,6 +117,16 @@ export class Agent {
     this.#closed = true
     for (const connection of [...this.#idle.splice(0), ...this.#inUse]) connection.close(reason)
     this.#inUse.clear()
+  }
+
+  async #connectOrRevive(signal: AbortSignal | undefined): Promise<GuestConnection> {
+    try {
+      return await this.#connect(signal)
+    } catch (error) {
+      signal?.throwIfAborted()
+      if (isWorthRetrying(error) && (await this.#revive())) return await this.#connect(signal)
+      throw error
+    }
   }
 
   async #connect(signal?: AbortSignal, timeoutMs?: number): Promise<GuestConnection> {

@@ -73,10 +73,7 @@ describe('a listing', () => {
       await host.expect('list')
       host.say({ type: 'error', code: 'not-a-directory', message: 'it is a file' })
     })
-    await assert.rejects(
-      listFolder(agent, '/a').next(),
-      hasCode('file-error', /cannot list \/a in the guest: it is a file/),
-    )
+    await assert.rejects(listFolder(agent, '/a').next(), hasCode('file-error', /^in the guest: it is a file$/))
   })
 
   it('that counts wrong is a violation', async (t) => {

@@ -185,7 +185,7 @@ describe('a command', () => {
     })
     const job = startJob(async () => agent, { argv: ['nope', 'x'] })
     job.kill()
-    await assert.rejects(job.collect(), hasCode('command-not-found', /^cannot run nope: no such program$/))
+    await assert.rejects(job.collect(), hasCode('command-not-found', /^in the guest: no such program$/))
     await assert.rejects(job.wait(), hasCode('command-not-found'))
     startJob(() => Promise.reject(new Error('no sandbox')), { argv: ['x'] }) // dropped: no unhandled rejection
     await assert.rejects(startJob(() => Promise.reject(new Error('no sandbox')), { argv: ['x'] }).wait(), /no sandbox/)

@@ -95,13 +95,11 @@ describe('a host command', () => {
   it('that has ended and left a child with its outputs is aborted as well', async (t) => {
     const file = path.join(await temporaryFolder(t), 'pid')
     const controller = new AbortController()
-    const running = runCommand(sh('sleep 60 & echo $! > "$1.new"; mv "$1.new" "$1"', file), {
-      signal: controller.signal,
-    })
+    const script = 'echo $$ > "$1.shell"; sleep 60 & echo $! > "$1.new"; mv "$1.new" "$1"'
+    const running = runCommand(sh(script, file), { signal: controller.signal })
     running.catch(() => undefined)
     const pid = await pidIn(file)
-    const parent = Number(/\) \S (\d+)/.exec(await readFile(`/proc/${pid}/stat`, 'latin1'))?.[1])
-    if (parent !== process.pid) await ended(parent)
+    await ended(await pidIn(`${file}.shell`))
     for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setImmediate(resolve)) // until we have reaped it
     controller.abort(new Error('enough'))
     await assert.rejects(running, /enough/)

@@ -26,7 +26,9 @@ export interface ShimConfig {
   }
   files: ({ listen: string } | { open: string })[]
   console: { log: string; maxBytes: number }
-  vsock?: { kind: 'daemon'; argv: string[]; waitFor: string } | { kind: 'kernel'; cid: number; socket: string }
+  vsock?:
+    | { kind: 'daemon'; socket: string; argv: string[]; waitFor: string; daemonSocket: string }
+    | { kind: 'kernel'; socket: string; cid: number }
   remove: string[]
 }
 

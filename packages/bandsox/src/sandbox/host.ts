@@ -7,7 +7,7 @@ export interface Host {
   readonly vmm: Vmm
   /** The shim's binary. */
   readonly shimPath: string
-  /** Debug messages; see docs/cli.md, `--log-level`. */
+  /** Debug messages: allocations, releases, failed attempts. */
   readonly debug: (message: string) => void
 }
 

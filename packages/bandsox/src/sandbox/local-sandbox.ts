@@ -35,6 +35,7 @@ export class LocalSandbox implements Sandbox {
     this.id = id
     this.#isOwned = made !== undefined
     this.#agent = made?.agent
+    this.#agent?.onRefused(() => this.#replaceDeadShim())
     this.files = new LocalFiles(() => this.#agentFor('transfer'))
   }
 
@@ -167,7 +168,15 @@ export class LocalSandbox implements Sandbox {
         ? []
         : this.#host.vmm.links(this.#directory, record.machine, record.port),
     )
+    this.#agent.onRefused(() => this.#replaceDeadShim())
     return this.#agent
+  }
+
+  /** The links lead through the shim. @returns True when it had died and another stands in its place. */
+  async #replaceDeadShim(): Promise<boolean> {
+    if ((await readRun(this.#directory)).shimAlive) return false
+    const settled = await settle(this.#host, await this.#record())
+    return settled?.state.kind === 'running'
   }
 
   async #allowed(operation: Operation): Promise<SandboxRecord> {

@@ -73,6 +73,18 @@ describe('messages', () => {
       assert.deepEqual(toGuest(JSON.stringify({ type: 'signal', signal })), { type: 'signal', signal })
   })
 
+  it('check a variable of any name, also one that JavaScript has a use for', () => {
+    const named = toGuest('{"type":"exec","shell":"x","env":{"__proto__":"a","constructor":"b"}}')
+    assert.ok(named.type === 'exec')
+    assert.deepEqual(Object.entries(named.env ?? {}), [
+      ['__proto__', 'a'],
+      ['constructor', 'b'],
+    ])
+    assert.throws(() => toGuest('{"type":"exec","shell":"x","env":{"__proto__":{}}}'), violation('message-invalid'))
+    const hello = '"protocol":1,"agent":"","bootId":"","capabilities":[],"checksums":["md5"]'
+    assert.throws(() => toHost(`{"type":"hello",${hello},"stages":{"__proto__":-1}}`), violation('message-invalid'))
+  })
+
   it('offer a range of protocols that begins where it ends or below', () => {
     assert.throws(() => toGuest('{"type":"hello","protocol":1,"minProtocol":2}'), violation('message-invalid'))
     assert.deepEqual(toGuest('{"type":"hello","protocol":2,"minProtocol":2}'), {

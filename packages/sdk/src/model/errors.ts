@@ -22,7 +22,7 @@ export const errorTable = {
   'vmm-failed': { http: 500, exit: 70, hint: 'see what the machine printed: bandsox logs ID' },
   'vmm-control': { http: 500, exit: 70, hint: 'see what the machine printed: bandsox logs ID' },
   'boot-failed': { http: 500, exit: 70, hint: 'see what the machine printed: bandsox logs ID' },
-  'vsock-unavailable': { http: 500, exit: 69, hint: 'see docs/vsock.md and: bandsox doctor' },
+  'vsock-unavailable': { http: 500, exit: 69, hint: 'see what is missing: bandsox doctor' },
   'link-refused': { http: 502, exit: 69, hint: undefined },
   'link-lost': { http: 502, exit: 74, hint: undefined },
   'agent-unreachable': { http: 504, exit: 69, hint: 'see what the guest printed: bandsox logs ID' },

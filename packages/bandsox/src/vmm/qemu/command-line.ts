@@ -5,9 +5,11 @@ import type { MachineSpec } from '../vmm.js'
 export const QMP_SOCKET = 'qmp.sock'
 /** The far end of the guest's virtio-serial port; the shim connects it. */
 export const AGENT_SERIAL_SOCKET = 'agent.sock'
+/** The shim's, whatever is behind it. */
+export const VSOCK_SOCKET = 'vsock.sock'
 /** The daemon's own folder: it runs as the VM's user and makes its sockets itself. */
 export const VSOCK_FOLDER = 'vsock'
-export const VSOCK_SOCKET = `${VSOCK_FOLDER}/vsock.sock`
+export const DAEMON_SOCKET = `${VSOCK_FOLDER}/daemon.sock`
 export const VHOST_USER_SOCKET = `${VSOCK_FOLDER}/vhost.sock`
 
 /** Versioned, so that a snapshot finds the same machine under a newer QEMU; the oldest QEMU that we take has it. */

@@ -6,9 +6,8 @@ import { socketLink } from '../../link/socket-link.js'
 import { consoleConfig, type ShimConfig, startShim } from '../../process/shim.js'
 import type { MachineFacts, MachineSpec, Vmm } from '../vmm.js'
 import {
-  AGENT_SERIAL_SOCKET,
+  DAEMON_SOCKET,
   type QemuChoice,
-  QMP_SOCKET,
   qemuCommandLine,
   VHOST_USER_SOCKET,
   VSOCK_FOLDER,
@@ -105,22 +104,24 @@ async function prepare(
     files,
     console: consoleConfig,
     ...(vsock !== null && { vsock: vsockConfig(spec, vsock.kind) }),
-    remove: [QMP_SOCKET, AGENT_SERIAL_SOCKET, VSOCK_SOCKET, VHOST_USER_SOCKET],
+    remove: [],
   }
 }
 
 function vsockConfig(spec: MachineSpec, backend: 'kernel' | 'daemon'): NonNullable<ShimConfig['vsock']> {
-  if (backend === 'kernel') return { kind: 'kernel', cid: spec.cid, socket: VSOCK_SOCKET }
+  if (backend === 'kernel') return { kind: 'kernel', socket: VSOCK_SOCKET, cid: spec.cid }
   return {
     kind: 'daemon',
+    socket: VSOCK_SOCKET,
     argv: [
       `./${VSOCK_DAEMON_FILE}`,
       ...['--guest-cid', String(spec.cid)],
       ...['--socket', VHOST_USER_SOCKET],
-      ...['--uds-path', VSOCK_SOCKET],
+      ...['--uds-path', DAEMON_SOCKET],
       ...['--tx-buffer-size', String(VSOCK_TX_BUFFER_BYTES)],
     ],
     waitFor: VHOST_USER_SOCKET,
+    daemonSocket: DAEMON_SOCKET,
   }
 }
 
