@@ -47,7 +47,9 @@ async function bootBare(bareBoot: BareBoot): Promise<Boot> {
       return await bootBareOnce(bareBoot)
     } catch (error) {
       if (++failures === MAX_FAILURES) throw error
-      console.error(`a bare machine did not answer, and is started anew: ${error instanceof Error ? error.message : error}`)
+      console.error(
+        `a bare machine did not answer, and is started anew: ${error instanceof Error ? error.message : error}`,
+      )
     }
   }
 }
