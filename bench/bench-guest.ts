@@ -2,7 +2,7 @@
 import path from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
-import type { Sandbox } from 'bandsox'
+import type { Job, Sandbox } from 'bandsox'
 import { BareConnection } from './bare-connection.js'
 
 /** Built by scripts/bench.mjs, beside this file. */
@@ -26,8 +26,8 @@ export async function startBenchGuest(
 ): Promise<{ connect(): Promise<BareConnection> } & AsyncDisposable> {
   await uploadBenchGuest(sandbox)
   const job = sandbox.exec([guestProgram, 'serve', String(PORT)])
-  const output = job.collect()
-  output.catch(() => undefined) // read below, or when the sandbox goes
+  const ended = showOutput(job)
+  ended.catch(() => undefined) // awaited when it is disposed
   const socketPath = path.join((await sandbox.info()).directory, 'vsock.sock')
   const connect = () => BareConnection.open(socketPath, PORT)
   for (const deadline = performance.now() + START_TIMEOUT_MS; ; await delay(50)) {
@@ -43,7 +43,14 @@ export async function startBenchGuest(
     connect,
     async [Symbol.asyncDispose]() {
       job.kill('SIGKILL')
-      await output
+      await ended
     },
   }
+}
+
+/** What bench-guest says is always about something that went wrong. */
+async function showOutput(job: Job): Promise<void> {
+  for await (const { data } of job.output) process.stderr.write(data)
+  const { exitCode, signal } = await job.wait()
+  if (signal !== 'SIGKILL') console.error(`bench-guest ended by itself: ${signal ?? exitCode}`)
 }

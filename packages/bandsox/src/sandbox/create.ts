@@ -153,10 +153,14 @@ async function whenReady(
     const printed = await consoleTail(spec.directory)
     const code = error instanceof BandSoxError ? error.code : 'boot-failed'
     const within = code === 'agent-unreachable' ? ` within ${timeoutMs} ms` : ''
-    throw new BandSoxError(code, `cannot boot sandbox ${spec.sandboxId}${within}: ${messageOf(error)}${quote(printed)}`, {
-      cause: error,
-      hint: 'the sandbox was removed again; the lines above are the last of its console',
-    })
+    throw new BandSoxError(
+      code,
+      `cannot boot sandbox ${spec.sandboxId}${within}: ${messageOf(error)}${quote(printed)}`,
+      {
+        cause: error,
+        hint: 'the sandbox was removed again; the lines above are the last of its console',
+      },
+    )
   }
 }
 
