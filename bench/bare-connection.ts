@@ -55,7 +55,9 @@ export class BareConnection {
   /** Resolves when the kernel has all of it, and the buffer may be used again. */
   write(data: Buffer): Promise<void> {
     return new Promise((resolve, reject) => {
-      this.#socket.write(data, (error) => (error ? reject(error) : resolve()))
+      this.#socket.write(data, (error) =>
+        error ? reject(new Error(`cannot write to bench-guest: ${error.message}`, { cause: error })) : resolve(),
+      )
     })
   }
 

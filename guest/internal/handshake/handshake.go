@@ -1,24 +1,14 @@
-// Package handshake is the listening end of Firecracker's hybrid-vsock handshake on a Unix socket, so that agents can be tried
-// on a host without a machine around them.
+// Package handshake is the listening end of Firecracker's hybrid-vsock handshake on a Unix socket: for the shim's bridge, and for
+// agents that are tried on a host without a machine around them.
 package handshake
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"net"
-	"strconv"
-	"strings"
-	"time"
 )
 
-const (
-	// maxLineBytes is Firecracker's own bound for the CONNECT line.
-	maxLineBytes = 32
-	lineTimeout  = 5 * time.Second
-	// firstPort is where Firecracker begins to count the ports in its OK lines.
-	firstPort = 1073741824
-)
+// firstPort is where Firecracker begins to count the ports in its OK lines.
+const firstPort = 1073741824
 
 // Listener accepts connections whose handshake is over.
 type Listener struct {
@@ -73,31 +63,12 @@ func (l *Listener) run() {
 	}
 }
 
-// shake reads the line byte by byte: what follows it belongs to the protocol.
+// shake answers what was asked for.
 func shake(conn net.Conn) (uint32, error) {
-	if err := conn.SetReadDeadline(time.Now().Add(lineTimeout)); err != nil {
-		return 0, err
-	}
-	var line []byte
-	for one := make([]byte, 1); !strings.HasSuffix(string(line), "\n"); line = append(line, one[0]) {
-		if len(line) == maxLineBytes {
-			return 0, errors.New("the CONNECT line does not end")
-		}
-		if _, err := io.ReadFull(conn, one); err != nil {
-			return 0, err
-		}
-	}
-	words := strings.Fields(string(line))
-	if len(words) != 2 || words[0] != "CONNECT" {
-		return 0, fmt.Errorf("%q is no CONNECT line", line)
-	}
-	port, err := strconv.ParseUint(words[1], 10, 32)
+	port, err := ReadConnect(conn)
 	if err != nil {
 		return 0, err
 	}
-	if err := conn.SetReadDeadline(time.Time{}); err != nil {
-		return 0, err
-	}
 	_, err = fmt.Fprintf(conn, "OK %d\n", firstPort)
-	return uint32(port), err
+	return port, err
 }

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"bandsox.dev/guest/internal/handshake"
 	"bandsox.dev/guest/internal/shim/ownsocket"
 )
 
@@ -94,7 +95,7 @@ func (b *Bridge) accept() {
 
 // connect is the life of one connection. Whatever fails closes it without a word, like Firecracker.
 func (b *Bridge) connect(host *net.UnixConn) {
-	port, err := readConnect(host)
+	port, err := handshake.ReadConnect(host)
 	if err != nil {
 		return
 	}

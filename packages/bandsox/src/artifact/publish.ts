@@ -1,8 +1,9 @@
 /** Makes files and folders under a temporary name beside their target and renames them when finished: all or nothing. */
 import { randomBytes } from 'node:crypto'
-import { mkdir, mkdtemp, open, readdir, readFile, rename, rm } from 'node:fs/promises'
+import { mkdir, mkdtemp, open, readdir, rename, rm } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { isSystemError } from '@bandsox/sdk'
+import { identify } from '../process/identity.js'
 
 /** `.making-<pid>-<start time of the process>-<random>`: tells a later run whether its maker still lives. */
 const UNFINISHED = /^\.making-(\d+)-(\d+)-/
@@ -94,13 +95,14 @@ export async function removeAbandoned(directory: string): Promise<void> {
   })
   for (const name of names) {
     const maker = UNFINISHED.exec(name)
-    if (maker === null || (await startTimeOf(Number(maker[1]))) === maker[2]) continue
+    if (maker === null || String((await identify(Number(maker[1])))?.startTime) === maker[2]) continue
     // Retried, since a command that the dead process started may still be writing there.
     await rm(join(directory, name), { recursive: true, force: true, maxRetries: 10 })
   }
 }
 
-const unfinishedPrefix = async (): Promise<string> => `.making-${process.pid}-${await startTimeOf(process.pid)}-`
+const unfinishedPrefix = async (): Promise<string> =>
+  `.making-${process.pid}-${(await identify(process.pid))?.startTime}-`
 
 /** Renamed first: a half-removed folder must not be found under its name. */
 async function removeDirectory(target: string): Promise<void> {
@@ -115,17 +117,4 @@ async function removeDirectory(target: string): Promise<void> {
     throw error
   }
   await rm(grave, { recursive: true, force: true })
-}
-
-/** Field 22 of /proc/PID/stat, in clock ticks since boot; `undefined` when there is no such process. See proc(5). */
-async function startTimeOf(pid: number): Promise<string | undefined> {
-  try {
-    const stat = await readFile(`/proc/${pid}/stat`, 'latin1')
-    // The command's name, field 2, may hold spaces and brackets: count from the last bracket.
-    return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19]
-  } catch (error) {
-    // ESRCH: the process ended between open and read.
-    if (isSystemError(error, 'ENOENT') || isSystemError(error, 'ESRCH')) return undefined
-    throw error
-  }
 }

@@ -4,7 +4,6 @@ import { join } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import { BandSoxError, isSystemError } from '@bandsox/sdk'
 import * as z from 'zod'
-import { readManifest } from '../artifact/manifest.js'
 import { publishJson, removeAbandoned } from '../artifact/publish.js'
 import {
   checkFile,
@@ -14,6 +13,7 @@ import {
   sha256Schema,
   verifyFile,
 } from '../artifact/recorded-file.js'
+import { readJsonFile } from '../process/json-file.js'
 import { buildInitramfs, digestAgent, initramfsKey } from './initramfs.js'
 import { type GuestKernel, loadKernel, prepareKernel, readKernelOrigin, verifyKernel } from './kernel.js'
 import { findDistributionKernel, type GivenKernel, givenOrigin } from './kernel-source.js'
@@ -55,7 +55,7 @@ export async function prepareBoot(
 ): Promise<{ boot: Boot; made: ('kernel' | 'initramfs')[] }> {
   const { directory, agentPath, kernelSource, report, signal } = options
   const agentSha256 = await digestAgent(agentPath)
-  const manifest = await withoutDamaged(() => readManifest(join(directory, MANIFEST), bootManifestSchema))
+  const manifest = await withoutDamaged(() => readJsonFile(join(directory, MANIFEST), bootManifestSchema))
   const present = manifest && (await withoutDamaged(() => loadKernel(join(directory, manifest.kernel))))
   const kept = present !== undefined && (await isWanted(present, kernelSource, signal)) ? present : undefined
   if (kept !== undefined && manifest?.initramfsKey === initramfsKey(kept, agentSha256)) {
@@ -134,7 +134,7 @@ async function changedAt(path: string): Promise<number> {
  * @throws `host-missing` when nothing was prepared, `artifact-damaged` naming the file.
  */
 export async function loadBootFiles(directory: string): Promise<Boot> {
-  const manifest = await readManifest(join(directory, MANIFEST), bootManifestSchema)
+  const manifest = await readJsonFile(join(directory, MANIFEST), bootManifestSchema)
   if (manifest === undefined) {
     const hint = 'prepare this host: npm run setup'
     throw new BandSoxError('host-missing', `there is no guest kernel in ${directory}`, { hint })

@@ -4,7 +4,6 @@ import { basename, join } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import { BandSoxError } from '@bandsox/sdk'
 import * as z from 'zod'
-import { readManifest } from '../artifact/manifest.js'
 import { publishDirectory, publishJson, withWorkDirectory } from '../artifact/publish.js'
 import {
   checkFile,
@@ -13,6 +12,7 @@ import {
   sha256Schema,
   verifyFile,
 } from '../artifact/recorded-file.js'
+import { readJsonFile } from '../process/json-file.js'
 import { unpackKernel } from './kernel-image.js'
 import { kernelModuleSchema, unpackModules } from './kernel-modules.js'
 import {
@@ -126,7 +126,7 @@ async function isIntact(directory: string, origin: KernelOrigin): Promise<boolea
  * @throws `artifact-damaged` naming the file.
  */
 export async function loadKernel(directory: string): Promise<GuestKernel> {
-  const manifest = await readManifest(join(directory, MANIFEST), kernelManifestSchema)
+  const manifest = await readJsonFile(join(directory, MANIFEST), kernelManifestSchema)
   if (manifest === undefined) throw new BandSoxError('artifact-damaged', `there is no guest kernel in ${directory}`)
   await Promise.all(filesOf(manifest).map((each) => checkFile(directory, each)))
   const located = <F extends RecordedFile>(recorded: F): Located<F> => ({
@@ -146,7 +146,7 @@ export async function loadKernel(directory: string): Promise<GuestKernel> {
 
 /** Where a kernel came from, whatever state its files are in; `undefined` when there is none. */
 export async function readKernelOrigin(directory: string): Promise<KernelOrigin | undefined> {
-  return (await readManifest(join(directory, MANIFEST), kernelManifestSchema))?.origin
+  return (await readJsonFile(join(directory, MANIFEST), kernelManifestSchema))?.origin
 }
 
 /**

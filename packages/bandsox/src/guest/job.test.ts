@@ -166,12 +166,14 @@ describe('a command', () => {
     const { agent, guest } = await agentWith(
       t,
       command(async (host) => {
+        await host.expect('signal') // sent once the start is known, and from then on nobody waits for anything
         controller.abort(reason)
         await host.closed()
         hasEnded()
       }),
     )
     const job = startJob(async () => agent, { argv: ['x'] }, { signal: controller.signal })
+    job.kill('SIGWINCH')
     await ended
     await guest.idle()
     await assert.rejects(job.wait(), (error) => error === reason)

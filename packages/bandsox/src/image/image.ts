@@ -2,8 +2,8 @@
 import { basename, join } from 'node:path'
 import { BandSoxError } from '@bandsox/sdk'
 import * as z from 'zod'
-import { readManifest } from '../artifact/manifest.js'
 import { checkFile, recordedFileSchema, verifyFile } from '../artifact/recorded-file.js'
+import { readJsonFile } from '../process/json-file.js'
 
 export const IMAGE_MANIFEST = 'image.json'
 
@@ -47,7 +47,7 @@ export interface Image extends Omit<ImageManifest, 'version'> {
  * @throws `image-not-found` when the folder holds none, `artifact-damaged` naming the file.
  */
 export async function loadImage(directory: string): Promise<Image> {
-  const manifest = await readManifest(join(directory, IMAGE_MANIFEST), imageManifestSchema)
+  const manifest = await readJsonFile(join(directory, IMAGE_MANIFEST), imageManifestSchema)
   if (manifest === undefined) {
     const hint = 'make the built-in image: npm run setup'
     throw new BandSoxError('image-not-found', `there is no image ${basename(directory)}: ${directory} holds none`, {

@@ -20,8 +20,16 @@ export async function writeJsonFile(path: string, value: unknown): Promise<void>
   }
 }
 
-/** @returns undefined when the file is not there. @throws `artifact-damaged` when it is not what it should be. */
-export async function readJsonFile<S extends z.ZodType>(path: string, schema: S): Promise<z.infer<S> | undefined> {
+/**
+ * @param hint What to do about a damaged file, where the usual one (build it anew) does not hold.
+ * @returns undefined when the file is not there.
+ * @throws `artifact-damaged` when it is not what it should be.
+ */
+export async function readJsonFile<S extends z.ZodType>(
+  path: string,
+  schema: S,
+  hint?: string,
+): Promise<z.infer<S> | undefined> {
   let content: string
   try {
     content = await readFile(path, 'utf8')
@@ -32,9 +40,7 @@ export async function readJsonFile<S extends z.ZodType>(path: string, schema: S)
   try {
     return schema.parse(JSON.parse(content))
   } catch (error) {
-    throw new BandSoxError('artifact-damaged', `${path} is not readable as what it should be`, {
-      cause: error,
-      hint: 'it was damaged or written by another version: remove it, or the sandbox that it belongs to',
-    })
+    const options = { cause: error, ...(hint !== undefined && { hint }) }
+    throw new BandSoxError('artifact-damaged', `${path} is damaged, or was written by another version`, options)
   }
 }

@@ -9,6 +9,7 @@ import { isLockStale } from './operation-lock.js'
 import { recordSchema, type SandboxRecord } from './record.js'
 
 const RECORD_FILE = 'sandbox.json'
+const DAMAGED_HINT = 'when no process of the VM runs any more, remove its folder'
 const REMOVED_PREFIX = '.removed-'
 const ALPHABET = 'abcdefghijklmnopqrstuvwxyz234567'
 const ID_LENGTH = 10
@@ -59,7 +60,7 @@ export class SandboxStore {
     const known = this.#known.get(id)
     if (known !== undefined && known.version === version) return known.record
     this.#known.delete(id)
-    const record = await readJsonFile(file, recordSchema)
+    const record = await readJsonFile(file, recordSchema, DAMAGED_HINT)
     // Of the time before the reading: what was replaced in between is read again, rather than never.
     if (version !== undefined && record !== undefined) this.#known.set(id, { version, record })
     return record

@@ -1,4 +1,4 @@
-package bridge
+package handshake
 
 import (
 	"errors"
@@ -17,10 +17,10 @@ const (
 	connectLimit    = 2 * time.Second
 )
 
-// readConnect reads the line that names the guest's port, and not one byte more: those after it are for the guest.
+// ReadConnect reads the line that names the guest's port, and not one byte more: those after it are for the guest.
 //
 // Firecracker wants the line in one piece; this waits for the rest for a moment.
-func readConnect(host *net.UnixConn) (port uint32, err error) {
+func ReadConnect(host net.Conn) (port uint32, err error) {
 	if err := host.SetReadDeadline(time.Now().Add(connectLimit)); err != nil {
 		return 0, err
 	}
