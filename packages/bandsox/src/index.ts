@@ -10,5 +10,7 @@ export { type PrepareEvent, prepareHost } from './sandbox/prepare.js'
 /** Opens this host's sandboxes. Any number of processes may do so at once. */
 export async function openBandSox(options: OpenOptions = {}): Promise<BandSox> {
   const config = readConfig(process.env, options)
-  return await LocalBandSox.open({ ...config, debug: options.debug ?? (() => undefined) })
+  const { debug = () => undefined, warn = (message: string) => process.emitWarning(message, 'BandSoxWarning') } =
+    options
+  return await LocalBandSox.open({ ...config, debug, warn })
 }

@@ -34,12 +34,16 @@ export function contextOf(command: Command): Context {
     isJson,
     signal: interruptSignal(),
     debug,
-    open: () => LocalBandSox.open({ ...config, debug }),
+    open: () => LocalBandSox.open({ ...config, debug, warn: logLevel === 'error' ? () => undefined : warnUser }),
     print(text, value) {
       const line = isJson ? JSON.stringify(value) : text
       process.stdout.write(line.endsWith('\n') || line === '' ? line : `${line}\n`)
     },
   }
+}
+
+function warnUser(message: string): void {
+  process.stderr.write(`bandsox: warning: ${message}\n`)
 }
 
 function logDebug(message: string): void {

@@ -78,7 +78,8 @@ function usageError({ code, message }: CommanderError): { detail: string; code: 
   return { detail, code: 'bad-request', hint: 'see: bandsox --help' }
 }
 
-const asJson = process.argv.includes('--json')
+/** Until a command is understood; its own words, behind `exec`, are not ours. */
+let asJson = process.argv.includes('--json')
 
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code === 'EPIPE') process.exit(SIGPIPE_STATUS) // `bandsox logs | head`: nobody reads any more
@@ -86,7 +87,11 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
 })
 
 try {
-  await buildProgram(asJson).parseAsync()
+  await buildProgram(asJson)
+    .hook('preAction', (_, command) => {
+      asJson = command.optsWithGlobals<{ json?: boolean }>().json === true
+    })
+    .parseAsync()
 } catch (error) {
   process.exitCode = reportError(error, asJson)
 }

@@ -38,6 +38,7 @@ export async function download(
     const checksum = await createChecksum(chooseChecksum(connection.hello.checksums, options.checksum))
     connection.send({ type: 'download', path, checksum: checksum.algorithm })
     const ready = await connection.receiveMessage('ready', { signal, about })
+    if (ready.offset !== 0) throw connection.violation(`it is ready from ${ready.offset} on, 0 was asked for`)
     if (ready.size === undefined || ready.mode === undefined)
       throw connection.violation('a ready without size and mode')
     await sink.begin({ sizeBytes: ready.size, mode: ready.mode })

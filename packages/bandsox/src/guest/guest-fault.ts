@@ -40,6 +40,7 @@ export function guestFault(fault: { code: string; message: string }): BandSoxErr
 
 /** The text comes from the guest and may reach a terminal: control characters would be obeyed there. */
 function printable(text: string): string {
+  // Also those that turn the direction of writing, by which one name looks like another (Unicode TR 36).
   // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
-  return text.replace(/[\u0000-\u001f\u007f-\u009f]/g, '\u{fffd}').slice(0, 1000)
+  return text.replace(/[\u0000-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, '\u{fffd}').slice(0, 1000)
 }

@@ -40,6 +40,7 @@ export async function upload(
       makeParents: options.makeParents ?? true,
     })
     const ready = await connection.receiveMessage('ready', { signal: options.signal, about })
+    if (ready.offset !== 0) throw connection.violation(`it is ready from ${ready.offset} on, 0 was asked for`)
     const { sent: sizeBytes, acknowledged } = await sendBlocks(connection, ready, source, checksum, options, about)
     const value = checksum.digest()
     connection.send({ type: 'complete', size: sizeBytes, checksum: value })

@@ -4,7 +4,7 @@ import { open, readFile, rename, rm } from 'node:fs/promises'
 import { BandSoxError, isSystemError } from '@bandsox/sdk'
 import type { z } from 'zod'
 
-/** Replaces the file atomically and durably, with mode 0600. */
+/** Replaces the file atomically, with mode 0600. */
 export async function writeJsonFile(path: string, value: unknown): Promise<void> {
   const temporary = `${path}.${randomBytes(4).toString('hex')}.tmp`
   const file = await open(temporary, 'wx', 0o600)

@@ -40,6 +40,8 @@ export const consoleConfig = { log: CONSOLE_LOG, maxBytes: CONSOLE_LOG_BYTES }
 /** The shim answers from memory; a longer wait means that it is not there in earnest. */
 const ANSWER_TIMEOUT_MS = 10_000
 const MAX_LINE_BYTES = 65_536
+/** A vsock daemon has 5 s to start, the rest is quick even on a busy host. */
+const START_TIMEOUT_MS = 20_000
 
 const identitySchema = z.object({ pid: z.number().int().positive(), startTime: z.number().int().nonnegative() })
 const runSchema = z.object({
@@ -102,7 +104,10 @@ async function launch(shimPath: string, directory: string, mode: 'run' | 'adopt'
   const failed = once(child, 'error').then(([error]) => {
     throw new BandSoxError('host-missing', `cannot start the shim ${shimPath}: ${messageOf(error)}`, { cause: error })
   })
-  const line = await Promise.race([firstLine(child.stdout), failed])
+  const line = await within(Promise.race([firstLine(child.stdout), failed]), START_TIMEOUT_MS, () => {
+    child.kill('SIGKILL') // a shim that has not told of its VM ends it when it sees that nobody listens, or never had it
+    return new BandSoxError('vmm-failed', `the shim did not say within ${START_TIMEOUT_MS} ms what became of the VMM`)
+  })
   const reply = startReply.safeParse(parseOrUndefined(line))
   if (!reply.success)
     throw new BandSoxError('vmm-failed', `the shim ended without a word${line === '' ? '' : `: ${line.slice(0, 500)}`}`)

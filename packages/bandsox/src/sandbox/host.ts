@@ -9,6 +9,8 @@ export interface Host {
   readonly shimPath: string
   /** Debug messages: allocations, releases, failed attempts. */
   readonly debug: (message: string) => void
+  /** What is wrong and was left as it is. */
+  readonly warn: (message: string) => void
 }
 
 /** Names inside a VM's own directory. */

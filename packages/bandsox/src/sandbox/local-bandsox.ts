@@ -14,6 +14,8 @@ export interface OpenOptions {
   storage?: string
   /** Told of allocations, releases and failed attempts. */
   debug?: (message: string) => void
+  /** Told of what is wrong and was left as it is. Default: `process.emitWarning`. */
+  warn?: (message: string) => void
 }
 
 export class LocalBandSox implements BandSox {
@@ -29,13 +31,15 @@ export class LocalBandSox implements BandSox {
     shimPath: string
     searchPath: readonly string[]
     debug: (message: string) => void
+    warn: (message: string) => void
   }): Promise<LocalBandSox> {
-    const { storage, shimPath, searchPath, debug } = config
+    const { storage, shimPath, searchPath, debug, warn } = config
     const host: Host = {
       store: new SandboxStore(storage),
       vmm: qemuDriver({ shim: shimPath, searchPath }),
       shimPath,
       debug,
+      warn,
     }
     await host.store.open()
     await host.store.finishRemovals()
@@ -66,9 +70,10 @@ export class LocalBandSox implements BandSox {
 
   async #settledRecords(): Promise<SandboxRecord[]> {
     const settled: SandboxRecord[] = []
-    for (const id of await this.#host.store.ids()) {
-      const record = await this.#host.store.read(id)
-      const now = record === undefined ? undefined : await settle(this.#host, record)
+    const { readable, damaged } = await this.#host.store.records()
+    for (const { error } of damaged) this.#host.warn(`${error.message}; ${error.hint}`)
+    for (const record of readable) {
+      const now = await settle(this.#host, record)
       if (now !== undefined) settled.push(now)
     }
     return settled.sort((a, b) => a.createdAt.localeCompare(b.createdAt))
@@ -93,9 +98,10 @@ async function releaseOrphans(host: Host): Promise<void> {
 
 async function orphans(host: Host): Promise<{ pool: NumberPool; number: number; owner: string }[]> {
   const found: { pool: NumberPool; number: number; owner: string }[] = []
+  const recorded = new Set(await host.store.ids()) // a damaged record may be that of a running VM
   for (const pool of [cidPool, portPool]) {
     for (const lease of await host.store.leases.list(pool)) {
-      if ((await host.store.read(lease.owner)) === undefined) found.push({ pool, ...lease })
+      if (!recorded.has(lease.owner)) found.push({ pool, ...lease })
     }
   }
   return found

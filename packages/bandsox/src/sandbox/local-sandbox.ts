@@ -56,7 +56,7 @@ export class LocalSandbox implements Sandbox {
     })
   }
 
-  async stop(): Promise<void> {
+  async stop(options: { signal?: AbortSignal } = {}): Promise<void> {
     await this.#exclusively('stop', async (record) => {
       await this.#write({ ...record, state: stateNow('stopping') })
       const machine = await this.#host.vmm.attach(this.#directory)
@@ -65,6 +65,7 @@ export class LocalSandbox implements Sandbox {
         const exit = await stopMachine(machine, agent, {
           isPaused: record.state.kind === 'paused',
           debug: this.#host.debug,
+          signal: options.signal,
         })
         this.#host.debug(`stopped ${this.id}: ${JSON.stringify(exit)}`)
       } finally {

@@ -33,7 +33,13 @@ async function hostFor(t: TestScope): Promise<Host> {
     '#!/bin/sh\necho \'{"event":"failed","code":"vmm-gone","message":"nothing to take over"}\'; exit 1\n',
   )
   await chmod(shimPath, 0o755)
-  return { store, shimPath, vmm: qemuDriver({ shim: shimPath, searchPath: [] }), debug: () => undefined }
+  return {
+    store,
+    shimPath,
+    vmm: qemuDriver({ shim: shimPath, searchPath: [] }),
+    debug: () => undefined,
+    warn: () => undefined,
+  }
 }
 
 async function sandboxIn(host: Host, state: SandboxState, over: Partial<SandboxRecord> = {}): Promise<SandboxRecord> {
@@ -158,7 +164,13 @@ describe('settling', () => {
 
 describe('opening the storage', () => {
   const open = (host: Host) =>
-    LocalBandSox.open({ storage: host.store.root, shimPath: host.shimPath, searchPath: [], debug: () => undefined })
+    LocalBandSox.open({
+      storage: host.store.root,
+      shimPath: host.shimPath,
+      searchPath: [],
+      debug: () => undefined,
+      warn: () => undefined,
+    })
 
   it('sets right what dead processes left, and gives back numbers without a sandbox', async (t) => {
     const host = await hostFor(t)
@@ -217,6 +229,7 @@ describe('deleting by force', () => {
       shimPath: host.shimPath,
       searchPath: [],
       debug: () => undefined,
+      warn: () => undefined,
     })
     await (await bandsox.get(record.id)).delete({ force: true })
     assert.equal(bystander.exitCode ?? bystander.signalCode, null)

@@ -15,12 +15,13 @@ const SIGKILL_MS = 10_000
 /**
  * @param options.isPaused A paused guest cannot hear anybody: it goes straight to SIGTERM.
  * @param options.debug Told why a gentler step did not do.
- * @throws `vmm-failed` when even SIGKILL did not help.
+ * @param options.signal Ends the waiting, and so the escalation; what was asked of the guest goes on.
+ * @throws `vmm-failed` when even SIGKILL did not help; `signal.reason`.
  */
 export async function stopMachine(
   machine: Machine,
   agent: Agent,
-  options: { isPaused: boolean; debug: (message: string) => void },
+  options: { isPaused: boolean; debug: (message: string) => void; signal?: AbortSignal | undefined },
 ): Promise<VmmExit> {
   const steps: { name: string; ask: () => Promise<void>; waitMs: number }[] = [
     { name: 'SIGTERM', ask: () => machine.signal('SIGTERM'), waitMs: SIGTERM_MS },
@@ -33,6 +34,7 @@ export async function stopMachine(
     )
   }
   for (const { name, ask, waitMs } of steps) {
+    options.signal?.throwIfAborted()
     try {
       await ask()
     } catch (error) {
@@ -42,13 +44,27 @@ export async function stopMachine(
       if (exit !== undefined) return exit
       continue
     }
-    const exit = await machine.exitedWithin(waitMs)
+    const exit = await orAborted(machine.exitedWithin(waitMs), options.signal)
     if (exit !== undefined) return exit
     options.debug(`stop by ${name}: no end within ${waitMs} ms`)
   }
   throw new BandSoxError('vmm-failed', `the VMM did not end within ${SIGKILL_MS} ms of SIGKILL`, {
     hint: 'it hangs in the host kernel: see dmesg',
   })
+}
+
+async function orAborted<T>(wait: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return await wait
+  let abort: () => void = () => undefined
+  const aborted = new Promise<never>((_, reject) => {
+    abort = () => reject(signal.reason)
+    signal.addEventListener('abort', abort, { once: true })
+  })
+  try {
+    return await Promise.race([wait, aborted])
+  } finally {
+    signal.removeEventListener('abort', abort)
+  }
 }
 
 async function askAgent(agent: Agent): Promise<void> {

@@ -44,12 +44,8 @@ describe('the store', () => {
     assert.equal(await idOf(store, 'xy'), 'sbx_xyzaaaaaaa')
     assert.equal(await idOf(store, 'web'), 'sbx_abcaaaaaaa')
     assert.equal(await idOf(store, 'abd'), 'sbx_xyzaaaaaaa') // a name goes before a prefix
-    for (const none of ['zzz', '', 'we', '../vms', 'sbx_', '*']) {
-      await assert.rejects(
-        store.find(none),
-        (error) => hasCode(none === 'sbx_' ? 'ambiguous-name' : 'not-found')(error),
-        none,
-      )
+    for (const none of ['zzz', '', 'we', '../vms', 'sbx_', 's', '*']) {
+      await assert.rejects(store.find(none), hasCode('not-found'), none)
     }
     await assert.rejects(
       store.find('ab'),

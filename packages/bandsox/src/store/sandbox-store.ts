@@ -70,6 +70,22 @@ export class SandboxStore {
     return (await this.#names()).filter((name) => name.startsWith('sbx_')).sort()
   }
 
+  /** All records; a damaged one must not keep anybody from the others. */
+  async records(): Promise<{ readable: SandboxRecord[]; damaged: { id: string; error: BandSoxError }[] }> {
+    const readable: SandboxRecord[] = []
+    const damaged: { id: string; error: BandSoxError }[] = []
+    for (const id of await this.ids()) {
+      try {
+        const record = await this.read(id)
+        if (record !== undefined) readable.push(record)
+      } catch (error) {
+        if (!(error instanceof BandSoxError && error.code === 'artifact-damaged')) throw error
+        damaged.push({ id, error })
+      }
+    }
+    return { readable, damaged }
+  }
+
   /** Removes a sandbox's directory; from the first moment it is not found under its id any more. */
   async remove(id: string): Promise<void> {
     const removed = path.join(this.#vms, `${REMOVED_PREFIX}${id}`)
@@ -86,22 +102,23 @@ export class SandboxStore {
     for (const name of await this.#names()) {
       if (name.startsWith(REMOVED_PREFIX)) await rm(path.join(this.#vms, name), { recursive: true, force: true })
     }
+    const { readable, damaged } = await this.records()
+    const recorded = new Set([...readable.map(({ id }) => id), ...damaged.map(({ id }) => id)])
     for (const id of await this.ids()) {
-      if ((await this.read(id)) === undefined && (await isLockStale(this.directoryOf(id)))) await this.remove(id)
+      if (!recorded.has(id) && (await isLockStale(this.directoryOf(id)))) await this.remove(id)
     }
   }
 
   /** By id, unique id prefix (with or without `sbx_`), or name. @throws `not-found`, `ambiguous-name`. */
   async find(idOrName: string): Promise<SandboxRecord> {
-    const records = (await Promise.all((await this.ids()).map((id) => this.read(id)))).filter(
-      (record) => record !== undefined,
-    )
-    const exact = records.find(({ id }) => id === idOrName)
+    const { readable, damaged } = await this.records()
+    const exact = readable.find(({ id }) => id === idOrName)
     if (exact !== undefined) return exact
-    const named = records.filter(({ name }) => name === idOrName)
-    const byPrefix = records.filter(
-      ({ id }) => idOrName !== '' && (id.startsWith(idOrName) || id.startsWith(`sbx_${idOrName}`)),
-    )
+    const unreadable = damaged.find(({ id }) => id === idOrName)
+    if (unreadable !== undefined) throw unreadable.error
+    const named = readable.filter(({ name }) => name === idOrName)
+    const prefix = idOrName.replace(/^sbx_/, '')
+    const byPrefix = prefix === '' ? [] : readable.filter(({ id }) => id.startsWith(`sbx_${prefix}`))
     const matches = named.length > 0 ? named : byPrefix
     const [match] = matches
     if (match === undefined) throw new BandSoxError('not-found', `there is no sandbox ${JSON.stringify(idOrName)}`)

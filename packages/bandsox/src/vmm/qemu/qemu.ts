@@ -140,5 +140,11 @@ const ownerGroup = async (device: string): Promise<number> => (await stat(device
 
 function lazily<T>(find: () => Promise<T>): () => Promise<T> {
   let found: Promise<T> | undefined
-  return () => (found ??= find())
+  return () => {
+    found ??= find().catch((error: unknown) => {
+      found = undefined // what was missing may be installed before the next try
+      throw error
+    })
+    return found
+  }
 }
