@@ -55,6 +55,7 @@ export async function measureTransfer({ quick, signal }: { quick: boolean; signa
         },
       }
       for (const [direction, work] of Object.entries(directions)) {
+        console.error(`… ${direction} ${name}`)
         const seconds = await interleave(work, { warmUp, runs }, signal)
         measurements[`${direction} ${name}`] = seconds
         const rates = (kind: Kind) => summarize(seconds[kind].map((each) => bytes / each / 1e6))

@@ -93,6 +93,22 @@ test('a killed shim is replaced, and the VM runs on through it', async () => {
   await storage.assertNothingLeft()
 })
 
+test('storage folders do not know of each other, and their sandboxes run side by side all the same', async () => {
+  await using storage = await temporaryStorage()
+  await using other = await temporaryStorage()
+  await using first = await (await openBandSox({ storage: storage.folder })).create('bandsox/base', { name: 'first' })
+  await using second = await (await openBandSox({ storage: other.folder })).create('bandsox/base', { name: 'second' })
+  const [one, two] = [(await first.info()).vsock, (await second.info()).vsock]
+  // The kernel's CIDs are the whole host's; a daemon's are its own.
+  if (one?.backend === 'kernel') assert.notEqual(one.cid, two?.cid)
+  assert.equal((await first.exec(['hostname']).collect()).stdout, 'first\n')
+  assert.equal((await second.exec(['hostname']).collect()).stdout, 'second\n')
+  await first.delete({ force: true })
+  await second.delete({ force: true })
+  await storage.assertNothingLeft()
+  await other.assertNothingLeft()
+})
+
 test('VMM and shim killed together leave a failed sandbox and no daemon', async () => {
   await using storage = await temporaryStorage()
   const sandbox = await (await openBandSox({ storage: storage.folder })).create('bandsox/base')

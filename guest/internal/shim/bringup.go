@@ -110,6 +110,9 @@ func (v *vm) prepareVMM() (*launch.Program, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := claimCID(v.config, files); err != nil {
+		return nil, firstError(err, closeAll(files))
+	}
 	vmm, err := prepare(launch.VMM, [3]string{consoleIn, consoleOut, vmmErr}, files)
 	return vmm, firstError(err, closeAll(files))
 }

@@ -8,7 +8,9 @@ const (
 	codeAlreadyRunning   = "already-running"
 	codeVMMStartFailed   = "vmm-start-failed"
 	codeVsockStartFailed = "vsock-start-failed"
-	codeVMMGone          = "vmm-gone"
+	// codeCIDInUse asks for another try with another CID.
+	codeCIDInUse = "cid-in-use"
+	codeVMMGone  = "vmm-gone"
 	// codeShimFailed is for what the shim itself needs of the machine: its files, sockets and FIFOs.
 	codeShimFailed = "shim-failed"
 )

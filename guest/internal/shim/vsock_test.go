@@ -1,12 +1,16 @@
 package shim_test
 
 import (
+	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"bandsox.dev/guest/internal/vsock"
 )
 
 func daemonThat(script string) settings {
@@ -90,5 +94,33 @@ func TestKernelBridgeListensAndRefusesWithoutAWord(t *testing.T) {
 	}
 	m.send("go\n")
 	m.wantStatus(started, 0)
+	m.wantFiles(leftAfterEnd...)
+}
+
+func TestCIDBelongsToOneVMOfTheHost(t *testing.T) {
+	const cid = 4000000001
+	other, err := os.OpenFile(vsock.VhostDevice, os.O_RDWR, 0)
+	if err != nil {
+		t.Skipf("needs the kernel's vsock backend: %v", err)
+	}
+	defer func() { _ = other.Close() }() // closed once more below
+	m := newMachine(t, "read line", settings{
+		"files": []settings{{"open": vsock.VhostDevice}},
+		"vsock": settings{"kind": "kernel", "cid": cid, "socket": "vsock.sock"},
+	})
+	m.must(vsock.SetGuestCID(int(other.Fd()), cid))
+	m.mustFail("run", "cid-in-use")
+	m.wantFiles("console.log", "shim.json", "shim.lock", "shim.log", "vmm.log")
+
+	m.must(other.Close())
+	started := m.mustStart("run")
+	other, err = os.OpenFile(vsock.VhostDevice, os.O_RDWR, 0)
+	m.must(err)
+	if err := vsock.SetGuestCID(int(other.Fd()), cid); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("the running VM's CID: %v, want that it is in use", err)
+	}
+	m.send("go\n")
+	m.wantStatus(started, 0)
+	m.must(vsock.SetGuestCID(int(other.Fd()), cid))
 	m.wantFiles(leftAfterEnd...)
 }

@@ -164,6 +164,11 @@ describe('starting a shim', () => {
       const { shim, folder } = await program(t, script)
       await assert.rejects(adoptVmm(shim, folder), hasCode('vmm-failed', message), script)
     }
+    const { shim, folder } = await program(
+      t,
+      'echo \'{"event":"failed","code":"cid-in-use","message":"CID 3"}\'; exit 1',
+    )
+    await assert.rejects(startShim(shim, folder, config), hasCode('cid-in-use', /^CID 3$/))
     await assert.rejects(
       startShim('/no/shim', (await program(t, '')).folder, config),
       hasCode('host-missing', /cannot start the shim/),

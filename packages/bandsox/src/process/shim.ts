@@ -81,7 +81,7 @@ export function describeExit(exit: VmmExit): string {
  * Starts a shim, and by it the VMM.
  *
  * @returns The VMM's identity, as soon as it runs; what becomes of it is told by `ShimClient`.
- * @throws `vmm-failed` with what the VMM or the vsock daemon printed.
+ * @throws `vmm-failed` with what the VMM or the vsock daemon printed; `cid-in-use` for a CID that the kernel refuses.
  */
 export async function startShim(shimPath: string, directory: string, config: ShimConfig): Promise<ProcessIdentity> {
   await writeJsonFile(path.join(directory, 'shim.json'), config)
@@ -111,7 +111,9 @@ async function launch(shimPath: string, directory: string, mode: 'run' | 'adopt'
   const reply = startReply.safeParse(parseOrUndefined(line))
   if (!reply.success)
     throw new BandSoxError('vmm-failed', `the shim ended without a word${line === '' ? '' : `: ${line.slice(0, 500)}`}`)
-  if (reply.data.event === 'failed') throw new BandSoxError('vmm-failed', reply.data.message)
+  if (reply.data.event === 'failed') {
+    throw new BandSoxError(reply.data.code === 'cid-in-use' ? 'cid-in-use' : 'vmm-failed', reply.data.message)
+  }
   return reply.data.vmm
 }
 

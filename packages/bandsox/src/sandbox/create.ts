@@ -13,6 +13,7 @@ import { newSandboxId } from '../store/sandbox-store.js'
 import type { Machine, MachineSpec } from '../vmm/vmm.js'
 import { consoleSaysReady, consoleTail } from './console.js'
 import { checkedShape, type Shape } from './create-options.js'
+import { startOnFreeCid } from './free-cid.js'
 import { type Host, machineFiles } from './host.js'
 import { loadBoot, storageFolders } from './prepare.js'
 import { Releases } from './releases.js'
@@ -49,11 +50,17 @@ export async function createSandbox(
 
     releases.add('CID and port', async () => void (await releaseNumbers(host, record)))
     record = await takeNumbers(host, record)
-    const spec = await layOutFiles(host, record, signal)
+    await layOutFiles(host, record, signal)
     clock.mark('files')
 
-    releases.add('the VMM', async () => void (await killVmm(host, spec.directory)))
-    const { machine, facts } = await host.vmm.start(spec)
+    releases.add('the VMM', async () => void (await killVmm(host, host.store.directoryOf(record.id))))
+    const { spec, machine, facts } = await startOnFreeCid(host, record, {
+      specOf: (current) => machineSpec(host, current),
+      onChange: (changed) => {
+        record = changed
+      },
+      signal,
+    })
     clock.mark('vmm')
     releases.add('our hold on the VMM', async () => machine.close())
 
@@ -108,11 +115,8 @@ async function takeNumbers(host: Host, before: SandboxRecord): Promise<SandboxRe
 }
 
 /** Hard links to what all share, a sparse copy of an empty disk: nothing of the image is copied. */
-async function layOutFiles(host: Host, record: SandboxRecord, signal: AbortSignal | undefined): Promise<MachineSpec> {
+async function layOutFiles(host: Host, record: SandboxRecord, signal: AbortSignal | undefined): Promise<void> {
   const { root } = host.store
-  const { cid, port } = record
-  if (cid === null || port === null)
-    throw new BandSoxError('internal', 'a sandbox is laid out before it has its numbers')
   const directory = host.store.directoryOf(record.id)
   const inDirectory = (file: string) => path.join(directory, file)
   const boot = await loadBoot(root)
@@ -123,8 +127,16 @@ async function layOutFiles(host: Host, record: SandboxRecord, signal: AbortSigna
   await link(image.rootfs.path, inDirectory(machineFiles.root))
   await copySparse(disk.path, inDirectory(machineFiles.overlay), signal)
   await chmod(inDirectory(machineFiles.overlay), 0o600)
+}
+
+/** What is started; the disk becomes the VM's own. */
+async function machineSpec(host: Host, record: SandboxRecord): Promise<MachineSpec> {
+  const { cid, port } = record
+  if (cid === null || port === null)
+    throw new BandSoxError('internal', 'a machine is started before it has its numbers')
+  const directory = host.store.directoryOf(record.id)
   const uid = FIRST_VM_UID + cid
-  if (process.getuid?.() === 0) await chown(inDirectory(machineFiles.overlay), uid, uid)
+  if (process.getuid?.() === 0) await chown(path.join(directory, machineFiles.overlay), uid, uid)
   const { id: sandboxId, vcpu, memoryMib, vsock } = record
   const hostname = record.name ?? record.id.replace('_', '-')
   return { sandboxId, directory, vcpu, memoryMib, vsock, cid, port, uid, files: machineFiles, hostname }

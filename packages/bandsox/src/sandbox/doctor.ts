@@ -37,11 +37,7 @@ export async function examineHost(config: {
     check('vsock', async () => {
       const backend = await findVsockBackend(tools)
       if (backend.kind === 'none') {
-        return {
-          verdict: 'missing',
-          found: backend.reason,
-          hint: 'as root: modprobe vhost_vsock; or let npm run setup build vhost-device-vsock (it needs cargo)',
-        }
+        return { verdict: 'missing', found: backend.reason, hint: backend.hint }
       }
       return {
         verdict: 'ok',

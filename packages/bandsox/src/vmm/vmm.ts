@@ -14,7 +14,7 @@ export interface MachineSpec {
   /** Host name inside the guest. */
   hostname: string
   vsock: VsockMode
-  /** Our number for the link; unique among this host's running VMs. */
+  /** Our number for the link; unique among the running VMs of this storage folder. */
   cid: number
   /** Guest port of the agent. */
   port: number
@@ -49,7 +49,10 @@ export interface Machine {
 
 export interface Vmm {
   readonly name: string
-  /** @throws `host-unsupported`, `host-missing`, `vsock-unavailable`, `vmm-failed`; nothing is left behind. */
+  /**
+   * @throws `host-unsupported`, `host-missing`, `vsock-unavailable`, `vmm-failed`; `cid-in-use` when a VM that is not ours has
+   *   `spec.cid`. Nothing is left behind, and the directory is good for another start.
+   */
   start(spec: MachineSpec): Promise<{ machine: Machine; facts: MachineFacts }>
   /** Takes hold of a machine that runs already. @throws `vmm-failed`. */
   attach(directory: string): Promise<Machine>

@@ -22,6 +22,7 @@ export const errorTable = {
   'vmm-failed': { http: 500, exit: 70, hint: 'see what the machine printed: bandsox logs ID' },
   'vmm-control': { http: 500, exit: 70, hint: 'see what the machine printed: bandsox logs ID' },
   'boot-failed': { http: 500, exit: 70, hint: 'see what the machine printed: bandsox logs ID' },
+  'cid-in-use': { http: 409, exit: 75, hint: 'another VM of this host has it: try again' },
   'vsock-unavailable': { http: 500, exit: 69, hint: 'see what is missing: bandsox doctor' },
   'link-refused': { http: 502, exit: 69, hint: undefined },
   'link-lost': { http: 502, exit: 74, hint: undefined },

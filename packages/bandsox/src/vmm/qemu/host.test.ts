@@ -4,7 +4,14 @@ import path from 'node:path'
 import { describe, it } from 'node:test'
 import { hasCode } from '../../testing/errors.js'
 import { type TestScope, temporaryFolder } from '../../testing/temporary-folder.js'
-import { findQemu, probeAcceleration, requireLinuxX64, requireRecentQemu } from './host.js'
+import {
+  findQemu,
+  findVsockBackend,
+  groupsToOpen,
+  probeAcceleration,
+  requireLinuxX64,
+  requireRecentQemu,
+} from './host.js'
 
 async function program(t: TestScope, name: string, script: string): Promise<string> {
   const folder = await temporaryFolder(t)
@@ -50,6 +57,9 @@ describe('this host', () => {
   })
 
   it('has KVM when the probe says so, else emulates for the reason that it gives', async (t) => {
+    const device = path.join(await temporaryFolder(t), 'kvm')
+    await writeFile(device, '')
+    await chmod(device, 0o666)
     const cases: [string, { kind: 'kvm' | 'tcg'; reason: RegExp | undefined }][] = [
       ['echo \'{"usable":true,"reason":""}\'', { kind: 'kvm', reason: undefined }],
       ['echo \'{"usable":false,"reason":"no /dev/kvm"}\'; exit 3', { kind: 'tcg', reason: /^no \/dev\/kvm$/ }],
@@ -60,12 +70,47 @@ describe('this host', () => {
     ]
     for (const [script, expected] of cases) {
       const shim = await program(t, 'shim', `[ "$1" = probe-kvm ] || exit 9\n${script}`)
-      const { kind, reason } = await probeAcceleration({ shim, searchPath: [] })
+      const { kind, reason } = await probeAcceleration({ shim, searchPath: [] }, device)
       assert.equal(kind, expected.kind, script)
       if (expected.reason === undefined) assert.equal(reason, undefined)
       else assert.match(reason ?? '', expected.reason)
     }
     const missing = await probeAcceleration({ shim: '/no/shim', searchPath: [] })
     assert.equal(missing.kind, 'tcg')
+  })
+
+  it('lets VMMs of their own users at KVM by the group of its device, never by being root or in its group', async (t) => {
+    assert.deepEqual(groupsToOpen({ gid: 103, mode: 0o20660 }), [103])
+    assert.deepEqual(groupsToOpen({ gid: 0, mode: 0o20666 }), [])
+    assert.deepEqual(groupsToOpen({ gid: 103, mode: 0o20666 }), [])
+    assert.equal(groupsToOpen({ gid: 0, mode: 0o20600 }), undefined)
+    assert.equal(groupsToOpen({ gid: 0, mode: 0o20660 }), undefined)
+    assert.equal(groupsToOpen({ gid: 103, mode: 0o20640 }), undefined)
+    assert.equal(groupsToOpen({ gid: 103, mode: 0o20664 })?.[0], 103)
+    const shim = await program(t, 'shim', 'echo \'{"usable":true,"reason":""}\'')
+    const device = path.join(path.dirname(shim), 'kvm')
+    await writeFile(device, '')
+    await chmod(device, 0o600)
+    const { kind, reason } = await probeAcceleration({ shim, searchPath: [] }, device)
+    if (process.getuid?.() === 0) assert.match(reason ?? '', /only root may open .*chgrp kvm/)
+    else assert.equal(kind, 'kvm')
+  })
+
+  it('has the vsock of its kernel, else the daemon, else neither, with what helps', async (t) => {
+    const folder = await temporaryFolder(t)
+    const device = path.join(folder, 'vhost-vsock')
+    const daemon = await program(t, 'vhost-device-vsock', '')
+    const withDaemon = { shim: '', searchPath: [path.dirname(daemon)] }
+    const without = { shim: '', searchPath: [folder] }
+    assert.deepEqual(await findVsockBackend(withDaemon, device), { kind: 'daemon', program: daemon })
+    const absent = await findVsockBackend(without, device)
+    assert.match(absent.kind === 'none' ? absent.reason : '', /ENOENT.*vhost-device-vsock is not installed/)
+    assert.match(absent.kind === 'none' ? absent.hint : '', /modprobe vhost_vsock/)
+    await writeFile(device, '')
+    assert.deepEqual(await findVsockBackend(withDaemon, device), { kind: 'kernel' })
+    if (process.getuid?.() === 0) return // nothing is refused to root
+    await chmod(device, 0)
+    const refused = await findVsockBackend(without, device)
+    assert.match(refused.kind === 'none' ? refused.hint : '', /let a group of yours open/)
   })
 })

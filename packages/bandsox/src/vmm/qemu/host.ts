@@ -1,8 +1,8 @@
 /** What this host offers QEMU: the program, hardware virtualization, a vsock backend. Each answer carries its reason. */
 import { constants } from 'node:fs'
-import { access, open } from 'node:fs/promises'
+import { access, open, stat } from 'node:fs/promises'
 import path from 'node:path'
-import { BandSoxError, messageOf } from '@bandsox/sdk'
+import { BandSoxError, isSystemError, messageOf } from '@bandsox/sdk'
 import { z } from 'zod'
 import { runCommand } from '../../process/run.js'
 
@@ -11,6 +11,7 @@ const OLDEST_QEMU = [7, 2] as const
 const PROGRAM = 'qemu-system-x86_64'
 const VSOCK_DAEMON = 'vhost-device-vsock'
 const VSOCK_DEVICE = '/dev/vhost-vsock'
+const KVM_DEVICE = '/dev/kvm'
 const PROBE_TIMEOUT_MS = 10_000
 
 export interface HostTools {
@@ -20,13 +21,14 @@ export interface HostTools {
   searchPath: readonly string[]
 }
 
-export interface Acceleration {
-  kind: 'kvm' | 'tcg'
-  /** Why it is not `kvm`. */
-  reason: string | undefined
-}
+export type Acceleration =
+  /** `groups`: what a VM's own user must be in to open the device. */
+  { kind: 'kvm'; groups: number[]; reason?: undefined } | { kind: 'tcg'; reason: string }
 
-export type VsockBackend = { kind: 'kernel' } | { kind: 'daemon'; program: string } | { kind: 'none'; reason: string }
+export type VsockBackend =
+  | { kind: 'kernel' }
+  | { kind: 'daemon'; program: string }
+  | { kind: 'none'; reason: string; hint: string }
 
 /** @throws `host-unsupported` on another system or architecture, or for a QEMU that is too old; `host-missing` without one. */
 export async function findQemu(tools: HostTools): Promise<{ program: string; version: string }> {
@@ -79,7 +81,7 @@ const probeSchema = z.object({ usable: z.boolean(), reason: z.string() })
 /**
  * Whether KVM works, by making a VM and running an instruction: neither a CPU flag nor the presence of /dev/kvm says so.
  */
-export async function probeAcceleration(tools: HostTools): Promise<Acceleration> {
+export async function probeAcceleration(tools: HostTools, device: string = KVM_DEVICE): Promise<Acceleration> {
   let stdout: string
   try {
     // Exit status 3 means "not usable", with the reason on stdout; `runCommand` would only see a failure.
@@ -93,7 +95,23 @@ export async function probeAcceleration(tools: HostTools): Promise<Acceleration>
   }
   const probe = probeSchema.safeParse(parseOrUndefined(stdout))
   if (!probe.success) return { kind: 'tcg', reason: 'the KVM probe answered something unknown' }
-  return probe.data.usable ? { kind: 'kvm', reason: undefined } : { kind: 'tcg', reason: probe.data.reason }
+  if (!probe.data.usable) return { kind: 'tcg', reason: probe.data.reason }
+  // An ordinary user's VMMs are that user's, as the probe was. Root opens any device, but VMMs of root's do not run as root.
+  if (process.getuid?.() !== 0) return { kind: 'kvm', groups: [] }
+  const groups = groupsToOpen(await stat(device))
+  if (groups !== undefined) return { kind: 'kvm', groups }
+  const remedy = `chgrp kvm ${device}; chmod 660 ${device}`
+  return { kind: 'tcg', reason: `only root may open ${device}, and no VMM runs as root (as root: ${remedy})` }
+}
+
+/**
+ * The groups that let any user open a device for reading and writing.
+ *
+ * @returns undefined when nothing does but root or root's group, which also opens files that are no VMM's affair.
+ */
+export function groupsToOpen({ gid, mode }: { gid: number; mode: number }): number[] | undefined {
+  if ((mode & 0o006) === 0o006) return []
+  return (mode & 0o060) === 0o060 && gid !== 0 ? [gid] : undefined
 }
 
 function parseOrUndefined(text: string): unknown {
@@ -105,20 +123,23 @@ function parseOrUndefined(text: string): unknown {
 }
 
 /** The kernel's backend where this user may open it, else the daemon. */
-export async function findVsockBackend(tools: HostTools): Promise<VsockBackend> {
-  const kernelReason = await reasonNotToOpen(VSOCK_DEVICE)
-  if (kernelReason === undefined) return { kind: 'kernel' }
-  const program = await findProgram(VSOCK_DAEMON, tools.searchPath)
-  if (program !== undefined) return { kind: 'daemon', program }
-  return { kind: 'none', reason: `${VSOCK_DEVICE}: ${kernelReason}; and ${VSOCK_DAEMON} is not installed` }
-}
-
-async function reasonNotToOpen(device: string): Promise<string | undefined> {
+export async function findVsockBackend(tools: HostTools, device: string = VSOCK_DEVICE): Promise<VsockBackend> {
+  let refusal: unknown
   try {
     await (await open(device, 'r+')).close()
-    return undefined
+    return { kind: 'kernel' }
   } catch (error) {
-    return messageOf(error)
+    refusal = error // the daemon may do
+  }
+  const program = await findProgram(VSOCK_DAEMON, tools.searchPath)
+  if (program !== undefined) return { kind: 'daemon', program }
+  const remedy = isSystemError(refusal, 'EACCES')
+    ? `let a group of yours open ${device}, which usually belongs to kvm`
+    : 'modprobe vhost_vsock'
+  return {
+    kind: 'none',
+    reason: `${messageOf(refusal)}; and ${VSOCK_DAEMON} is not installed`,
+    hint: `as root: ${remedy}; or let npm run setup build ${VSOCK_DAEMON} (it needs cargo)`,
   }
 }
 

@@ -1,5 +1,5 @@
 /** The QEMU driver: runs everywhere, with KVM where it works and by emulation where it does not. */
-import { chown, copyFile, link, mkdir, stat } from 'node:fs/promises'
+import { chown, copyFile, link, mkdir } from 'node:fs/promises'
 import path from 'node:path'
 import { BandSoxError, isSystemError, type VsockMode } from '@bandsox/sdk'
 import { socketLink } from '../../link/socket-link.js'
@@ -72,7 +72,7 @@ function chooseVsock(mode: VsockMode, backend: VsockBackend): Exclude<VsockBacke
   }
   if (backend.kind !== 'none') return backend
   throw new BandSoxError('vsock-unavailable', `cannot start a machine with vsock: ${backend.reason}`, {
-    hint: 'as root: modprobe vhost_vsock; or let npm run setup build vhost-device-vsock (it needs cargo)',
+    hint: backend.hint,
   })
 }
 
@@ -97,7 +97,7 @@ async function prepare(
       ...(isRoot && {
         uid: spec.uid,
         gid: spec.uid,
-        groups: accelerator.kind === 'kvm' ? [await ownerGroup('/dev/kvm')] : [],
+        groups: accelerator.kind === 'kvm' ? accelerator.groups : [],
       }),
       maxFiles: MAX_FILES,
     },
@@ -135,8 +135,6 @@ async function linkOrCopy(from: string, to: string): Promise<void> {
     await copyFile(from, to)
   }
 }
-
-const ownerGroup = async (device: string): Promise<number> => (await stat(device)).gid
 
 function lazily<T>(find: () => Promise<T>): () => Promise<T> {
   let found: Promise<T> | undefined
