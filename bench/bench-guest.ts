@@ -26,7 +26,10 @@ export async function startBenchGuest(
 ): Promise<{ connect(): Promise<BareConnection> } & AsyncDisposable> {
   await uploadBenchGuest(sandbox)
   const job = sandbox.exec([guestProgram, 'serve', String(PORT)])
-  const ended = showOutput(job)
+  let isWanted = true
+  const ended = showOutput(job).then((end) => {
+    if (isWanted) console.error(`! bench-guest ended by itself: ${end}`)
+  })
   ended.catch(() => undefined) // awaited when it is disposed
   const socketPath = path.join((await sandbox.info()).directory, 'vsock.sock')
   const connect = () => BareConnection.open(socketPath, PORT)
@@ -42,6 +45,7 @@ export async function startBenchGuest(
   return {
     connect,
     async [Symbol.asyncDispose]() {
+      isWanted = false
       job.kill('SIGKILL')
       await ended
     },
@@ -49,8 +53,8 @@ export async function startBenchGuest(
 }
 
 /** What bench-guest says is always about something that went wrong. */
-async function showOutput(job: Job): Promise<void> {
+async function showOutput(job: Job): Promise<string> {
   for await (const { data } of job.output) process.stderr.write(data)
   const { exitCode, signal } = await job.wait()
-  if (signal !== 'SIGKILL') console.error(`bench-guest ended by itself: ${signal ?? exitCode}`)
+  return signal ?? `exit status ${exitCode}`
 }

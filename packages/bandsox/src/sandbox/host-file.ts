@@ -97,7 +97,6 @@ export class HostFileSink implements DownloadSink {
       this.#handle = undefined
       await rename(this.#temporary ?? '', this.#target)
       this.#temporary = undefined
-      await syncFolder(path.dirname(this.#target))
     } catch (error) {
       throw hostFileError(error, `write ${this.#target}`)
     }
@@ -117,16 +116,6 @@ export class HostFileSink implements DownloadSink {
   #open(): FileHandle {
     if (this.#handle === undefined) throw new BandSoxError('internal', 'a download was written before it was begun')
     return this.#handle
-  }
-}
-
-/** Makes a rename in it durable. */
-async function syncFolder(folder: string): Promise<void> {
-  const handle = await open(folder, constants.O_RDONLY | constants.O_DIRECTORY)
-  try {
-    await handle.sync()
-  } finally {
-    await handle.close()
   }
 }
 
