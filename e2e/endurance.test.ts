@@ -50,7 +50,7 @@ test(`memory of this process stays flat through ${sizeMib} MiB up and down`, asy
   }
 })
 
-const rounds = boundedOrFull(60, 5_000)
+const rounds = boundedOrFull(60, 3_000)
 
 test(`after ${rounds} operations that were given up at all moments, the link is as good as new and nothing piles up`, async () => {
   await using storage = await temporaryStorage()
@@ -70,7 +70,7 @@ test(`after ${rounds} operations that were given up at all moments, the link is 
   assert.equal(Number(stdout), 0, `${stdout} commands were left in the guest`)
 })
 
-const boots = boundedOrFull(3, 200)
+const boots = boundedOrFull(3, 100)
 
 test(`${boots} boots in a row all answer`, async () => {
   await using storage = await temporaryStorage()

@@ -33,7 +33,7 @@ const runningInGuest = async (text: string): Promise<string> =>
     )
   ).stdout.trim()
 
-const commands = boundedOrFull(200, 10_000)
+const commands = boundedOrFull(200, 5_000)
 
 test(`${commands} short commands in a row lose nothing of their output`, async () => {
   for (let index = 0; index < commands; index++) {

@@ -164,7 +164,7 @@ test('a guest that powers itself off has stopped', async () => {
   await storage.assertNothingLeft()
 })
 
-const kills = boundedOrFull(6, 100)
+const kills = boundedOrFull(6, 60)
 
 test(`a create that is killed at ${kills} moments leaves nothing after the next command`, async () => {
   await using storage = await temporaryStorage()
