@@ -45,7 +45,7 @@ test('stop asks the agent: what was written is on the disk, and numbers, sockets
 
 test('pause halts the guest, resume lets it go on, and a paused one can be stopped', async () => {
   await using storage = await temporaryStorage()
-  const sandbox = await (await openBandSox({ storage: storage.folder })).create('bandsox/base')
+  const sandbox = await (await openBandSox({ storage: storage.folder })).create('bandsox/base', { diskMib: 64 })
   await sandbox.exec('(while :; do date +%s%N > /tmp/tick; done) > /dev/null 2>&1 &').wait()
   await sandbox.pause()
   assert.equal(await stateOf(sandbox), 'paused')
@@ -53,8 +53,10 @@ test('pause halts the guest, resume lets it go on, and a paused one can be stopp
   await assert.rejects(sandbox.pause(), /cannot pause/)
   await sandbox.resume()
   assert.equal((await sandbox.exec(['echo', 'on']).collect()).stdout, 'on\n')
+  await sandbox.exec('echo unsynced > /root/file').wait()
   await sandbox.pause()
   await sandbox.stop()
+  assert.ok((await readFile(path.join((await sandbox.info()).directory, 'overlay.ext4'))).includes('unsynced'))
   assert.equal(await stateOf(sandbox), 'stopped')
   await sandbox.delete()
   await storage.assertNothingLeft()

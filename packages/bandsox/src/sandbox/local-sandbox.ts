@@ -62,8 +62,9 @@ export class LocalSandbox implements Sandbox {
       const machine = await this.#host.vmm.attach(this.#directory)
       const agent = this.#agentOf(record)
       try {
+        // A paused guest hears nobody, and what it has not written would be lost.
+        if (record.state.kind === 'paused') await machine.resume()
         const exit = await stopMachine(machine, agent, {
-          isPaused: record.state.kind === 'paused',
           debug: this.#host.debug,
           signal: options.signal,
         })

@@ -1,4 +1,5 @@
 /** Prepares a host: guest kernel, initramfs, base image and an empty disk, all in the storage folder. */
+import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type Boot, loadBootFiles, prepareBoot } from '../boot/boot.js'
 import type { GivenKernel } from '../boot/kernel-source.js'
@@ -53,6 +54,7 @@ export async function prepareHost({
   report,
   signal,
 }: PrepareHostOptions): Promise<PreparedHost> {
+  await mkdir(storage, { recursive: true, mode: 0o700 })
   const folders = storageFolders(storage)
   const activity = (text: string) => report?.({ kind: 'activity', text })
   const timed = async <T>(

@@ -13,7 +13,6 @@ const SIGTERM_MS = 3_000
 const SIGKILL_MS = 10_000
 
 /**
- * @param options.isPaused A paused guest cannot hear anybody: it goes straight to SIGTERM.
  * @param options.debug Told why a gentler step did not do.
  * @param options.signal Ends the waiting, and so the escalation; what was asked of the guest goes on.
  * @throws `vmm-failed` when even SIGKILL did not help; `signal.reason`.
@@ -21,18 +20,14 @@ const SIGKILL_MS = 10_000
 export async function stopMachine(
   machine: Machine,
   agent: Agent,
-  options: { isPaused: boolean; debug: (message: string) => void; signal?: AbortSignal | undefined },
+  options: { debug: (message: string) => void; signal?: AbortSignal | undefined },
 ): Promise<VmmExit> {
   const steps: { name: string; ask: () => Promise<void>; waitMs: number }[] = [
+    { name: 'the agent', ask: () => askAgent(agent), waitMs: AGENT_STOP_MS },
+    { name: 'the power button', ask: () => machine.powerDown(), waitMs: POWER_BUTTON_MS },
     { name: 'SIGTERM', ask: () => machine.signal('SIGTERM'), waitMs: SIGTERM_MS },
     { name: 'SIGKILL', ask: () => machine.signal('SIGKILL'), waitMs: SIGKILL_MS },
   ]
-  if (!options.isPaused) {
-    steps.unshift(
-      { name: 'the agent', ask: () => askAgent(agent), waitMs: AGENT_STOP_MS },
-      { name: 'the power button', ask: () => machine.powerDown(), waitMs: POWER_BUTTON_MS },
-    )
-  }
   for (const { name, ask, waitMs } of steps) {
     options.signal?.throwIfAborted()
     try {

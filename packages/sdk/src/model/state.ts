@@ -26,13 +26,20 @@ export const allowedIn = {
 
 export type Operation = keyof typeof allowedIn
 
+const remedies: Partial<Record<StateName, (id: string) => string>> = {
+  creating: () => 'another command makes it: wait for that',
+  paused: (id) => `let it run on: bandsox vm resume ${id}`,
+}
+
 /** @throws `wrong-state` unless the table allows `operation` in `state`. */
 export function requireAllowed(operation: Operation, id: string, state: SandboxState): void {
   const allowed: readonly StateName[] = allowedIn[operation]
   if (allowed.includes(state.kind)) return
   const reason = state.kind === 'failed' ? ` (${state.reason})` : ''
+  const hint = remedies[state.kind]?.(id)
   throw new BandSoxError(
     'wrong-state',
     `cannot ${operation} sandbox ${id}: it is ${state.kind}${reason}; ${operation} needs: ${allowed.join(', ')}`,
+    hint === undefined ? {} : { hint },
   )
 }
