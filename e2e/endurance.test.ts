@@ -50,6 +50,16 @@ test(`memory of this process stays flat through ${sizeMib} MiB up and down`, asy
   }
 })
 
+test('a guest with little memory takes files of many times its memory, with nothing but the agent to run', async () => {
+  await using storage = await temporaryStorage()
+  await using sandbox = await (await openBandSox({ storage: storage.folder })).create('bandsox/base', {
+    memoryMib: 128,
+  })
+  const content = Buffer.alloc(64 * MIB, 7)
+  for (let file = 0; file < boundedOrFull(4, 40); file++) await sandbox.files.write(`/root/file${file % 3}`, content)
+  assert.equal((await sandbox.exec(['echo', 'well']).collect()).stdout, 'well\n')
+})
+
 const rounds = boundedOrFull(60, 3_000)
 
 test(`after ${rounds} operations that were given up at all moments, the link is as good as new and nothing piles up`, async () => {

@@ -85,8 +85,10 @@ test('orphans are reaped', async () => {
 })
 
 test('the agent answers while commands eat all the memory, and afterwards', async () => {
-  const hog = sandbox.exec(['awk', 'BEGIN { for (;;) kept[i++] = sprintf("%10000s", i) }'], { timeoutMs: 60_000 })
-  const { signal, timedOut } = await hog.wait()
-  assert.deepEqual({ signal, timedOut }, { signal: 'SIGKILL', timedOut: false }, "the guest's kernel ended the hog")
+  const hog = sandbox.exec(['awk', 'BEGIN { for (;;) kept[i++] = sprintf("%10000s", i) }'], { timeoutMs: 15_000 })
+  const ended = hog.wait()
+  for (let asked = 0; asked < 5; asked++) assert.equal(await inGuest('echo alive'), 'alive\n')
+  // By the kernel's OOM killer or by the time limit, whichever comes first: without swap the kernel thrashes for a while.
+  assert.equal((await ended).signal, 'SIGKILL')
   assert.equal(await inGuest('echo alive'), 'alive\n')
 })

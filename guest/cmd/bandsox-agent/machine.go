@@ -137,7 +137,6 @@ func (m *machine) serveVsock() {
 func (m *machine) finishBoot() {
 	defer console.Contain("loading the late modules")
 	boot.JoinGroups()
-	boot.EndThrashing()
 	m.modules.Load("load.late")
 	m.modules.Discard()
 	m.stages.Done("late")
