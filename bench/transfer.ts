@@ -33,12 +33,7 @@ export async function measureTransfer({ quick, signal }: { quick: boolean; signa
   await using sandbox = await bandsox.create('bandsox/base')
   await using guest = await startBenchGuest(sandbox)
   await using scratch = await temporaryFolder()
-  let connection = await guest.connect()
-  const reconnect = async (error: unknown) => {
-    console.error('! the bare pump lost its connection, its run is repeated:', error)
-    connection.close()
-    connection = await guest.connect()
-  }
+  const connection = await guest.connect()
   const inGuest = (name: string) => `${guestFolder}/${name}`
   const onHost = (name: string) => path.join(scratch.folder, name)
   const rows: string[][] = []
@@ -61,7 +56,7 @@ export async function measureTransfer({ quick, signal }: { quick: boolean; signa
       }
       for (const [direction, work] of Object.entries(directions)) {
         console.error(`… ${direction} ${name}`)
-        const seconds = await interleave(work, { warmUp, runs }, reconnect, signal)
+        const seconds = await interleave(work, { warmUp, runs }, signal)
         measurements[`${direction} ${name}`] = seconds
         const rates = (kind: Kind) => summarize(seconds[kind].map((each) => bytes / each / 1e6))
         const ratio = summarize(seconds.bare).median / summarize(seconds.bandsox).median
@@ -88,18 +83,13 @@ export async function measureTransfer({ quick, signal }: { quick: boolean; signa
 async function interleave(
   work: Work,
   { warmUp, runs }: { warmUp: number; runs: number },
-  reconnect: (error: unknown) => Promise<void>,
   signal: AbortSignal,
 ): Promise<Record<Kind, number[]>> {
   const seconds: Record<Kind, number[]> = { bandsox: [], bare: [], plain: [] }
   for (let run = -warmUp; run < runs; run++) {
     for (const kind of orders[(run + warmUp) % orders.length] ?? kinds) {
       signal.throwIfAborted()
-      const took = await secondsOf(work[kind]).catch(async (error: unknown) => {
-        if (kind === 'bandsox') throw error
-        await reconnect(error)
-        return await secondsOf(work[kind])
-      })
+      const took = await secondsOf(work[kind])
       if (run >= 0) seconds[kind].push(took)
     }
   }

@@ -8,6 +8,8 @@ import type { DownloadSink } from '../guest/download.js'
 
 /** Left free on the host's disk by any download: a full disk takes everything else on the host down. */
 const RESERVE_BYTES = 64 * 1024 * 1024
+/** A smaller file fills no disk, and the look would be a good part of its transfer. */
+const WORTH_A_LOOK_BYTES = 1024 * 1024
 
 /** @throws `file-not-found`, `file-error`, `permission-denied`. The caller closes the handle. */
 export async function openHostFile(file: string): Promise<{ handle: FileHandle; sizeBytes: number; mode: number }> {
@@ -55,19 +57,13 @@ export class HostFileSink implements DownloadSink {
     this.#target = (await this.#isFolder) ? path.join(this.#wanted, this.#guestName) : this.#wanted
     const folder = path.dirname(this.#target)
     try {
-      const { bavail, bsize } = await inFolder(folder, () => statfs(folder))
-      if (file.sizeBytes + RESERVE_BYTES > bavail * bsize) {
-        throw new BandSoxError(
-          'no-space',
-          `cannot write ${this.#target}: ${file.sizeBytes} bytes are needed, ${bavail * bsize} are free on the host`,
-        )
-      }
+      if (file.sizeBytes >= WORTH_A_LOOK_BYTES) await this.#requireSpace(folder, file.sizeBytes)
       const temporary = path.join(
         folder,
         `.${path.basename(this.#target).slice(0, 200)}.bandsox-${randomBytes(6).toString('hex')}`,
       )
       // Set-id bits of a guest's file must not become the host's.
-      this.#handle = await open(temporary, 'wx', file.mode & 0o777)
+      this.#handle = await inFolder(folder, () => open(temporary, 'wx', file.mode & 0o777))
       this.#temporary = temporary
     } catch (error) {
       throw hostFileError(error, `write ${this.#target}`)
@@ -111,6 +107,15 @@ export class HostFileSink implements DownloadSink {
     } finally {
       if (temporary !== undefined) await rm(temporary, { force: true })
     }
+  }
+
+  async #requireSpace(folder: string, sizeBytes: number): Promise<void> {
+    const { bavail, bsize } = await inFolder(folder, () => statfs(folder))
+    if (sizeBytes + RESERVE_BYTES <= bavail * bsize) return
+    throw new BandSoxError(
+      'no-space',
+      `cannot write ${this.#target}: ${sizeBytes} bytes are needed, ${bavail * bsize} are free on the host`,
+    )
   }
 
   #open(): FileHandle {
