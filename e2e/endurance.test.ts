@@ -6,27 +6,12 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { test } from 'node:test'
 import { openBandSox } from 'bandsox'
+import { memoryPeakOf } from './support/memory.js'
 import { boundedOrFull } from './support/scale.js'
 import { temporaryStorage } from './support/storage.js'
 
 const MIB = 1024 * 1024
 const RSS_LIMIT_BYTES = 20 * MIB
-
-/** Peak of this process's resident memory above what it was, while `work` runs. */
-async function memoryOf(work: () => Promise<unknown>): Promise<number> {
-  globalThis.gc?.()
-  const before = process.memoryUsage().rss
-  let peak = before
-  const watch = setInterval(() => {
-    peak = Math.max(peak, process.memoryUsage().rss)
-  }, 20)
-  try {
-    await work()
-  } finally {
-    clearInterval(watch)
-  }
-  return peak - before
-}
 
 const sizeMib = boundedOrFull(256, 1024)
 
@@ -41,8 +26,8 @@ test(`memory of this process stays flat through ${sizeMib} MiB up and down`, asy
     await file.close()
     await sandbox.files.write('/root/warm-up', Buffer.alloc(20 * MIB)) // what is loaded once counts for nobody
     await sandbox.files.read('/root/warm-up')
-    const up = await memoryOf(() => sandbox.files.upload(large, '/root/large'))
-    const down = await memoryOf(() => sandbox.files.download('/root/large', path.join(local, 'back')))
+    const up = await memoryPeakOf(() => sandbox.files.upload(large, '/root/large'))
+    const down = await memoryPeakOf(() => sandbox.files.download('/root/large', path.join(local, 'back')))
     assert.ok(up < RSS_LIMIT_BYTES, `upload: ${up / MIB} MiB`)
     assert.ok(down < RSS_LIMIT_BYTES, `download: ${down / MIB} MiB`)
   } finally {

@@ -8,6 +8,7 @@ import { fileURLToPath } from 'node:url'
 import { BandSoxError, type ErrorCode, openBandSox, prepareHost, type Sandbox } from 'bandsox'
 import { GuestConnection } from 'bandsox/internal/guest/connection.js'
 import { socketLink } from 'bandsox/internal/link/socket-link.js'
+import { memoryPeakOf } from './support/memory.js'
 import { type TestStorage, temporaryStorage } from './support/storage.js'
 
 const hostileAgent = fileURLToPath(new URL('../../packages/bandsox/native/hostile-agent', import.meta.url))
@@ -34,15 +35,9 @@ after(async () => {
 
 /** Runs the attempt, watches time and memory, and checks the error. */
 async function assertRefused(attempt: () => Promise<unknown>, code: ErrorCode, message: RegExp): Promise<void> {
-  globalThis.gc?.()
-  const before = process.memoryUsage().rss
-  let peak = before
-  const watch = setInterval(() => {
-    peak = Math.max(peak, process.memoryUsage().rss)
-  }, 20)
   const startedAt = performance.now()
-  try {
-    await assert.rejects(attempt, (error) => {
+  const costBytes = await memoryPeakOf(() =>
+    assert.rejects(attempt, (error) => {
       assert.ok(error instanceof BandSoxError, String(error))
       assert.deepEqual(
         { code: error.code, matches: message.test(error.message) },
@@ -50,13 +45,11 @@ async function assertRefused(attempt: () => Promise<unknown>, code: ErrorCode, m
         error.message,
       )
       return true
-    })
-  } finally {
-    clearInterval(watch)
-  }
+    }),
+  )
   const tookMs = performance.now() - startedAt
   assert.ok(tookMs < LIMIT_MS, `it took ${tookMs} ms`)
-  assert.ok(peak - before < MEMORY_LIMIT_BYTES, `it cost ${(peak - before) / 1024 / 1024} MiB`)
+  assert.ok(costBytes < MEMORY_LIMIT_BYTES, `it cost ${costBytes / 1024 / 1024} MiB`)
 }
 
 const greetings: [offset: number, mode: string, code: ErrorCode, message: RegExp][] = [
