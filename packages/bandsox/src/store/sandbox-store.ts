@@ -9,6 +9,8 @@ import { isLockStale } from './operation-lock.js'
 import { recordSchema, type SandboxRecord } from './record.js'
 
 const RECORD_FILE = 'sandbox.json'
+/** Tried again for some seconds: a shim whose starter was just killed may still be ending its VM, and write there meanwhile. */
+const REMOVAL = { recursive: true, force: true, maxRetries: 12, retryDelay: 50 } as const
 const DAMAGED_HINT = 'when no process of the VM runs any more, remove its folder'
 const REMOVED_PREFIX = '.removed-'
 const ALPHABET = 'abcdefghijklmnopqrstuvwxyz234567'
@@ -94,13 +96,13 @@ export class SandboxStore {
     } catch (error) {
       if (!isSystemError(error, 'ENOENT')) throw error
     }
-    await rm(removed, { recursive: true, force: true })
+    await rm(removed, REMOVAL)
   }
 
   /** Finishes removals that a killed process began, and removes what one left that died before it wrote its record. */
   async finishRemovals(): Promise<void> {
     for (const name of await this.#names()) {
-      if (name.startsWith(REMOVED_PREFIX)) await rm(path.join(this.#vms, name), { recursive: true, force: true })
+      if (name.startsWith(REMOVED_PREFIX)) await rm(path.join(this.#vms, name), REMOVAL)
     }
     const { readable, damaged } = await this.records()
     const recorded = new Set([...readable.map(({ id }) => id), ...damaged.map(({ id }) => id)])
