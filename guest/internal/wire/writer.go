@@ -11,6 +11,7 @@ import (
 type Writer struct {
 	mutex sync.Mutex
 	dst   io.Writer
+	ended bool // the last word is said
 }
 
 // NewWriter writes frames to dst, which must write all it is given or fail.
@@ -20,7 +21,23 @@ func NewWriter(dst io.Writer) *Writer { return &Writer{dst: dst} }
 func (w *Writer) WriteFrames(frames []byte) error {
 	w.mutex.Lock()
 	defer w.mutex.Unlock()
+	if w.ended {
+		return io.ErrClosedPipe
+	}
 	_, err := w.dst.Write(frames)
+	return err
+}
+
+// WriteLast writes a message behind which nothing is written any more.
+func (w *Writer) WriteLast(message interface{}) error {
+	frame, err := AppendMessage(nil, message)
+	if err != nil {
+		return err
+	}
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	w.ended = true
+	_, err = w.dst.Write(frame)
 	return err
 }
 

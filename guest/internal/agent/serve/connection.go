@@ -54,6 +54,9 @@ func newConnection(server *Server, stream Stream) *connection {
 	}
 }
 
+// lastWordTimeout is how long a host may take to hear what it did wrong.
+const lastWordTimeout = 2 * time.Second
+
 // serve reads until the connection ends, by whomever.
 func (c *connection) serve() {
 	defer c.decoder.Release()
@@ -66,13 +69,15 @@ func (c *connection) serve() {
 			c.shrink() // not before: the frame's payload lies in the buffer
 		}
 	}
-	c.cancel() // before the last word: a download must not go on behind it
 	var violation *wire.Violation
 	if errors.As(err, &violation) {
 		console.Printf("a host broke the protocol: %v", violation)
 		// The stream may be gone already, and then there is nobody to tell.
-		_ = c.out.WriteMessage(failure.ToMessage(failure.New(failure.BadRequest, "%v", violation)))
+		// A host that does not read must not keep the operation from its end.
+		_ = c.stream.SetWriteDeadline(time.Now().Add(lastWordTimeout))
+		_ = c.out.WriteLast(failure.ToMessage(failure.New(failure.BadRequest, "%v", violation)))
 	}
+	c.cancel() // behind the last word, which an `exit` of the killed command would else come before
 }
 
 // cancel ends the operation that the connection ended in. It may be called twice.

@@ -26,6 +26,7 @@ const (
 type Stream interface {
 	io.ReadWriteCloser
 	SetReadDeadline(time.Time) error
+	SetWriteDeadline(time.Time) error
 }
 
 // Listener yields connections. net.Listener is one.
