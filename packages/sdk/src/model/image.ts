@@ -1,0 +1,107 @@
+/** Images: what a sandbox's disk is made from, by reference, and what is told while one is fetched. */
+
+/** `missing`: only what is not there; `always`: ask whether the reference has moved; `never`: no network. */
+export type PullPolicy = 'missing' | 'always' | 'never'
+
+export interface RegistryCredentials {
+  username: string
+  password: string
+}
+
+/** What an OCI image configuration says about running its command. See OCI image-spec, config.md. */
+export interface ImageConfig {
+  /** `NAME=value` each. */
+  env: string[]
+  /** `name`, `uid`, `name:group` or `uid:gid`; empty: root. */
+  user: string
+  workingDir: string
+  entrypoint: string[]
+  cmd: string[]
+  /** Such as `SIGQUIT`; empty: SIGTERM. */
+  stopSignal: string
+  labels: Record<string, string>
+  /** Such as `80/tcp`. */
+  exposedPorts: string[]
+}
+
+export interface ImageInfo {
+  /** `sha256:` and the digest of the image's configuration, the same in every registry. */
+  id: string
+  /** References that mean it on this host, such as `docker.io/library/alpine:latest`; none: only its id does. */
+  references: string[]
+  /** Digest of the manifest that it was pulled by. */
+  digest: string
+  /** Such as `linux/amd64`. */
+  platform: string
+  config: ImageConfig
+  /** From the top of the manifest down the list: the lowest first. */
+  layers: { digest: string; sizeBytes: number }[]
+  /** Bytes of its disk on this host; images with the same layers share one. */
+  diskBytes: number
+  /** Bytes of its layers as they are kept for the next image and for export; 0 when they were pruned. */
+  layerBytes: number
+  /** When it was published, if it says so. */
+  createdAt: string | undefined
+  pulledAt: string
+  lastUsedAt: string
+  /** Ids of the sandboxes that were made from it. */
+  usedBy: string[]
+}
+
+/** What happens while an image is fetched and its disk is made. */
+export type ImageEvent =
+  | { kind: 'resolving'; reference: string }
+  /** What the reference means now. `layers` are all of them, the lowest first. */
+  | { kind: 'resolved'; reference: string; digest: string; layers: { digest: string; sizeBytes: number }[] }
+  /** `present`: it was there already. `downloading`: `bytes` of `totalBytes` have come. `ready`: verified, whole. */
+  | { kind: 'layer'; digest: string; phase: 'downloading' | 'present' | 'ready'; bytes: number; totalBytes: number }
+  /** Bytes of file contents that went into the disk; the total is known once every layer was read. */
+  | { kind: 'disk'; phase: 'writing' | 'ready'; bytes: number }
+  /** Another process works on the same; this one waits for it. */
+  | { kind: 'waiting'; what: string; pid: number }
+  /** Something was left out or is odd, and the image works all the same. */
+  | { kind: 'warning'; message: string }
+
+export interface PullOptions {
+  /** `os/architecture[/variant]`. Default: the host's. */
+  platform?: string
+  /** Default `always`. */
+  pull?: PullPolicy
+  /** Default: what `docker login` and `podman login` have stored. */
+  credentials?: RegistryCredentials
+  onEvent?: (event: ImageEvent) => void
+  signal?: AbortSignal
+}
+
+/** What was freed. */
+export interface PruneResult {
+  /** Ids of removed images. */
+  images: string[]
+  freedBytes: number
+}
+
+/** The images of one host. */
+export interface Images {
+  /**
+   * Fetches an image and makes its disk, unless both are there.
+   *
+   * @param reference Of a registry (`alpine`, `ghcr.io/owner/name:tag`, `name@sha256:…`), or `oci:FOLDER[:TAG]`, `oci-archive:FILE`,
+   *   `docker-archive:FILE`, `docker-daemon:NAME`, `podman:NAME`, `rootfs:FILE`; `bandsox/base` is built in.
+   * @returns The image; `changed` is false when there was nothing to do.
+   */
+  pull(reference: string, options?: PullOptions): Promise<{ image: ImageInfo; changed: boolean }>
+  /** Takes an image from a file or a folder, whose kind is found by looking, and gives it a reference. */
+  import(path: string, options?: PullOptions & { reference?: string }): Promise<{ image: ImageInfo; changed: boolean }>
+  /** Writes an OCI layout: a folder, or a tar when `path` ends in `.tar`. */
+  export(image: string, path: string, options?: { signal?: AbortSignal }): Promise<void>
+  /** By reference, id or unique id prefix. @throws `image-not-found`. */
+  get(image: string): Promise<ImageInfo>
+  list(): Promise<ImageInfo[]>
+  /**
+   * Removes a reference, and the image with its last one.
+   * @throws `image-in-use` when a sandbox was made from it, unless `force`: a sandbox keeps its own hold on the disk.
+   */
+  remove(image: string, options?: { force?: boolean }): Promise<PruneResult>
+  /** Removes what nothing refers to: unfinished downloads, layers, disks; with `all` also images that no sandbox uses. */
+  prune(options?: { all?: boolean; layers?: boolean; olderThanMs?: number }): Promise<PruneResult>
+}
