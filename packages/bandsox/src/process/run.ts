@@ -112,6 +112,7 @@ async function feed(stdin: NodeJS.WritableStream | null, input: Readable | strin
   try {
     await pipeline(typeof input === 'string' ? [input] : input, stdin)
   } catch (error) {
+    if (error instanceof BandSoxError) throw error // of who makes the input
     if (!['EPIPE', 'ERR_STREAM_PREMATURE_CLOSE'].includes((error as NodeJS.ErrnoException).code ?? '')) {
       throw new BandSoxError('command-failed', `cannot feed input: ${messageOf(error)}`, { cause: error })
     }

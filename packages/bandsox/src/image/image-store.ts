@@ -1,0 +1,175 @@
+/** The images of one storage folder: a record each, references to them, and the disks that they share. */
+import { createHash } from 'node:crypto'
+import { mkdir, readdir, rename, rm, stat, utimes } from 'node:fs/promises'
+import { join } from 'node:path'
+import { BandSoxError, isSystemError } from '@bandsox/sdk'
+import type * as z from 'zod'
+import { publishDirectory, publishJson, removeAbandoned } from '../artifact/publish.js'
+import { checkFile, recordFile } from '../artifact/recorded-file.js'
+import { readJsonFile } from '../process/json-file.js'
+import { type LockHolder, waitForLockFile } from '../process/lock-file.js'
+import { BlobStore } from './blob-store.js'
+import {
+  diskRecordSchema,
+  type ImageRecord,
+  imageRecordSchema,
+  type ReferenceRecord,
+  referenceRecordSchema,
+} from './image-record.js'
+
+const DISK_MANIFEST = 'disk.json'
+const ROOTFS = 'rootfs.squashfs'
+const DAMAGED_HINT = 'remove the file, and fetch the image again: bandsox image pull'
+/** Raised when the same layers become another disk: with another layout, or another compression. */
+const DISK_FORMAT = 'bandsox-disk-1'
+
+/** Names the disk that these layers become: two images of the same layers, however they are packed, share it. */
+export const diskKey = (diffIds: readonly string[]): string =>
+  createHash('sha256')
+    .update([DISK_FORMAT, ...diffIds].join('\n'))
+    .digest('hex')
+
+export class ImageStore {
+  readonly root: string
+  readonly blobs: BlobStore
+  readonly #records: string
+  readonly #references: string
+  readonly #disks: string
+
+  constructor(root: string) {
+    this.root = root
+    this.blobs = new BlobStore(root)
+    this.#records = join(root, 'records')
+    this.#references = join(root, 'references')
+    this.#disks = join(root, 'disks')
+  }
+
+  async open(): Promise<void> {
+    for (const folder of [this.#records, this.#references, this.#disks]) await mkdir(folder, { recursive: true })
+    await this.blobs.open()
+  }
+
+  /** @throws `artifact-damaged`. */
+  async readImage(id: string): Promise<ImageRecord | undefined> {
+    return await readJsonFile(this.#recordFile(id), imageRecordSchema, DAMAGED_HINT)
+  }
+
+  async writeImage(record: ImageRecord): Promise<void> {
+    await publishJson(this.#recordFile(record.id), record)
+  }
+
+  async removeImage(id: string): Promise<void> {
+    await rm(this.#recordFile(id), { force: true })
+  }
+
+  async images(): Promise<ImageRecord[]> {
+    return await readAll(this.#records, imageRecordSchema)
+  }
+
+  /** The time of the record's file is the time of its last use: one system call, and nothing to write. */
+  async markUsed(id: string): Promise<void> {
+    const now = new Date()
+    await utimes(this.#recordFile(id), now, now)
+  }
+
+  async lastUsedAt(id: string): Promise<Date> {
+    return (await stat(this.#recordFile(id))).mtime
+  }
+
+  async readReference(reference: string): Promise<ReferenceRecord | undefined> {
+    return await readJsonFile(this.#referenceFile(reference), referenceRecordSchema, DAMAGED_HINT)
+  }
+
+  async writeReference(record: ReferenceRecord): Promise<void> {
+    await publishJson(this.#referenceFile(record.reference), record)
+  }
+
+  async removeReference(reference: string): Promise<void> {
+    await rm(this.#referenceFile(reference), { force: true })
+  }
+
+  async references(): Promise<ReferenceRecord[]> {
+    return await readAll(this.#references, referenceRecordSchema)
+  }
+
+  /** @returns Path and size of a disk's file; undefined when there is none, or it was changed since it was made. */
+  async findDisk(key: string): Promise<{ path: string; sizeBytes: number } | undefined> {
+    const directory = join(this.#disks, key)
+    try {
+      const disk = await readJsonFile(join(directory, DISK_MANIFEST), diskRecordSchema)
+      if (disk === undefined) return undefined
+      await checkFile(directory, disk.rootfs)
+      return { path: join(directory, disk.rootfs.file), sizeBytes: disk.rootfs.sizeBytes }
+    } catch (error) {
+      if (error instanceof BandSoxError && error.code === 'artifact-damaged') return undefined
+      throw error
+    }
+  }
+
+  /** @param write Makes the file. The disk appears whole or not at all. */
+  async makeDisk(key: string, write: (path: string) => Promise<void>): Promise<void> {
+    await removeAbandoned(this.#disks)
+    const make = async (unfinished: string): Promise<string> => {
+      await write(join(unfinished, ROOTFS))
+      await publishJson(join(unfinished, DISK_MANIFEST), { version: 1, rootfs: await recordFile(unfinished, ROOTFS) })
+      return key
+    }
+    await publishDirectory(this.#disks, make, async () => (await this.findDisk(key)) !== undefined)
+  }
+
+  /** Held by who makes a disk; others that want the same wait for it. */
+  async lockDisk(
+    key: string,
+    options: { onWait?: (holder: LockHolder) => void; signal?: AbortSignal | undefined },
+  ): Promise<() => Promise<void>> {
+    return await waitForLockFile(join(this.root, 'locks', `disk-${key}.lock`), 'make a disk', options)
+  }
+
+  async disks(): Promise<string[]> {
+    return (await readdir(this.#disks)).filter((name) => /^[0-9a-f]{64}$/.test(name))
+  }
+
+  /** @returns Bytes that were freed, as far as nobody else holds the file. */
+  async removeDisk(key: string): Promise<number> {
+    const directory = join(this.#disks, key)
+    const size = (await this.findDisk(key))?.sizeBytes ?? 0
+    const removed = join(this.#disks, `.removed-${key}`)
+    await rm(removed, { recursive: true, force: true })
+    try {
+      await rename(directory, removed) // a half-removed one must not be found
+    } catch (error) {
+      if (isSystemError(error, 'ENOENT')) return 0
+      throw error
+    }
+    await rm(removed, { recursive: true, force: true })
+    return size
+  }
+
+  /** What killed processes left of disks that they were making or removing. */
+  async removeUnfinishedDisks(): Promise<void> {
+    await removeAbandoned(this.#disks)
+    for (const name of await readdir(this.#disks)) {
+      if (name.startsWith('.removed-')) await rm(join(this.#disks, name), { recursive: true, force: true })
+    }
+    for (const folder of [this.#records, this.#references]) await removeAbandoned(folder)
+  }
+
+  #recordFile(id: string): string {
+    return join(this.#records, `${id.replace(/^sha256:/, '')}.json`)
+  }
+
+  /** A reference may be longer than a file's name may, and holds slashes. */
+  #referenceFile(reference: string): string {
+    return join(this.#references, `${createHash('sha256').update(reference).digest('hex')}.json`)
+  }
+}
+
+async function readAll<S extends z.ZodType>(folder: string, schema: S): Promise<z.infer<S>[]> {
+  const records: z.infer<S>[] = []
+  for (const name of (await readdir(folder)).sort()) {
+    if (!name.endsWith('.json')) continue
+    const record = await readJsonFile(join(folder, name), schema, DAMAGED_HINT)
+    if (record !== undefined) records.push(record) // else removed since
+  }
+  return records
+}

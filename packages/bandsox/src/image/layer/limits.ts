@@ -1,0 +1,29 @@
+/** How much an image may ask of a host: what is above is refused, whoever published it. */
+
+export interface ImageLimits {
+  /** Bytes of all files of all layers, sparse files at their full size. */
+  maxBytes: number
+  /** Entries of all layers. Each takes some 300 bytes of memory while the layers are merged. */
+  maxEntries: number
+  maxLayers: number
+  /** Device nodes besides the harmless ones that every system has, such as /dev/null. */
+  allowDevices: boolean
+}
+
+const GIB = 1024 ** 3
+
+/** The largest images in wide use (machine learning with CUDA) have some 20 GiB and 300 000 entries. */
+export const DEFAULT_LIMITS: ImageLimits = {
+  maxBytes: 64 * GIB,
+  maxEntries: 1_500_000,
+  maxLayers: 256,
+  allowDevices: false,
+}
+
+/** Linux: PATH_MAX and NAME_MAX. */
+export const MAX_PATH_BYTES = 4096
+export const MAX_NAME_BYTES = 255
+/** Extended headers, long names and sparse maps of one entry; Go's reader, which all engines share, stops there as well. */
+export const MAX_EXTENSION_BYTES = 1024 * 1024
+/** Linux: XATTR_SIZE_MAX; the names and values of one file. */
+export const MAX_XATTR_BYTES = 65_536

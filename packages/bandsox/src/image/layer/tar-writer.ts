@@ -1,0 +1,102 @@
+/** Writes the headers of a tar for sqfstar: checked entries in, plain PAX out, whatever their layer looked like. No I/O. */
+import type { Attributes, ByteString, Extent, FileKind } from './tar-entry.js'
+import { BLOCK } from './tar-header.js'
+
+export interface OutputEntry extends Attributes {
+  path: ByteString
+  kind: FileKind | 'directory' | 'hardlink'
+  target?: ByteString
+  device?: { major: number; minor: number }
+  /** Bytes of the file, and of what follows the header. */
+  content?: { sizeBytes: number; storedBytes: number; extents: readonly Extent[] | undefined }
+}
+
+const typeFlags: Record<OutputEntry['kind'], string> = {
+  file: '0',
+  hardlink: '1',
+  symlink: '2',
+  'character-device': '3',
+  'block-device': '4',
+  directory: '5',
+  fifo: '6',
+}
+const MAX_NAME = 100
+/** What seven and eleven octal digits hold. */
+const MAX_OWNER = 0o7777777
+const MAX_SIZE = 0o77777777777
+
+/** Bytes from the end of `length` bytes of content to the next header. */
+export const paddingAfter = (length: number): number => (BLOCK - (length % BLOCK)) % BLOCK
+
+/** All that stands before the content: extended header, header, and the map of a sparse file. */
+export function entryHeader(entry: OutputEntry): Buffer {
+  const { path, uid, gid, xattrs, target = '', content } = entry
+  const map = content?.extents === undefined ? undefined : sparseMap(content.extents, content.sizeBytes)
+  const size = (map?.length ?? 0) + (content?.storedBytes ?? 0)
+  const records: Buffer[] = []
+  if (map !== undefined) {
+    // GNU's format 1.0; a reader that does not know it sees a file of its own name and no sparse one.
+    records.push(record('GNU.sparse.major', '1'), record('GNU.sparse.minor', '0'))
+    records.push(record('GNU.sparse.name', path), record('GNU.sparse.realsize', String(content?.sizeBytes)))
+  }
+  if (path.length > MAX_NAME) records.push(record('path', path))
+  if (target.length > MAX_NAME) records.push(record('linkpath', target))
+  if (uid > MAX_OWNER) records.push(record('uid', String(uid)))
+  if (gid > MAX_OWNER) records.push(record('gid', String(gid)))
+  if (size > MAX_SIZE) records.push(record('size', String(size)))
+  for (const [name, value] of xattrs ?? []) records.push(record(`SCHILY.xattr.${name}`, value))
+  const parts: Buffer[] = []
+  if (records.length > 0) {
+    const extended = Buffer.concat(records)
+    parts.push(block({ ...entry, path: 'PaxHeader', target: '', uid: 0, gid: 0 }, 'x', extended.length))
+    parts.push(padded(extended))
+  }
+  parts.push(block(entry, typeFlags[entry.kind], size))
+  if (map !== undefined) parts.push(map)
+  return parts.length === 1 && parts[0] !== undefined ? parts[0] : Buffer.concat(parts)
+}
+
+/** What ends a tar. */
+export const tarEnd = (): Buffer => Buffer.alloc(2 * BLOCK)
+
+function block(entry: OutputEntry, type: string, size: number): Buffer {
+  const header = Buffer.alloc(BLOCK)
+  header.write(entry.path.slice(0, MAX_NAME), 0, 'latin1')
+  writeOctal(header, 100, 8, entry.mode)
+  writeOctal(header, 108, 8, Math.min(entry.uid, MAX_OWNER))
+  writeOctal(header, 116, 8, Math.min(entry.gid, MAX_OWNER))
+  writeOctal(header, 124, 12, Math.min(size, MAX_SIZE))
+  writeOctal(header, 136, 12, entry.mtime)
+  header.write(type, 156, 'latin1')
+  header.write((entry.target ?? '').slice(0, MAX_NAME), 157, 'latin1')
+  header.write('ustar\x0000', 257, 'latin1')
+  writeOctal(header, 329, 8, entry.device?.major ?? 0)
+  writeOctal(header, 337, 8, entry.device?.minor ?? 0)
+  header.fill(' ', 148, 156)
+  let sum = 0
+  for (const byte of header) sum += byte
+  header.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148, 'latin1')
+  return header
+}
+
+function writeOctal(header: Buffer, at: number, width: number, value: number): void {
+  header.write(value.toString(8).padStart(width - 1, '0'), at, 'latin1')
+}
+
+/** The length counts its own digits. */
+function record(key: ByteString, value: ByteString | Buffer): Buffer {
+  const bytes = typeof value === 'string' ? Buffer.from(value, 'latin1') : value
+  const rest = Buffer.concat([Buffer.from(` ${key}=`, 'latin1'), bytes, Buffer.from('\n')])
+  let length = rest.length + 1
+  while (String(length).length + rest.length !== length) length = String(length).length + rest.length
+  return Buffer.concat([Buffer.from(String(length)), rest])
+}
+
+function sparseMap(extents: readonly Extent[], sizeBytes: number): Buffer {
+  // An empty last extent tells where the file ends, as GNU tar writes it.
+  const all = [...extents, { offset: sizeBytes, length: 0 }]
+  const numbers = [all.length, ...all.flatMap(({ offset, length }) => [offset, length])]
+  return padded(Buffer.from(`${numbers.join('\n')}\n`, 'latin1'))
+}
+
+const padded = (bytes: Buffer): Buffer => Buffer.concat([bytes, Buffer.alloc(paddingAfter(bytes.length))])
