@@ -9,11 +9,11 @@ import {
   copySparse,
   DEFAULT_DISK_MIB,
   emptyDisk,
+  ImageStore,
   loadBoot,
   machineFiles,
   qemuDriver,
   readConfig,
-  resolveImage,
   storageFolders,
 } from './internals.js'
 
@@ -47,18 +47,18 @@ export async function prepareBareBoot(image: string): Promise<BareBoot> {
   const boot = await loadBoot(storage)
   const initramfs = path.join(folder, 'initramfs.cpio')
   await buildInitramfs({ kernel: boot.kernel, agentPath: benchGuest, output: initramfs })
+  const rootfs = await imageDisk(storageFolders(storage).images, image)
   let started = 0
 
   async function start(): Promise<BareMachine> {
     const directory = path.join(folder, String(started++))
     const clock = performance.now()
     await mkdir(directory, { mode: 0o711 })
-    const { rootfs } = await resolveImage(storageFolders(storage).images, image)
     const disk = await emptyDisk({ cacheDirectory: storageFolders(storage).disks, sizeMib: DEFAULT_DISK_MIB })
     const overlay = path.join(directory, machineFiles.overlay)
     await link(boot.kernel.vmlinux.path, path.join(directory, machineFiles.kernel))
     await link(initramfs, path.join(directory, machineFiles.initramfs))
-    await link(rootfs.path, path.join(directory, machineFiles.root))
+    await link(rootfs, path.join(directory, machineFiles.root))
     await copySparse(disk.path, overlay)
     if (process.getuid?.() === 0) await chown(overlay, UID, UID)
     const filesAt = performance.now()
@@ -108,4 +108,13 @@ async function whenReady(socketPath: string): Promise<{ connection: BareConnecti
     }
     await delay(RETRY_MS)
   }
+}
+
+async function imageDisk(images: string, reference: string): Promise<string> {
+  const store = new ImageStore(images)
+  const named = await store.readReference(reference)
+  const image = named === undefined ? undefined : await store.readImage(named.image)
+  const disk = image === undefined ? undefined : await store.findDisk(image.disk)
+  if (disk === undefined) throw new Error(`there is no image ${reference} in ${images}`)
+  return disk.path
 }

@@ -4,8 +4,8 @@
  */
 import type * as Boot from '../packages/bandsox/src/boot/initramfs.js'
 import type * as Config from '../packages/bandsox/src/config.js'
-import type * as Catalog from '../packages/bandsox/src/image/catalog.js'
 import type * as Disk from '../packages/bandsox/src/image/disk.js'
+import type * as Images from '../packages/bandsox/src/image/image-store.js'
 import type * as UnixSocket from '../packages/bandsox/src/process/unix-socket.js'
 import type * as Host from '../packages/bandsox/src/sandbox/host.js'
 import type * as Prepare from '../packages/bandsox/src/sandbox/prepare.js'
@@ -17,7 +17,7 @@ const load = async <T>(module: string): Promise<T> =>
 
 export const { buildInitramfs } = await load<typeof Boot>('boot/initramfs')
 export const { readConfig } = await load<typeof Config>('config')
-export const { resolveImage } = await load<typeof Catalog>('image/catalog')
+export const { ImageStore } = await load<typeof Images>('image/image-store')
 export const { copySparse, emptyDisk } = await load<typeof Disk>('image/disk')
 export const { connectUnixSocket } = await load<typeof UnixSocket>('process/unix-socket')
 export const { machineFiles } = await load<typeof Host>('sandbox/host')

@@ -119,7 +119,7 @@ func enterRoot(image, layer string) error {
 			return err
 		}
 	}
-	folders := "lowerdir=/lower,upperdir=/rw/upper,workdir=/rw/work"
+	folders := "lowerdir=/lower/rootfs,upperdir=/rw/upper,workdir=/rw/work"
 	if err := syscall.Mount("overlay", "/newroot", "overlay", 0, folders); err != nil {
 		return fmt.Errorf("cannot mount the overlay: %w", err)
 	}

@@ -10,6 +10,13 @@ export interface Config {
   shimPath: string
   /** Folders searched for QEMU and the vsock daemon. */
   searchPath: string[]
+  /** Of the user: registries, limits. */
+  configFile: string
+  /** Where credentials for registries are looked for, in this order; ours, which `login` writes, is the first. */
+  authFiles: [string, ...string[]]
+  /** URLs of proxies, and hosts without one. */
+  proxy: { http?: string | undefined; https?: string | undefined; none?: string | undefined }
+  environment: NodeJS.ProcessEnv
 }
 
 /** The package's own folder, whether it runs from `dist` or is installed. */
@@ -22,6 +29,7 @@ const VSOCK_DAEMON_FOLDER = 'vhost-device-vsock-0.3.0/bin'
 export function readConfig(env: NodeJS.ProcessEnv = process.env, overrides: { storage?: string } = {}): Config {
   const data = env['XDG_DATA_HOME'] ?? path.join(homedir(), '.local/share')
   const cache = env['XDG_CACHE_HOME'] ?? path.join(homedir(), '.cache')
+  const configuration = env['XDG_CONFIG_HOME'] ?? path.join(homedir(), '.config')
   const usual = process.getuid?.() === 0 ? '/var/lib/bandsox' : path.join(data, 'bandsox')
   return {
     storage: path.resolve(overrides.storage ?? env['BANDSOX_STORAGE'] ?? usual),
@@ -32,5 +40,25 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env, overrides: { st
       ...SYSTEM_FOLDERS,
       path.join(cache, 'bandsox', VSOCK_DAEMON_FOLDER),
     ],
+    configFile: path.resolve(env['BANDSOX_CONFIG'] ?? path.join(configuration, 'bandsox/config.json')),
+    authFiles: [
+      path.join(configuration, 'bandsox/auth.json'),
+      path.join(env['DOCKER_CONFIG'] ?? path.join(homedir(), '.docker'), 'config.json'),
+      ...(env['XDG_RUNTIME_DIR'] === undefined ? [] : [path.join(env['XDG_RUNTIME_DIR'], 'containers/auth.json')]),
+      path.join(configuration, 'containers/auth.json'),
+    ],
+    proxy: {
+      http: env['http_proxy'] ?? env['HTTP_PROXY'],
+      https: env['https_proxy'] ?? env['HTTPS_PROXY'],
+      none: env['no_proxy'] ?? env['NO_PROXY'],
+    },
+    environment: env,
   }
 }
+
+/** What fetching an image needs of the configuration. */
+export const imageSettings = ({ configFile, authFiles, environment, proxy }: Config) => ({
+  configFile,
+  credentialSources: { files: authFiles, environment },
+  proxy,
+})

@@ -1,6 +1,6 @@
 /** The library: sandboxes of this host. */
 import type { BandSox } from '@bandsox/sdk'
-import { readConfig } from './config.js'
+import { imageSettings, readConfig } from './config.js'
 import { LocalBandSox, type OpenOptions } from './sandbox/local-bandsox.js'
 
 export * from '@bandsox/sdk'
@@ -12,5 +12,5 @@ export async function openBandSox(options: OpenOptions = {}): Promise<BandSox> {
   const config = readConfig(process.env, options)
   const { debug = () => undefined, warn = (message: string) => process.emitWarning(message, 'BandSoxWarning') } =
     options
-  return await LocalBandSox.open({ ...config, debug, warn })
+  return await LocalBandSox.open({ ...config, images: imageSettings(config), debug, warn })
 }

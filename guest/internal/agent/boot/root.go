@@ -11,8 +11,9 @@ import (
 )
 
 const (
-	lowerFolder = "/lower" // the image
-	rwFolder    = "/rw"    // the writable layer's file system, with upper, work and stores in it
+	lowerFolder = "/lower"        // the image's disk
+	imageFolder = "/lower/rootfs" // the image: the builder of disks can set the attributes of a folder, not of the disk's root
+	rwFolder    = "/rw"           // the writable layer's file system, with upper, work and stores in it
 	newRoot     = "/newroot"
 
 	deviceTimeout = 10 * time.Second
@@ -89,12 +90,13 @@ func waitForDevice(path string) error {
 }
 
 func mountOverlay() error {
-	for _, folder := range []string{rwFolder + "/upper", rwFolder + "/work"} {
-		if err := makeFolder(folder, 0o755); err != nil {
-			return fmt.Errorf("cannot prepare the writable layer: %w", err)
-		}
+	if err := makeUpper(imageFolder, rwFolder+"/upper"); err != nil {
+		return fmt.Errorf("cannot prepare the writable layer: %w", err)
 	}
-	folders := "lowerdir=" + lowerFolder + ",upperdir=" + rwFolder + "/upper,workdir=" + rwFolder + "/work"
+	if err := makeFolder(rwFolder+"/work", 0o755); err != nil {
+		return fmt.Errorf("cannot prepare the writable layer: %w", err)
+	}
+	folders := "lowerdir=" + imageFolder + ",upperdir=" + rwFolder + "/upper,workdir=" + rwFolder + "/work"
 	var err error
 	for _, options := range overlayOptions {
 		overlay := mount{"overlay", newRoot, "overlay", 0, folders + options}

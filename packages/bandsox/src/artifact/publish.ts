@@ -78,13 +78,19 @@ export async function publishJson(target: string, value: unknown): Promise<void>
 
 /** Runs `use` with a folder beside the finished artifacts (so that renames stay on one file system) and removes it. */
 export async function withWorkDirectory<T>(parent: string, use: (directory: string) => Promise<T>): Promise<T> {
-  await mkdir(parent, { recursive: true })
-  const directory = await mkdtemp(join(parent, await unfinishedPrefix()))
+  const { directory, remove } = await makeWorkDirectory(parent)
   try {
     return await use(directory)
   } finally {
-    await rm(directory, { recursive: true, force: true })
+    await remove()
   }
+}
+
+/** The same for a longer time: whoever makes it removes it, and {@link removeAbandoned} does when its maker was killed. */
+export async function makeWorkDirectory(parent: string): Promise<{ directory: string; remove: () => Promise<void> }> {
+  await mkdir(parent, { recursive: true })
+  const directory = await mkdtemp(join(parent, await unfinishedPrefix()))
+  return { directory, remove: () => rm(directory, { recursive: true, force: true }) }
 }
 
 /** Removes what killed processes left unfinished in a folder. */

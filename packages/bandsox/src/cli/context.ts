@@ -1,7 +1,7 @@
 /** What every command gets: the options that all share, a printer, an abort signal, and this host's sandboxes. */
 import { type BandSox, BandSoxError } from '@bandsox/sdk'
 import type { Command } from 'commander'
-import { type Config, readConfig } from '../config.js'
+import { type Config, imageSettings, readConfig } from '../config.js'
 import { LocalBandSox } from '../sandbox/local-bandsox.js'
 
 export const logLevels = ['debug', 'info', 'warn', 'error'] as const
@@ -34,7 +34,13 @@ export function contextOf(command: Command): Context {
     isJson,
     signal: interruptSignal(),
     debug,
-    open: () => LocalBandSox.open({ ...config, debug, warn: logLevel === 'error' ? () => undefined : warnUser }),
+    open: () =>
+      LocalBandSox.open({
+        ...config,
+        images: imageSettings(config),
+        debug,
+        warn: logLevel === 'error' ? () => undefined : warnUser,
+      }),
     print(text, value) {
       const line = isJson ? JSON.stringify(value) : text
       process.stdout.write(line.endsWith('\n') || line === '' ? line : `${line}\n`)

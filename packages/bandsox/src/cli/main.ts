@@ -7,6 +7,8 @@ import { z } from 'zod'
 import { addCreate } from './commands/create.js'
 import { addDoctor } from './commands/doctor.js'
 import { addExec, addRun } from './commands/exec.js'
+import { addImage } from './commands/image.js'
+import { addLogin, addLogout } from './commands/login.js'
 import { addDownload, addUpload } from './commands/transfer.js'
 import { addLogs, addVm } from './commands/vm.js'
 import { logLevels } from './context.js'
@@ -31,6 +33,9 @@ export function buildProgram(asJson: boolean): Command {
   addUpload(program)
   addDownload(program)
   addVm(program)
+  addImage(program)
+  addLogin(program)
+  addLogout(program)
   addLogs(program)
   addDoctor(program)
   for (const command of program.commands) allowGlobalOptions(command)

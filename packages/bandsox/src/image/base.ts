@@ -2,36 +2,41 @@
 import { createHash } from 'node:crypto'
 import { type FileHandle, mkdir, open, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { buffer } from 'node:stream/consumers'
 import { BandSoxError, isSystemError } from '@bandsox/sdk'
 import { downloadPackages, unpackPackage } from '../artifact/apt.js'
 import { isStatic } from '../artifact/elf.js'
-import { publishDirectory, publishJson, removeAbandoned, withWorkDirectory } from '../artifact/publish.js'
-import { recordFile } from '../artifact/recorded-file.js'
+import { withWorkDirectory } from '../artifact/publish.js'
 import { runCommand } from '../process/run.js'
 import { baseEntries, packEntries } from './base-files.js'
-import { BASE_FOLDER, BASE_REFERENCE } from './catalog.js'
-import { IMAGE_MANIFEST, type Image, type ImageConfig, type ImageManifest, loadImage } from './image.js'
-import { writeSquashfs } from './squashfs.js'
+import type { ImageRecord } from './image-record.js'
+import type { ImageStore } from './image-store.js'
+import { DEFAULT_LIMITS } from './layer/limits.js'
+import type { Platform } from './manifest.js'
+import { pullImage } from './pull.js'
+import { singleLayerSource } from './source/single-layer.js'
+import type { ImageSource } from './source/source.js'
+
+/** The image that is made on this host, from its own busybox; nothing is downloaded for it. */
+export const BASE_REFERENCE = 'bandsox/base'
+const baseNames: readonly string[] = [BASE_REFERENCE, 'base']
+export const isBaseReference = (text: string): boolean => baseNames.includes(text)
 
 /** Label that tells an image of an earlier version of this file; raise it when the image's content changes. */
 const VERSION_LABEL = 'dev.bandsox.base.version'
 const BASE_VERSION = '1'
-const ROOTFS = 'rootfs.squashfs'
 const PACKAGE = 'busybox-static'
 
-const config: ImageConfig = {
-  env: ['PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'],
-  user: '',
-  workingDir: '/',
-  entrypoint: [],
-  cmd: ['/bin/sh'],
-  stopSignal: '',
-  labels: { [VERSION_LABEL]: BASE_VERSION },
+const config = {
+  Env: ['PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'],
+  WorkingDir: '/',
+  Cmd: ['/bin/sh'],
+  Labels: { [VERSION_LABEL]: BASE_VERSION },
 }
 
 export interface PrepareBaseOptions {
-  /** Folder of images. */
-  images: string
+  store: ImageStore
+  platform: Platform
   report?: ((activity: string) => void) | undefined
   signal?: AbortSignal | undefined
 }
@@ -42,48 +47,45 @@ export interface PrepareBaseOptions {
  * @throws `host-missing` without squashfs-tools or a static busybox.
  */
 export async function prepareBaseImage({
-  images,
+  store,
+  platform,
   report,
   signal,
-}: PrepareBaseOptions): Promise<{ image: Image; made: boolean }> {
-  const directory = join(images, BASE_FOLDER)
-  const present = await loadCurrent(directory)
+}: PrepareBaseOptions): Promise<{ image: ImageRecord; made: boolean }> {
+  const present = await findCurrent(store)
   if (present !== undefined) return { image: present, made: false }
-  await removeAbandoned(images)
   report?.('building the base image')
-  const make = async (unfinished: string): Promise<string> => {
-    const { busybox, applets } = await withWorkDirectory(images, (work) => obtainBusybox(work, signal))
-    const entries = packEntries(baseEntries(busybox, applets))
-    await writeSquashfs({ entries, output: join(unfinished, ROOTFS), fixedTime: 0, signal })
-    const rootfs = await recordFile(unfinished, ROOTFS)
-    const digest = createHash('sha256')
-      .update(JSON.stringify([config, rootfs.sha256]))
-      .digest('hex')
-    const manifest: ImageManifest = {
-      version: 1,
-      name: 'base',
-      reference: BASE_REFERENCE,
-      digest: `sha256:${digest}`,
-      config,
-      rootfs,
-    }
-    await publishJson(join(unfinished, IMAGE_MANIFEST), manifest)
-    return BASE_FOLDER
-  }
-  await publishDirectory(images, make, async (existing) => (await loadCurrent(existing)) !== undefined)
-  return { image: await loadImage(directory), made: true }
+  const source = await withWorkDirectory(store.root, (work) => baseSource(work, platform, signal))
+  const { image } = await pullImage({
+    ...{ store, source, platform, signal },
+    reference: BASE_REFERENCE,
+    limits: DEFAULT_LIMITS,
+  })
+  return { image, made: true }
 }
 
 /** The image when it needs no work: a missing, damaged or older one is made anew. */
-async function loadCurrent(directory: string): Promise<Image | undefined> {
-  try {
-    const image = await loadImage(directory)
-    return image.config.labels[VERSION_LABEL] === BASE_VERSION ? image : undefined
-  } catch (error) {
-    if (error instanceof BandSoxError && (error.code === 'image-not-found' || error.code === 'artifact-damaged'))
-      return undefined
-    throw error
-  }
+async function findCurrent(store: ImageStore): Promise<ImageRecord | undefined> {
+  const reference = await store.readReference(BASE_REFERENCE)
+  const image = reference === undefined ? undefined : await store.readImage(reference.image)
+  if (image?.config.labels[VERSION_LABEL] !== BASE_VERSION) return undefined
+  return (await store.findDisk(image.disk)) === undefined ? undefined : image
+}
+
+/** Two MiB, kept in memory. */
+async function baseSource(work: string, platform: Platform, signal?: AbortSignal): Promise<ImageSource> {
+  const { busybox, applets } = await obtainBusybox(work, signal)
+  const layer = await buffer(packEntries(baseEntries(busybox, applets)))
+  const digest = `sha256:${createHash('sha256').update(layer).digest('hex')}`
+  return singleLayerSource({
+    name: BASE_REFERENCE,
+    platform,
+    config,
+    layer: { digest, diffId: digest, size: layer.length },
+    open: async function* (offset) {
+      yield layer.subarray(offset)
+    },
+  })
 }
 
 /** The host's busybox when it is a static one, else the distribution's package, which needs no installation for it. */

@@ -50,6 +50,8 @@ export async function pullImage(options: PullImageOptions): Promise<{ image: Ima
   const release = await beginFetching(join(store.root, 'locks'), signal)
   try {
     onEvent?.({ kind: 'resolving', reference })
+    const unmoved = await findUnmoved(options)
+    if (unmoved !== undefined) return { image: unmoved, changed: false }
     const root = await source.root(signal)
     const { manifest, document } = await chooseManifest(root, options)
     const configuration = await fetchConfiguration(manifest, options)
@@ -58,6 +60,9 @@ export async function pullImage(options: PullImageOptions): Promise<{ image: Ima
     onEvent?.({ kind: 'resolved', reference, digest: document.digest, layers })
 
     const before = await store.readReference(reference)
+    if (before !== undefined && before.root !== root.digest) {
+      onEvent?.({ kind: 'moved', reference, from: before.root, to: root.digest })
+    }
     const known = await store.readImage(manifest.config.digest)
     const key = diskKey(configuration.diffIds)
     const unlock = await store.lockDisk(key, {
@@ -80,6 +85,23 @@ export async function pullImage(options: PullImageOptions): Promise<{ image: Ima
   } finally {
     await release()
   }
+}
+
+/** The image when the reference still means what it meant, and all of it is there. */
+async function findUnmoved({
+  store,
+  source,
+  reference,
+  platform,
+  signal,
+}: PullImageOptions): Promise<ImageRecord | undefined> {
+  const before = await store.readReference(reference)
+  if (before === undefined || (await source.digest?.(signal)) !== before.root) return undefined
+  const image = await store.readImage(before.image)
+  if (image === undefined || !isPlatform(parsePlatform(image.platform), platform)) return undefined
+  if ((await store.findDisk(image.disk)) === undefined) return undefined
+  await store.markUsed(image.id)
+  return image
 }
 
 async function chooseManifest(

@@ -3,7 +3,6 @@ import { chmod, chown, link } from 'node:fs/promises'
 import path from 'node:path'
 import { BandSoxError, type CreateOptions, messageOf } from '@bandsox/sdk'
 import { Agent } from '../guest/agent.js'
-import { resolveImage } from '../image/catalog.js'
 import { copySparse, emptyDisk } from '../image/disk.js'
 import { describeExit } from '../process/shim.js'
 import { cidPool, portPool } from '../store/lease.js'
@@ -27,7 +26,7 @@ const FIRST_VM_UID = 1_900_000_000
 
 /**
  * @returns The record of a running sandbox, and the agent that answered.
- * @throws `bad-request`, `image-not-found`, `host-missing`, `host-unsupported`, `host-resource`, `vsock-unavailable`,
+ * @throws `bad-request`, what fetching the image throws, `host-missing`, `host-unsupported`, `host-resource`, `vsock-unavailable`,
  *   `vmm-failed`, `boot-failed`, `agent-unreachable`, or `options.signal`'s reason. Nothing is left behind.
  */
 export async function createSandbox(
@@ -41,7 +40,8 @@ export async function createSandbox(
   const releases = new Releases()
   const clock = stageClock()
   try {
-    let record = await newRecord(host, reference, shape)
+    let record = await newRecord(host, reference, shape, options)
+    clock.mark('image')
     await host.store.makeDirectory(record.id)
     releases.add('the directory', () => host.store.remove(record.id))
     // Locked before there is a record: another process would take an unlocked creation for a dead one's, and remove it.
@@ -86,15 +86,26 @@ export async function createSandbox(
   }
 }
 
-async function newRecord(host: Host, reference: string, shape: Shape): Promise<SandboxRecord> {
-  const image = await resolveImage(storageFolders(host.store.root).images, reference)
-  const { env, user, workingDir, entrypoint, cmd } = image.config
+async function newRecord(
+  host: Host,
+  reference: string,
+  shape: Shape,
+  { pull, platform, credentials, onImageEvent, signal }: CreateOptions,
+): Promise<SandboxRecord> {
+  const { record: image } = await host.images.obtain(reference, {
+    ...(pull !== undefined && { pull }),
+    ...(platform !== undefined && { platform }),
+    ...(credentials !== undefined && { credentials }),
+    ...(onImageEvent !== undefined && { onEvent: onImageEvent }),
+    ...(signal !== undefined && { signal }),
+  })
+  const { env, user, workingDir, entrypoint, cmd, stopSignal } = image.config
   const { bootTimeoutMs: _, ...kept } = shape
   return {
     version: 1,
     id: newSandboxId(),
     ...kept,
-    image: { reference: image.reference, digest: image.digest, config: { env, user, workingDir, entrypoint, cmd } },
+    image: { reference, digest: image.id, config: { env, user, workingDir, entrypoint, cmd, stopSignal } },
     cid: null,
     port: null,
     state: stateNow('creating'),
@@ -120,11 +131,11 @@ async function layOutFiles(host: Host, record: SandboxRecord, signal: AbortSigna
   const directory = host.store.directoryOf(record.id)
   const inDirectory = (file: string) => path.join(directory, file)
   const boot = await loadBoot(root)
-  const image = await resolveImage(storageFolders(root).images, record.image.reference)
+  const image = await host.images.diskOf(record.image.digest)
   const disk = await emptyDisk({ cacheDirectory: storageFolders(root).disks, sizeMib: record.diskMib, signal })
   await link(boot.kernel.vmlinux.path, inDirectory(machineFiles.kernel))
   await link(boot.initramfs.path, inDirectory(machineFiles.initramfs))
-  await link(image.rootfs.path, inDirectory(machineFiles.root))
+  await link(image, inDirectory(machineFiles.root))
   await copySparse(disk.path, inDirectory(machineFiles.overlay), signal)
   await chmod(inDirectory(machineFiles.overlay), 0o600)
 }

@@ -1,7 +1,8 @@
 /** Examines a host: everything that a sandbox needs, found the same way as a start finds it. */
 import { statfs } from 'node:fs/promises'
 import { BandSoxError, messageOf } from '@bandsox/sdk'
-import { BASE_REFERENCE, resolveImage } from '../image/catalog.js'
+import { BASE_REFERENCE } from '../image/base.js'
+import { ImageStore } from '../image/image-store.js'
 import { findQemu, findVsockBackend, probeAcceleration } from '../vmm/qemu/host.js'
 import { loadBoot, storageFolders } from './prepare.js'
 
@@ -49,8 +50,13 @@ export async function examineHost(config: {
       return { verdict: 'ok', found: `${kernel.release}, initramfs ${initramfs.sha256.slice(0, 12)}` }
     }),
     check('image', async () => {
-      const image = await resolveImage(storageFolders(config.storage).images, BASE_REFERENCE)
-      return { verdict: 'ok', found: `${image.reference} ${image.digest.slice(0, 19)}` }
+      const store = new ImageStore(storageFolders(config.storage).images)
+      const reference = await store.readReference(BASE_REFERENCE)
+      const image = reference === undefined ? undefined : await store.readImage(reference.image)
+      if (image === undefined || (await store.findDisk(image.disk)) === undefined) {
+        return { verdict: 'missing', found: `${BASE_REFERENCE} is not made`, hint: 'make it: npm run setup' }
+      }
+      return { verdict: 'ok', found: `${BASE_REFERENCE} ${image.id.slice(0, 19)}` }
     }),
     check('storage', async () => {
       const { bavail, bsize } = await statfs(config.storage)

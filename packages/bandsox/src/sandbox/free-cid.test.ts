@@ -6,6 +6,7 @@ import { cidPool } from '../store/lease.js'
 import type { SandboxRecord } from '../store/record.js'
 import { SandboxStore } from '../store/sandbox-store.js'
 import { hasCode } from '../testing/errors.js'
+import { noImages } from '../testing/no-images.js'
 import { sampleRecord } from '../testing/sample-record.js'
 import { type TestScope, temporaryFolder } from '../testing/temporary-folder.js'
 import type { Machine, MachineFacts, MachineSpec } from '../vmm/vmm.js'
@@ -35,6 +36,7 @@ async function sandboxBeside(t: TestScope, inUse: readonly number[], fails?: Err
   const tried: number[] = []
   const host: Host = {
     store,
+    images: noImages(),
     shimPath: '/no/shim',
     vmm: {
       name: 'fake',

@@ -1,9 +1,11 @@
 /** What every part of a sandbox's life needs of this host: the storage, the driver, and a place for debug messages. */
 import type { SandboxStore } from '../store/sandbox-store.js'
 import type { Vmm } from '../vmm/vmm.js'
+import type { LocalImages } from './local-images.js'
 
 export interface Host {
   readonly store: SandboxStore
+  readonly images: LocalImages
   readonly vmm: Vmm
   /** The shim's binary. */
   readonly shimPath: string

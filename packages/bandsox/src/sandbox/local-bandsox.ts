@@ -1,12 +1,15 @@
 /** The sandboxes of this host: what `openBandSox` gives to library, server and command line. */
 import type { BandSox, CreateOptions, Sandbox, SandboxInfo } from '@bandsox/sdk'
+import { ImageStore } from '../image/image-store.js'
 import { cidPool, type NumberPool, portPool } from '../store/lease.js'
 import type { SandboxRecord } from '../store/record.js'
 import { SandboxStore } from '../store/sandbox-store.js'
 import { qemuDriver } from '../vmm/qemu/qemu.js'
 import { createSandbox } from './create.js'
 import type { Host } from './host.js'
+import { type ImageSettings, LocalImages } from './local-images.js'
 import { LocalSandbox, sandboxInfo } from './local-sandbox.js'
+import { storageFolders } from './prepare.js'
 import { settle, tryLock } from './settle.js'
 
 export interface OpenOptions {
@@ -18,11 +21,20 @@ export interface OpenOptions {
   warn?: (message: string) => void
 }
 
+/** Registries without configuration, and without credentials. */
+const noImageSettings: ImageSettings = {
+  configFile: undefined,
+  credentialSources: { files: [], environment: {} },
+  proxy: {},
+}
+
 export class LocalBandSox implements BandSox {
+  readonly images: LocalImages
   readonly #host: Host
 
   private constructor(host: Host) {
     this.#host = host
+    this.images = host.images
   }
 
   /** Opens the storage and sets right what dead processes left in it. */
@@ -30,12 +42,21 @@ export class LocalBandSox implements BandSox {
     storage: string
     shimPath: string
     searchPath: readonly string[]
+    images?: ImageSettings
     debug: (message: string) => void
     warn: (message: string) => void
   }): Promise<LocalBandSox> {
     const { storage, shimPath, searchPath, debug, warn } = config
+    const store = new SandboxStore(storage)
+    const images = new LocalImages({
+      store: new ImageStore(storageFolders(storage).images),
+      settings: config.images ?? noImageSettings,
+      sandboxesByImage: () => sandboxesByImage(store),
+      debug,
+    })
     const host: Host = {
-      store: new SandboxStore(storage),
+      store,
+      images,
       vmm: qemuDriver({ shim: shimPath, searchPath }),
       shimPath,
       debug,
@@ -103,6 +124,14 @@ async function orphans(host: Host): Promise<{ pool: NumberPool; number: number; 
     for (const lease of await host.store.leases.list(pool)) {
       if (!recorded.has(lease.owner)) found.push({ pool, ...lease })
     }
+  }
+  return found
+}
+
+async function sandboxesByImage(store: SandboxStore): Promise<Map<string, string[]>> {
+  const found = new Map<string, string[]>()
+  for (const { id, image } of (await store.records()).readable) {
+    found.set(image.digest, [...(found.get(image.digest) ?? []), id])
   }
   return found
 }

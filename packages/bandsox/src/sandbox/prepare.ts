@@ -3,9 +3,11 @@ import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type Boot, loadBootFiles, prepareBoot } from '../boot/boot.js'
 import type { GivenKernel } from '../boot/kernel-source.js'
-import { prepareBaseImage } from '../image/base.js'
+import { BASE_REFERENCE, prepareBaseImage } from '../image/base.js'
 import { emptyDisk } from '../image/disk.js'
-import type { Image } from '../image/image.js'
+import type { ImageRecord } from '../image/image-record.js'
+import { ImageStore } from '../image/image-store.js'
+import { hostPlatform } from './local-images.js'
 
 /** Size of a sandbox's writable layer when nobody says otherwise. Sparse: it takes what is written. */
 export const DEFAULT_DISK_MIB = 4096
@@ -35,7 +37,7 @@ export interface PrepareHostOptions {
 
 export interface PreparedHost {
   boot: Boot
-  image: Image
+  image: ImageRecord
   /** Path of the empty disk of {@link DEFAULT_DISK_MIB}. */
   disk: string
 }
@@ -77,8 +79,11 @@ export async function prepareHost({
     return { result: boot, detail: describeBoot(boot), made: made.length > 0 }
   })
   const image = await timed('image', async () => {
-    const { image, made } = await prepareBaseImage({ images: folders.images, report: activity, signal })
-    return { result: image, detail: `${image.reference}, ${formatMib(image.rootfs.sizeBytes)}`, made }
+    const store = new ImageStore(folders.images)
+    await store.open()
+    const { image, made } = await prepareBaseImage({ store, platform: hostPlatform(), report: activity, signal })
+    const size = (await store.findDisk(image.disk))?.sizeBytes ?? 0
+    return { result: image, detail: `${BASE_REFERENCE}, ${formatMib(size)}`, made }
   })
   const disk = await timed('disk', async () => {
     const { path, made } = await emptyDisk({ cacheDirectory: folders.disks, sizeMib: DEFAULT_DISK_MIB, signal })

@@ -12,6 +12,7 @@ import { lockOperation } from '../store/operation-lock.js'
 import type { SandboxRecord } from '../store/record.js'
 import { SandboxStore } from '../store/sandbox-store.js'
 import { hasCode } from '../testing/errors.js'
+import { noImages } from '../testing/no-images.js'
 import { sampleRecord } from '../testing/sample-record.js'
 import { type TestScope, temporaryFolder } from '../testing/temporary-folder.js'
 import { qemuDriver } from '../vmm/qemu/qemu.js'
@@ -35,6 +36,7 @@ async function hostFor(t: TestScope): Promise<Host> {
   await chmod(shimPath, 0o755)
   return {
     store,
+    images: noImages(),
     shimPath,
     vmm: qemuDriver({ shim: shimPath, searchPath: [] }),
     debug: () => undefined,

@@ -19,6 +19,8 @@ export const recordSchema = z.object({
       workingDir: z.string(),
       entrypoint: z.array(z.string()),
       cmd: z.array(z.string()),
+      /** Empty: SIGTERM. */
+      stopSignal: z.string().default(''),
     }),
   }),
   vcpu: z.number().int(),

@@ -7,7 +7,7 @@ export const sampleRecord = (over: Partial<SandboxRecord> = {}): SandboxRecord =
   image: {
     reference: 'bandsox/base',
     digest: `sha256:${'0'.repeat(64)}`,
-    config: { env: [], user: '', workingDir: '', entrypoint: [], cmd: [] },
+    config: { env: [], user: '', workingDir: '', entrypoint: [], cmd: [], stopSignal: '' },
   },
   vcpu: 1,
   memoryMib: 256,

@@ -53,6 +53,8 @@ export type ImageEvent =
   | { kind: 'resolving'; reference: string }
   /** What the reference means now. `layers` are all of them, the lowest first. */
   | { kind: 'resolved'; reference: string; digest: string; layers: { digest: string; sizeBytes: number }[] }
+  /** The reference means another image than when it was last asked. Digests of manifests or indexes. */
+  | { kind: 'moved'; reference: string; from: string; to: string }
   /** `present`: it was there already. `downloading`: `bytes` of `totalBytes` have come. `ready`: verified, whole. */
   | { kind: 'layer'; digest: string; phase: 'downloading' | 'present' | 'ready'; bytes: number; totalBytes: number }
   /** Bytes of file contents that went into the disk; the total is known once every layer was read. */

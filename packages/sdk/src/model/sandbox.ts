@@ -1,4 +1,5 @@
 /** The interfaces that a program uses: implemented on this host, later over HTTP as well, with the same shapes. */
+import type { ImageEvent, Images, PullPolicy, RegistryCredentials } from './image.js'
 import type { SandboxState } from './state.js'
 
 /** Which transport carried an operation. */
@@ -21,6 +22,14 @@ export interface CreateOptions {
   vsock?: VsockMode
   /** Bounds the wait for the agent's first answer. Default 60 000. */
   bootTimeoutMs?: number
+  /** Whether the image is fetched. Default `missing`. */
+  pull?: PullPolicy
+  /** Of the image: `os/architecture[/variant]`. Default: the host's. */
+  platform?: string
+  /** For the image's registry. Default: what `docker login` and `podman login` have stored. */
+  credentials?: RegistryCredentials
+  /** Told of the image's fetching. */
+  onImageEvent?: (event: ImageEvent) => void
   signal?: AbortSignal
 }
 
@@ -182,6 +191,7 @@ export interface Sandbox extends AsyncDisposable {
 
 /** One host's sandboxes. */
 export interface BandSox extends AsyncDisposable {
+  readonly images: Images
   /** Makes and starts a sandbox; returns when its agent answers. On failure nothing is left behind. */
   create(image: string, options?: CreateOptions): Promise<Sandbox>
   /** By id, unique id prefix, or name. @throws `not-found`, `ambiguous-name`. */

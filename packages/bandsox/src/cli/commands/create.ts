@@ -1,7 +1,9 @@
 /** `create`, and the options that it shares with `run`. */
-import type { CreateOptions, VsockMode } from '@bandsox/sdk'
+import type { CreateOptions, Sandbox, VsockMode } from '@bandsox/sdk'
 import { type Command, Option } from 'commander'
-import { contextOf } from '../context.js'
+import { type Context, contextOf } from '../context.js'
+import { IMAGE_ARGUMENT, type ImageOptions, imageOptions, withImageOptions } from '../image-options.js'
+import { imageProgress } from '../image-progress.js'
 import { durationOption, environmentOption, integerOption } from '../option-parsers.js'
 import { durationText } from '../text.js'
 
@@ -15,8 +17,11 @@ export interface ShapeOptions {
   bootTimeout?: number
 }
 
-export function withShapeOptions(command: Command): Command {
-  return command
+/** Shape, and how its image is fetched. */
+export interface MakeOptions extends ShapeOptions, ImageOptions {}
+
+export function withMakeOptions(command: Command): Command {
+  return withImageOptions(command, 'missing')
     .option('--name <name>', 'a name to use in place of the id')
     .option('--vcpu <count>', 'virtual CPUs (default: 1)', integerOption)
     .option('--mem <MiB>', 'guest memory (default: 256)', integerOption)
@@ -26,10 +31,20 @@ export function withShapeOptions(command: Command): Command {
     .option('--boot-timeout <time>', 'how long to wait for its agent (default: 60s)', durationOption)
 }
 
-export function createOptions(options: ShapeOptions, signal: AbortSignal): CreateOptions {
-  const { name, vcpu, mem, diskSize, env, vsock, bootTimeout } = options
+/** Makes the sandbox, and shows what its image takes meanwhile. */
+export async function makeSandbox(context: Context, image: string, options: MakeOptions): Promise<Sandbox> {
+  const fetching = await imageOptions(options, context.signal)
+  const bandsox = await context.open()
+  const { onEvent, clear } = imageProgress(context)
+  try {
+    return await bandsox.create(image, { ...shapeOptions(options), ...fetching, onImageEvent: onEvent })
+  } finally {
+    clear()
+  }
+}
+
+function shapeOptions({ name, vcpu, mem, diskSize, env, vsock, bootTimeout }: ShapeOptions): CreateOptions {
   return {
-    signal,
     ...(name !== undefined && { name }),
     ...(vcpu !== undefined && { vcpu }),
     ...(mem !== undefined && { memoryMib: mem }),
@@ -41,13 +56,12 @@ export function createOptions(options: ShapeOptions, signal: AbortSignal): Creat
 }
 
 export function addCreate(program: Command): void {
-  withShapeOptions(program.command('create').argument('<image>', 'such as bandsox/base'))
+  withMakeOptions(program.command('create').argument('<image>', IMAGE_ARGUMENT))
     .description('make and start a sandbox')
-    .action(async (image: string, options: ShapeOptions, command: Command) => {
+    .action(async (image: string, options: MakeOptions, command: Command) => {
       const context = contextOf(command)
       const startedAt = performance.now()
-      const bandsox = await context.open()
-      const sandbox = await bandsox.create(image, createOptions(options, context.signal))
+      const sandbox = await makeSandbox(context, image, options)
       const info = await sandbox.info()
       context.print(
         `VM created: ${info.id}${info.name === undefined ? '' : ` (${info.name})`} in ${durationText(performance.now() - startedAt)}`,

@@ -3,8 +3,9 @@ import type { ExecOptions } from '@bandsox/sdk'
 import type { Command } from 'commander'
 import { attach, standardInput } from '../attach.js'
 import { type Context, contextOf } from '../context.js'
+import { IMAGE_ARGUMENT } from '../image-options.js'
 import { durationOption, environmentOption } from '../option-parsers.js'
-import { createOptions, type ShapeOptions, withShapeOptions } from './create.js'
+import { type MakeOptions, makeSandbox, withMakeOptions } from './create.js'
 
 interface CommandOptions {
   interactive?: boolean
@@ -58,10 +59,10 @@ export function addExec(program: Command): void {
 
 export function addRun(program: Command): void {
   withCommandOptions(
-    withShapeOptions(
+    withMakeOptions(
       program
         .command('run')
-        .argument('<image>', 'such as bandsox/base')
+        .argument('<image>', IMAGE_ARGUMENT)
         .argument('[command...]', "arguments of the image's entrypoint (default: the image's own command)"),
     ),
   )
@@ -71,11 +72,11 @@ export function addRun(program: Command): void {
       async (
         image: string,
         words: string[],
-        options: CommandOptions & ShapeOptions & { keep?: boolean },
+        options: CommandOptions & MakeOptions & { keep?: boolean },
         command: Command,
       ) => {
         const context = contextOf(command)
-        const sandbox = await (await context.open()).create(image, createOptions(options, context.signal))
+        const sandbox = await makeSandbox(context, image, options)
         try {
           const argv = withoutSeparator(words)
           const job = sandbox.run(argv.length > 0 ? argv : undefined, execOptions(options, context.signal))

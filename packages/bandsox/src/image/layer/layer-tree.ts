@@ -86,8 +86,11 @@ export class LayerTree {
       return
     }
     const parent = this.#makeDirectories(parts, entry.path)
-    if (name.startsWith(WHITEOUT)) hide(parent, name, entry.path)
-    else this.#place(parent, name, entry)
+    if (name.startsWith(WHITEOUT)) {
+      // A folder that became a file may have whiteouts for what was in it, as umoci writes them: the file hides that anyway.
+      if (parent !== undefined) hide(parent, name, entry.path)
+    } else if (parent !== undefined) this.#place(parent, name, entry)
+    else throw new BandSoxError('layer-invalid', `${readable(entry.path)} lies in a file`)
   }
 
   /** To be called after the last entry: a link may stand before its target. */
@@ -167,8 +170,12 @@ export class LayerTree {
     return this.#options.allowDevices && !(major === 0 && minor === 0)
   }
 
-  /** Walks to a folder, makes what is missing, and follows this layer's own symbolic links, as a container engine would. */
-  #makeDirectories(parts: ByteString[], path: ByteString): Directory {
+  /**
+   * Walks to a folder, makes what is missing, and follows this layer's own symbolic links, as a container engine would.
+   *
+   * @returns undefined when a file is in the way.
+   */
+  #makeDirectories(parts: ByteString[], path: ByteString): Directory | undefined {
     const trail: Directory[] = [this.root]
     const todo = [...parts].reverse()
     for (let links = 0; ; ) {
@@ -196,7 +203,7 @@ export class LayerTree {
         if (target.startsWith('/')) trail.length = 1
         todo.push(...target.split('/').reverse())
       } else {
-        throw new BandSoxError('layer-invalid', `${readable(path)} lies in ${readable(part)}, which is a file`)
+        return undefined
       }
     }
   }

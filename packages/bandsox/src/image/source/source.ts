@@ -33,6 +33,8 @@ export interface OpenBlob {
 export interface ImageSource {
   /** The manifest or index that the reference means now, at most {@link MAX_DOCUMENT_BYTES}. */
   root(signal?: AbortSignal): Promise<Document>
+  /** What `root` would have as its digest, where that can be asked for less; not verified. */
+  digest?(signal?: AbortSignal): Promise<string>
   /** A manifest that an index names. Its digest was checked. */
   manifest(descriptor: Descriptor, signal?: AbortSignal): Promise<Document>
   /** @param offset Bytes that are there already, below `descriptor.size`. */

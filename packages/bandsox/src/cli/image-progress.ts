@@ -1,0 +1,110 @@
+/** Shows an image's fetching on stderr: a line for each layer that rewrites itself on a terminal, else a line for each step. */
+import type { ImageEvent } from '@bandsox/sdk'
+import type { Context } from './context.js'
+import { rateText, sizeText } from './text.js'
+
+const BAR_WIDTH = 30
+/** More lines than this would scroll, and could not be rewritten. */
+const MAX_LINES = 16
+
+interface Layer {
+  digest: string
+  sizeBytes: number
+  bytes: number
+  phase: 'waiting' | 'downloading' | 'present' | 'ready'
+}
+
+export interface ImageProgress {
+  onEvent: (event: ImageEvent) => void
+  /** Takes away what rewrites itself; what was said stays. */
+  clear: () => void
+}
+
+export function imageProgress(context: Pick<Context, 'isJson'>): ImageProgress {
+  if (context.isJson) return { onEvent: () => undefined, clear: () => undefined }
+  return process.stderr.isTTY ? onTerminal(process.stderr) : inLines((line) => process.stderr.write(`${line}\n`))
+}
+
+function inLines(write: (line: string) => void): ImageProgress {
+  return {
+    onEvent(event) {
+      const line = sentence(event)
+      if (line !== undefined) write(line)
+    },
+    clear: () => undefined,
+  }
+}
+
+/** What is worth a line that stays. */
+function sentence(event: ImageEvent): string | undefined {
+  switch (event.kind) {
+    case 'resolved': {
+      const size = event.layers.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0)
+      return `${event.reference}: ${short(event.digest)}, ${event.layers.length} layers, ${sizeText(size)}`
+    }
+    case 'moved':
+      return `${event.reference} has moved: ${short(event.from)} is now ${short(event.to)}`
+    case 'layer':
+      return event.phase === 'ready' ? `layer ${short(event.digest)}: fetched` : undefined
+    case 'waiting':
+      return `waiting for process ${event.pid}, which fetches the same`
+    case 'warning':
+      return `warning: ${event.message}`
+    case 'disk':
+      return event.phase === 'ready' ? `disk: ${sizeText(event.bytes)}` : undefined
+    case 'resolving':
+      return undefined
+  }
+}
+
+function onTerminal(terminal: NodeJS.WriteStream): ImageProgress {
+  const layers = new Map<string, Layer>()
+  const startedAt = performance.now()
+  let written = 0
+  let drawn = 0
+
+  const erase = () => {
+    if (drawn > 0) terminal.write(`\x1b[${drawn}A\x1b[0J`)
+    drawn = 0
+  }
+  const draw = () => {
+    const lines = [...layers.values()].slice(0, MAX_LINES).map((layer) => layerLine(layer, startedAt))
+    if (layers.size > MAX_LINES) lines.push(`… and ${layers.size - MAX_LINES} more layers`)
+    if (written > 0) lines.push(`disk          ${sizeText(written)} written`)
+    erase()
+    const width = terminal.columns
+    terminal.write(lines.map((line) => `${line.slice(0, width - 1)}\n`).join(''))
+    drawn = lines.length
+  }
+
+  return {
+    onEvent(event) {
+      if (event.kind === 'resolved') {
+        for (const { digest, sizeBytes } of event.layers)
+          layers.set(digest, { digest, sizeBytes, bytes: 0, phase: 'waiting' })
+      } else if (event.kind === 'layer') {
+        layers.set(event.digest, { ...event, sizeBytes: event.totalBytes })
+      } else if (event.kind === 'disk') written = event.phase === 'writing' ? event.bytes : 0
+      const line = event.kind === 'layer' ? undefined : sentence(event)
+      if (line !== undefined) {
+        erase()
+        terminal.write(`${line}\n`)
+      }
+      draw()
+    },
+    clear: erase,
+  }
+}
+
+function layerLine({ digest, phase, bytes, sizeBytes }: Layer, startedAt: number): string {
+  const name = `${short(digest)} `
+  if (phase === 'waiting') return `${name} waiting`
+  if (phase === 'present') return `${name} is there`
+  if (phase === 'ready') return `${name} ${sizeText(sizeBytes)} fetched`
+  const share = sizeBytes === 0 ? 1 : bytes / sizeBytes
+  const bar = '█'.repeat(Math.round(share * BAR_WIDTH)).padEnd(BAR_WIDTH, '░')
+  const rate = rateText(bytes, performance.now() - startedAt)
+  return `${name} ${bar} ${String(Math.floor(share * 100)).padStart(3)} % of ${sizeText(sizeBytes)}, ${rate}`
+}
+
+export const short = (digest: string): string => digest.replace(/^sha256:/, '').slice(0, 12)

@@ -1,0 +1,54 @@
+/** What a user configures about images, in the file that the environment names: registries, limits, room. */
+
+import { readFile } from 'node:fs/promises'
+import { BandSoxError, isSystemError } from '@bandsox/sdk'
+import * as z from 'zod'
+import { DEFAULT_LIMITS } from './layer/limits.js'
+import { registryConfigSchema } from './source/registry-config.js'
+
+const count = z.int().positive()
+
+const configurationSchema = registryConfigSchema.extend({
+  images: z
+    .strictObject({
+      /** Images that nothing uses go, the least recently used first, until all images together have at most this. */
+      maxBytes: count.optional(),
+      /** What a single image may have; see layer/limits.ts. */
+      limits: z
+        .strictObject({
+          maxBytes: count.default(DEFAULT_LIMITS.maxBytes),
+          maxEntries: count.default(DEFAULT_LIMITS.maxEntries),
+          maxLayers: count.default(DEFAULT_LIMITS.maxLayers),
+          allowDevices: z.boolean().default(DEFAULT_LIMITS.allowDevices),
+        })
+        .prefault({}),
+    })
+    .prefault({}),
+})
+
+export type ImageConfiguration = z.infer<typeof configurationSchema>
+
+/** @returns The defaults when there is no such file. @throws `bad-request` naming the file and the place in it. */
+export async function readConfiguration(file: string | undefined): Promise<ImageConfiguration> {
+  if (file === undefined) return configurationSchema.parse({})
+  let text: string
+  try {
+    text = await readFile(file, 'utf8')
+  } catch (error) {
+    if (isSystemError(error, 'ENOENT')) return configurationSchema.parse({})
+    throw error
+  }
+  let value: unknown
+  try {
+    value = JSON.parse(text)
+  } catch (error) {
+    throw new BandSoxError('bad-request', `${file} is no JSON: ${(error as Error).message}`, { cause: error })
+  }
+  const result = configurationSchema.safeParse(value)
+  if (result.success) return result.data
+  const [issue] = result.error.issues
+  const place = issue === undefined || issue.path.length === 0 ? '' : ` at ${issue.path.join('.')}`
+  throw new BandSoxError('bad-request', `${file} is not what it should be${place}: ${issue?.message ?? 'unknown'}`, {
+    hint: 'its fields are described in docs/images.md',
+  })
+}

@@ -1,0 +1,277 @@
+/** HTTP to the servers of one registry: bounded in time and in size, through a proxy where there is one, tried again where that helps. */
+import { readFile } from 'node:fs/promises'
+import type { Readable } from 'node:stream'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { rootCertificates } from 'node:tls'
+import { BandSoxError, isSystemError, messageOf } from '@bandsox/sdk'
+import { Agent, type Dispatcher, ProxyAgent } from 'undici'
+import { type ProxySettings, proxyFor } from './proxy.js'
+import { brokenBody, isPassing, transportError } from './transport-error.js'
+import { unlessAborted } from './unless-aborted.js'
+
+/** All in milliseconds. */
+export interface HttpLimits {
+  /** For TCP and TLS together. */
+  connectMs: number
+  /** From the request to the end of the reply's headers. */
+  headersMs: number
+  /** Between two pieces of a body, while somebody reads it. */
+  bodyIdleMs: number
+  /** Before the second try; twice as long before the third. */
+  backoffMs: number
+}
+
+export const DEFAULT_HTTP_LIMITS: HttpLimits = {
+  connectMs: 15_000,
+  headersMs: 30_000,
+  bodyIdleMs: 30_000,
+  backoffMs: 500,
+}
+
+const TRIES = 3
+/** A server that asks for a longer pause is not waited for: the user decides. */
+const MAX_RETRY_AFTER_MS = 20_000
+/** Of all headers of a reply; signed addresses of storage services have about 2 KiB. */
+const MAX_HEADER_BYTES = 64 * 1024
+/** Of a body nobody wants: reading it to the end keeps the connection for the next request. */
+const MAX_DISCARDED_BYTES = 64 * 1024
+const MAX_REDIRECTS = 5
+
+export interface HttpRequest {
+  method: 'GET' | 'HEAD' | 'POST'
+  url: URL
+  headers: Record<string, string>
+  body?: string
+  /** Default 3. */
+  tries?: number
+  signal: AbortSignal
+}
+
+export interface HttpReply {
+  /** Of the server that answered: another one than was asked, after a redirect. */
+  url: URL
+  status: number
+  headers: Record<string, string | string[] | undefined>
+  /** To be read or discarded; an abort of the request's signal destroys it. */
+  body: Dispatcher.ResponseData['body']
+}
+
+export interface HttpClient {
+  /**
+   * Sends a request, up to three times: after a lost connection, 429 and 5xx.
+   *
+   * @returns Whatever the server answers, also when that is a redirect or an error.
+   * @throws `registry-unreachable`, `registry-failed` when a reply began and broke, or `signal.reason`.
+   */
+  send(request: HttpRequest): Promise<HttpReply>
+  /**
+   * Sends a GET or HEAD, and follows up to 5 redirects. Another origin does not get the header Authorization.
+   *
+   * @throws `registry-failed` when they do not end, or lead from HTTPS to HTTP; and the codes of {@link HttpClient.send}.
+   */
+  sendFollowing(request: HttpRequest): Promise<HttpReply>
+  /** Breaks off what is under way. */
+  close(): Promise<void>
+}
+
+export interface HttpOptions {
+  verifyTls: boolean
+  /** PEM file with certificates to trust besides the usual ones. */
+  ca: string | undefined
+  /** Whether a redirect may lead from HTTPS to HTTP. */
+  allowDowngrade: boolean
+  proxy: ProxySettings
+  limits: HttpLimits
+  debug: (message: string) => void
+}
+
+/** @throws `bad-request` when the file of certificates cannot be read. */
+export async function openHttpClient(options: HttpOptions): Promise<HttpClient> {
+  const dispatchers = new Map<string, Dispatcher>()
+  const tls = {
+    timeout: options.limits.connectMs,
+    rejectUnauthorized: options.verifyTls,
+    ...(options.ca !== undefined && { ca: [...rootCertificates, await readCertificates(options.ca)] }),
+  }
+  const dispatcherFor = (url: URL): Dispatcher => {
+    const proxy = proxyFor(url, options.proxy)
+    const existing = dispatchers.get(proxy ?? '')
+    if (existing !== undefined) return existing
+    const dispatcher = openDispatcher(proxy, tls)
+    dispatchers.set(proxy ?? '', dispatcher)
+    return dispatcher
+  }
+
+  const sendOnce = async ({ method, url, headers, body, signal }: HttpRequest): Promise<HttpReply> => {
+    signal.throwIfAborted()
+    const { headersMs, bodyIdleMs } = options.limits
+    // undici notices an abort only when a connection stands, which a silent host delays until the time limit.
+    const reply = await unlessAborted(
+      dispatcherFor(url).request({
+        method,
+        origin: url.origin,
+        path: url.pathname + url.search,
+        headers: { 'user-agent': 'bandsox', ...headers },
+        body: body ?? null,
+        headersTimeout: headersMs,
+        bodyTimeout: bodyIdleMs,
+        signal,
+      }),
+      signal,
+    )
+    // Whoever reads the body meets its error there; before that, an error without a listener would end the process.
+    reply.body.on('error', () => undefined)
+    return { url, status: reply.statusCode, headers: reply.headers, body: reply.body }
+  }
+
+  const send = async (request: HttpRequest): Promise<HttpReply> => {
+    const { url, signal, tries = TRIES } = request
+    for (let attempt = 1; ; attempt++) {
+      const isLast = attempt >= tries
+      let waitMs = options.limits.backoffMs * 2 ** (attempt - 1)
+      try {
+        const reply = await sendOnce(request)
+        if (reply.status !== 429 && reply.status < 500) return reply
+        waitMs = retryAfterMs(reply.headers['retry-after']) ?? waitMs
+        if (isLast || waitMs > MAX_RETRY_AFTER_MS) return reply
+        options.debug(`${url.host} answers ${reply.status}: trying again in ${waitMs} ms`)
+        await discard(reply)
+      } catch (error) {
+        signal.throwIfAborted()
+        if (error instanceof BandSoxError) throw error // of what was configured
+        if (isLast || !isPassing(error)) throw transportError(url.host, error)
+        options.debug(`${url.host}: ${messageOf(error)}: trying again in ${waitMs} ms`)
+      }
+      await pause(waitMs, signal)
+    }
+  }
+
+  const sendFollowing = async (request: HttpRequest): Promise<HttpReply> => {
+    let current = request
+    for (let followed = 0; ; followed++) {
+      const reply = await send(current)
+      if (![301, 302, 303, 307, 308].includes(reply.status)) return reply
+      await discard(reply)
+      const { host } = current.url
+      if (followed === MAX_REDIRECTS)
+        throw new BandSoxError('registry-failed', `${host} redirects more than ${MAX_REDIRECTS} times`)
+      const url = redirectTarget(reply)
+      if (current.url.protocol === 'https:' && url.protocol === 'http:' && !options.allowDowngrade)
+        throw new BandSoxError('registry-failed', `${host} redirects from HTTPS to plain HTTP at ${url.host}`)
+      const { authorization, ...others } = current.headers
+      const isSameOrigin = url.origin === current.url.origin && authorization !== undefined
+      current = { ...current, url, headers: isSameOrigin ? { ...others, authorization } : others }
+    }
+  }
+
+  return {
+    send,
+    sendFollowing,
+    async close() {
+      await Promise.all([...dispatchers.values()].map((dispatcher) => dispatcher.destroy()))
+    },
+  }
+}
+
+/** Reads a body to its end and throws it away, or ends the connection where that would take long. */
+export async function discard(reply: HttpReply): Promise<void> {
+  await reply.body.dump({ limit: MAX_DISCARDED_BYTES })
+}
+
+/**
+ * Reads a body into memory.
+ *
+ * @param onExcess The error of a body with more than `maxBytes`. None: what is beyond is left out.
+ * @throws `registry-failed` when it breaks off; `signal.reason`.
+ */
+export async function readBody(
+  reply: HttpReply,
+  maxBytes: number,
+  signal: AbortSignal,
+  onExcess?: () => BandSoxError,
+): Promise<Buffer> {
+  const chunks: Buffer[] = []
+  let size = 0
+  try {
+    for await (const chunk of reply.body as Readable) {
+      chunks.push(chunk as Buffer)
+      size += (chunk as Buffer).length
+      if (size > maxBytes) break
+    }
+  } catch (error) {
+    signal.throwIfAborted()
+    throw brokenBody(reply.url.host, size, error)
+  }
+  if (size > maxBytes && onExcess !== undefined) throw onExcess()
+  return Buffer.concat(chunks, Math.min(size, maxBytes))
+}
+
+/** The only value of a header, or the first one. */
+export function headerOf(reply: HttpReply, name: string): string | undefined {
+  return [reply.headers[name]].flat()[0]
+}
+
+interface TlsSettings {
+  timeout: number
+  rejectUnauthorized: boolean
+  ca?: string[]
+}
+
+function openDispatcher(proxy: string | undefined, tls: TlsSettings): Dispatcher {
+  if (proxy === undefined) return new Agent({ connect: tls, maxHeaderSize: MAX_HEADER_BYTES })
+  try {
+    return new ProxyAgent({
+      uri: proxy,
+      requestTls: tls,
+      // The proxy is not the registry: who trusts a registry's certificate without proof does not trust the proxy's.
+      proxyTls: { timeout: tls.timeout },
+      // Proxies commonly let CONNECT through to port 443 alone.
+      proxyTunnel: false,
+      maxHeaderSize: MAX_HEADER_BYTES,
+    })
+  } catch (error) {
+    throw new BandSoxError('bad-request', `${proxy} is no address of a proxy: ${messageOf(error)}`, { cause: error })
+  }
+}
+
+async function readCertificates(file: string): Promise<string> {
+  try {
+    return await readFile(file, 'utf8')
+  } catch (error) {
+    const why = isSystemError(error, 'ENOENT') ? 'it is not there' : messageOf(error)
+    throw new BandSoxError('bad-request', `cannot read the certificates of ${file}: ${why}`, { cause: error })
+  }
+}
+
+async function pause(ms: number, signal: AbortSignal): Promise<void> {
+  try {
+    await sleep(ms, undefined, { signal })
+  } catch (error) {
+    signal.throwIfAborted() // with its own reason; the timer rejects with an AbortError
+    throw error
+  }
+}
+
+/** Seconds or a date, see RFC 9110, 10.2.3. */
+function retryAfterMs(header: string | string[] | undefined): number | undefined {
+  const text = [header].flat()[0]?.trim()
+  if (text === undefined) return undefined
+  if (/^\d{1,9}$/.test(text)) return Number(text) * 1000
+  const at = Date.parse(text)
+  return Number.isNaN(at) ? undefined : Math.max(0, at - Date.now())
+}
+
+function redirectTarget(reply: HttpReply): URL {
+  const location = headerOf(reply, 'location') ?? ''
+  const { host } = reply.url
+  if (location === '') throw new BandSoxError('registry-failed', `${host} redirects without saying whereto`)
+  let url: URL
+  try {
+    url = new URL(location, reply.url)
+  } catch (error) {
+    throw new BandSoxError('registry-failed', `${host} redirects to what is no address`, { cause: error })
+  }
+  if (!/^https?:$/.test(url.protocol))
+    throw new BandSoxError('registry-failed', `${host} redirects to an address of the kind ${url.protocol}`)
+  return url
+}

@@ -1,0 +1,5 @@
+/** Keeps credentials for registries: what the command line may know of `image/`. */
+export {
+  eraseCredentials as eraseRegistryCredentials,
+  storeCredentials as keepRegistryCredentials,
+} from '../image/source/auth-file.js'
