@@ -11,8 +11,9 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { command } from './lib/command.mjs'
 import { prepareStorage } from './lib/host.mjs'
+import { ensurePackages, testRequirements } from './lib/packages.mjs'
 import { cacheFolder, nativeFolder, root } from './lib/paths.mjs'
-import { runSteps } from './lib/step.mjs'
+import { runSteps, StepError } from './lib/step.mjs'
 import { addUp, goTests, nodeTests, styleChecks } from './lib/test-runners.mjs'
 import { setUp } from './setup.mjs'
 
@@ -68,6 +69,7 @@ function testSetUp() {
         return { detail: 'all projects' }
       },
     },
+    { name: 'test tools', run: ensureTestTools },
     {
       name: 'test storage',
       run: () =>
@@ -81,6 +83,21 @@ function testSetUp() {
         }),
     },
   ]
+}
+
+/**
+ * Without them the tests that need them are skipped, and say so.
+ *
+ * @param {(text: string) => void} activity
+ * @returns {Promise<import('./lib/step.mjs').Outcome>}
+ */
+async function ensureTestTools(activity) {
+  try {
+    return await ensurePackages({ wanted: testRequirements, env: process.env, install: true, activity })
+  } catch (error) {
+    if (!(error instanceof StepError)) throw error
+    return { detail: '', lacking: error.message, ...(error.remedy === undefined ? {} : { remedy: error.remedy }) }
+  }
 }
 
 /** @param {string} folder */

@@ -44,6 +44,20 @@ export const goRequirement = {
   minVersion: '1.19', // guest/go.mod
 }
 
+/**
+ * What makes, serves and unpacks the images that end-to-end tests pull; BandSox itself needs none of it.
+ *
+ * @type {Requirement[]}
+ */
+export const testRequirements = [
+  { program: 'docker-registry', package: 'docker-registry', purpose: 'is the registry that tests pull from' },
+  { program: 'skopeo', package: 'skopeo', purpose: 'pushes test images' },
+  { program: 'umoci', package: 'umoci', purpose: 'makes test images, and unpacks them for comparison' },
+  { program: 'mmdebstrap', package: 'mmdebstrap', purpose: 'installs Debian into a test image' },
+  { program: 'setcap', package: 'libcap2-bin', purpose: 'gives a file of a test image its capabilities' },
+  { program: 'setfattr', package: 'attr', purpose: 'gives files of a test image their attributes' },
+]
+
 const LISTS = '/var/lib/apt/lists'
 
 /**
