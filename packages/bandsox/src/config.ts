@@ -26,7 +26,10 @@ const packageFolder = path.resolve(path.dirname(fileURLToPath(import.meta.url)),
 const SYSTEM_FOLDERS = ['/usr/bin', '/usr/local/bin', '/usr/sbin', '/usr/libexec']
 const VSOCK_DAEMON_FOLDER = 'vhost-device-vsock-0.3.0/bin'
 
-export function readConfig(env: NodeJS.ProcessEnv = process.env, overrides: { storage?: string } = {}): Config {
+export function readConfig(
+  env: NodeJS.ProcessEnv = process.env,
+  overrides: { storage?: string; configFile?: string } = {},
+): Config {
   const data = env['XDG_DATA_HOME'] ?? path.join(homedir(), '.local/share')
   const cache = env['XDG_CACHE_HOME'] ?? path.join(homedir(), '.cache')
   const configuration = env['XDG_CONFIG_HOME'] ?? path.join(homedir(), '.config')
@@ -40,7 +43,9 @@ export function readConfig(env: NodeJS.ProcessEnv = process.env, overrides: { st
       ...SYSTEM_FOLDERS,
       path.join(cache, 'bandsox', VSOCK_DAEMON_FOLDER),
     ],
-    configFile: path.resolve(env['BANDSOX_CONFIG'] ?? path.join(configuration, 'bandsox/config.json')),
+    configFile: path.resolve(
+      overrides.configFile ?? env['BANDSOX_CONFIG'] ?? path.join(configuration, 'bandsox/config.json'),
+    ),
     authFiles: [
       path.join(configuration, 'bandsox/auth.json'),
       path.join(env['DOCKER_CONFIG'] ?? path.join(homedir(), '.docker'), 'config.json'),

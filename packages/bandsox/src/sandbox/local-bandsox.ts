@@ -15,6 +15,8 @@ import { settle, tryLock } from './settle.js'
 export interface OpenOptions {
   /** Folder of all state. Default: `BANDSOX_STORAGE`, else `/var/lib/bandsox` for root, else `$XDG_DATA_HOME/bandsox`. */
   storage?: string
+  /** File of registries and limits. Default: `BANDSOX_CONFIG`, else `$XDG_CONFIG_HOME/bandsox/config.json`. */
+  configFile?: string
   /** Told of allocations, releases and failed attempts. */
   debug?: (message: string) => void
   /** Told of what is wrong and was left as it is. Default: `process.emitWarning`. */

@@ -40,12 +40,12 @@ export function entryHeader(entry: OutputEntry): Buffer {
     records.push(record('GNU.sparse.name', path), record('GNU.sparse.realsize', String(content?.sizeBytes)))
   }
   if (path.length > MAX_NAME) records.push(record('path', path))
-  if (target.length > MAX_NAME) records.push(record('linkpath', target))
   if (uid > MAX_OWNER) records.push(record('uid', String(uid)))
   if (gid > MAX_OWNER) records.push(record('gid', String(gid)))
   if (size > MAX_SIZE) records.push(record('size', String(size)))
   for (const [name, value] of xattrs ?? []) records.push(record(`SCHILY.xattr.${name}`, value))
   const parts: Buffer[] = []
+  if (target.length > MAX_NAME) parts.push(longTarget(target))
   if (records.length > 0) {
     const extended = Buffer.concat(records)
     parts.push(block({ ...entry, path: 'PaxHeader', target: '', uid: 0, gid: 0 }, 'x', extended.length))
@@ -58,6 +58,13 @@ export function entryHeader(entry: OutputEntry): Buffer {
 
 /** What ends a tar. */
 export const tarEnd = (): Buffer => Buffer.alloc(2 * BLOCK)
+
+/** GNU's own extension: from a PAX `linkpath`, sqfstar 4.5 takes the leading slash away, for symbolic links too. */
+function longTarget(target: ByteString): Buffer {
+  const bytes = Buffer.from(`${target}\0`, 'latin1')
+  const header = { path: '././@LongLink', kind: 'file', mode: 0, uid: 0, gid: 0, mtime: 0, xattrs: undefined } as const
+  return Buffer.concat([block(header, 'K', bytes.length), padded(bytes)])
+}
 
 function block(entry: OutputEntry, type: string, size: number): Buffer {
   const header = Buffer.alloc(BLOCK)
