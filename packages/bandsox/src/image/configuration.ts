@@ -4,7 +4,7 @@ import { readFile } from 'node:fs/promises'
 import { BandSoxError, isSystemError } from '@bandsox/sdk'
 import * as z from 'zod'
 import { DEFAULT_LIMITS } from './layer/limits.js'
-import { registryConfigSchema } from './source/registry-config.js'
+import { registryConfigSchema } from './source/registry/registry-config.js'
 
 const count = z.int().positive()
 

@@ -2,4 +2,4 @@
 export {
   eraseCredentials as eraseRegistryCredentials,
   storeCredentials as keepRegistryCredentials,
-} from '../image/source/auth-file.js'
+} from '../image/source/registry/auth-file.js'

@@ -10,10 +10,10 @@ import type { ImageRecord } from '../image/image-record.js'
 import type { ImageStore } from '../image/image-store.js'
 import { isPlatform, type Platform, parsePlatform, platformText } from '../image/manifest.js'
 import { pullImage } from '../image/pull.js'
-import type { CredentialSources } from '../image/source/credentials.js'
 import { type NamedImageSource, openPath, openSource, type SourceContext } from '../image/source/open-source.js'
-import type { ProxySettings } from '../image/source/proxy.js'
 import { formatReference, parseReference, type SourceReference } from '../image/source/reference.js'
+import type { CredentialSources } from '../image/source/registry/credentials.js'
+import type { ProxySettings } from '../image/source/registry/proxy.js'
 
 export interface ImageSettings {
   /** File of registries and limits; it need not be there. */

@@ -8,8 +8,8 @@ import { mkdir } from 'node:fs/promises'
 import path from 'node:path'
 import { BandSoxError, type RegistryCredentials } from '@bandsox/sdk'
 import * as z from 'zod'
-import { readJsonFile, writeJsonFile } from '../../process/json-file.js'
-import { isRegistry } from './reference.js'
+import { readJsonFile, writeJsonFile } from '../../../process/json-file.js'
+import { isRegistry } from '../reference.js'
 
 /** What these files call docker.io, since before registries had repositories of their own. */
 export const DOCKER_HUB_KEY = 'https://index.docker.io/v1/'

@@ -1,12 +1,11 @@
-/** HTTP to the servers of one registry: bounded in time and in size, through a proxy where there is one, tried again where that helps. */
-import { readFile } from 'node:fs/promises'
-import type { Readable } from 'node:stream'
+/** HTTP to one registry and to where it redirects: bounded in time, and tried again where that helps. */
 import { setTimeout as sleep } from 'node:timers/promises'
-import { rootCertificates } from 'node:tls'
-import { BandSoxError, isSystemError, messageOf } from '@bandsox/sdk'
-import { Agent, type Dispatcher, ProxyAgent } from 'undici'
+import { BandSoxError, messageOf } from '@bandsox/sdk'
+import type { Dispatcher } from 'undici'
+import { openDispatcher, readCertificates, type TlsSettings } from './dispatcher.js'
 import { type ProxySettings, proxyFor } from './proxy.js'
-import { brokenBody, isPassing, transportError } from './transport-error.js'
+import { discard, type HttpReply, headerOf } from './reply.js'
+import { isPassing, transportError } from './transport-error.js'
 import { unlessAborted } from './unless-aborted.js'
 
 /** All in milliseconds. */
@@ -28,13 +27,11 @@ export const DEFAULT_HTTP_LIMITS: HttpLimits = {
   backoffMs: 500,
 }
 
+/** With the first. */
 const TRIES = 3
 /** A server that asks for a longer pause is not waited for: the user decides. */
 const MAX_RETRY_AFTER_MS = 20_000
-/** Of all headers of a reply; signed addresses of storage services have about 2 KiB. */
-const MAX_HEADER_BYTES = 64 * 1024
-/** Of a body nobody wants: reading it to the end keeps the connection for the next request. */
-const MAX_DISCARDED_BYTES = 64 * 1024
+/** Registries need one or two, to their storage. */
 const MAX_REDIRECTS = 5
 
 export interface HttpRequest {
@@ -47,21 +44,13 @@ export interface HttpRequest {
   signal: AbortSignal
 }
 
-export interface HttpReply {
-  /** Of the server that answered: another one than was asked, after a redirect. */
-  url: URL
-  status: number
-  headers: Record<string, string | string[] | undefined>
-  /** To be read or discarded; an abort of the request's signal destroys it. */
-  body: Dispatcher.ResponseData['body']
-}
-
 export interface HttpClient {
   /**
    * Sends a request, up to three times: after a lost connection, 429 and 5xx.
    *
    * @returns Whatever the server answers, also when that is a redirect or an error.
-   * @throws `registry-unreachable`, `registry-failed` when a reply began and broke, or `signal.reason`.
+   * @throws `registry-unreachable`; `registry-failed` for what is no reply, or comes too late; `bad-request` for a proxy without
+   *   an address; `signal.reason`.
    */
   send(request: HttpRequest): Promise<HttpReply>
   /**
@@ -88,10 +77,10 @@ export interface HttpOptions {
 /** @throws `bad-request` when the file of certificates cannot be read. */
 export async function openHttpClient(options: HttpOptions): Promise<HttpClient> {
   const dispatchers = new Map<string, Dispatcher>()
-  const tls = {
+  const tls: TlsSettings = {
     timeout: options.limits.connectMs,
     rejectUnauthorized: options.verifyTls,
-    ...(options.ca !== undefined && { ca: [...rootCertificates, await readCertificates(options.ca)] }),
+    ...(options.ca !== undefined && { ca: await readCertificates(options.ca) }),
   }
   const dispatcherFor = (url: URL): Dispatcher => {
     const proxy = proxyFor(url, options.proxy)
@@ -170,76 +159,6 @@ export async function openHttpClient(options: HttpOptions): Promise<HttpClient> 
     async close() {
       await Promise.all([...dispatchers.values()].map((dispatcher) => dispatcher.destroy()))
     },
-  }
-}
-
-/** Reads a body to its end and throws it away, or ends the connection where that would take long. */
-export async function discard(reply: HttpReply): Promise<void> {
-  await reply.body.dump({ limit: MAX_DISCARDED_BYTES })
-}
-
-/**
- * Reads a body into memory.
- *
- * @param onExcess The error of a body with more than `maxBytes`. None: what is beyond is left out.
- * @throws `registry-failed` when it breaks off; `signal.reason`.
- */
-export async function readBody(
-  reply: HttpReply,
-  maxBytes: number,
-  signal: AbortSignal,
-  onExcess?: () => BandSoxError,
-): Promise<Buffer> {
-  const chunks: Buffer[] = []
-  let size = 0
-  try {
-    for await (const chunk of reply.body as Readable) {
-      chunks.push(chunk as Buffer)
-      size += (chunk as Buffer).length
-      if (size > maxBytes) break
-    }
-  } catch (error) {
-    signal.throwIfAborted()
-    throw brokenBody(reply.url.host, size, error)
-  }
-  if (size > maxBytes && onExcess !== undefined) throw onExcess()
-  return Buffer.concat(chunks, Math.min(size, maxBytes))
-}
-
-/** The only value of a header, or the first one. */
-export function headerOf(reply: HttpReply, name: string): string | undefined {
-  return [reply.headers[name]].flat()[0]
-}
-
-interface TlsSettings {
-  timeout: number
-  rejectUnauthorized: boolean
-  ca?: string[]
-}
-
-function openDispatcher(proxy: string | undefined, tls: TlsSettings): Dispatcher {
-  if (proxy === undefined) return new Agent({ connect: tls, maxHeaderSize: MAX_HEADER_BYTES })
-  try {
-    return new ProxyAgent({
-      uri: proxy,
-      requestTls: tls,
-      // The proxy is not the registry: who trusts a registry's certificate without proof does not trust the proxy's.
-      proxyTls: { timeout: tls.timeout },
-      // Proxies commonly let CONNECT through to port 443 alone.
-      proxyTunnel: false,
-      maxHeaderSize: MAX_HEADER_BYTES,
-    })
-  } catch (error) {
-    throw new BandSoxError('bad-request', `${proxy} is no address of a proxy: ${messageOf(error)}`, { cause: error })
-  }
-}
-
-async function readCertificates(file: string): Promise<string> {
-  try {
-    return await readFile(file, 'utf8')
-  } catch (error) {
-    const why = isSystemError(error, 'ENOENT') ? 'it is not there' : messageOf(error)
-    throw new BandSoxError('bad-request', `cannot read the certificates of ${file}: ${why}`, { cause: error })
   }
 }
 

@@ -1,5 +1,5 @@
 /** A source that can also tell what its reference means without delivering it. */
-import type { ImageSource } from './source.js'
+import type { ImageSource } from '../source.js'
 
 export interface RegistrySource extends ImageSource {
   /**

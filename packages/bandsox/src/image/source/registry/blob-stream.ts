@@ -1,7 +1,7 @@
 /** The body of a blob as a stream whose errors are ours, and which ends where the blob must end. */
 import { type Readable, Transform } from 'node:stream'
 import { BandSoxError } from '@bandsox/sdk'
-import type { HttpReply } from './http.js'
+import type { HttpReply } from './reply.js'
 import { brokenBody } from './transport-error.js'
 
 /**

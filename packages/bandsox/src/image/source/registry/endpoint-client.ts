@@ -3,9 +3,10 @@ import { BandSoxError } from '@bandsox/sdk'
 import { createAuthorizer } from './authorizer.js'
 import { parseChallenges } from './challenge.js'
 import type { CredentialSearch } from './credentials.js'
-import { discard, type HttpLimits, type HttpReply, openHttpClient } from './http.js'
+import { type HttpLimits, openHttpClient } from './http.js'
 import type { ProxySettings } from './proxy.js'
 import type { Endpoint } from './registry-config.js'
+import { discard, type HttpReply } from './reply.js'
 import { replyError } from './reply-error.js'
 
 export interface EndpointRequest {

@@ -2,10 +2,10 @@
 import { STATUS_CODES } from 'node:http'
 import { BandSoxError, type ErrorCode } from '@bandsox/sdk'
 import * as z from 'zod'
-import { type HttpReply, headerOf, readBody } from './http.js'
+import { printable } from './printable.js'
+import { type HttpReply, headerOf, readBody } from './reply.js'
 
 const MAX_ERROR_BYTES = 64 * 1024
-const MAX_QUOTED_LENGTH = 200
 
 /** Of a registry: OCI distribution-spec, "Error Codes"; and of a token server: RFC 6749, 5.2. */
 const errorSchema = z.union([
@@ -28,9 +28,9 @@ export interface Refusal {
 export async function replyError(reply: HttpReply, refusal: Refusal, signal: AbortSignal): Promise<BandSoxError> {
   const { status, url } = reply
   const said = await saidBy(reply, signal)
-  const reason = `${url.host} answers ${status}${STATUS_CODES[status] === undefined ? '' : ` ${STATUS_CODES[status]}`}`
-  const parts = [reason]
+  const parts = [`${url.host} answers ${status} ${STATUS_CODES[status] ?? ''}`.trimEnd()]
   if (said !== '') parts.push(`"${said}"`)
+  // A longer wait than the client's own.
   const wait = status === 429 ? (headerOf(reply, 'retry-after') ?? '') : ''
   if (/^\d{1,9}$/.test(wait)) parts.push(`it asks to wait ${wait} s`)
   if (status === 401 || status === 403) {
@@ -68,11 +68,4 @@ function messageIn(text: string): string | undefined {
   if ('details' in parsed.data) return parsed.data.details
   if ('error' in parsed.data) return parsed.data.error_description ?? parsed.data.error
   return parsed.data.errors.map(({ code, message }) => message || code || '').join(', ')
-}
-
-/** For a terminal: nothing that moves its cursor, in one short line. */
-export function printable(text: string): string {
-  // Control characters, and those that change the direction of writing.
-  const line = text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\s]+/gu, ' ').trim()
-  return line.length > MAX_QUOTED_LENGTH ? `${line.slice(0, MAX_QUOTED_LENGTH)}…` : line
 }

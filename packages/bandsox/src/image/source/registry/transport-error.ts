@@ -1,18 +1,19 @@
 /** What a failed HTTP exchange means: which code it has, and a message that names the host and the first cause. No I/O. */
 import { BandSoxError, messageOf } from '@bandsox/sdk'
+import { printable } from './printable.js'
 
 /** The server was reached, and what it then sent, or did not send, is no reply. Codes of undici, and of its parser. */
-const BROKEN_REPLY = /^(UND_ERR_HEADERS_TIMEOUT|UND_ERR_HEADERS_OVERFLOW|UND_ERR_RESPONSE_STATUS_CODE|HPE_)/
+const NO_REPLY = /^(UND_ERR_HEADERS_TIMEOUT|UND_ERR_HEADERS_OVERFLOW|HPE_)/
 const TLS_DISTRUST = /CERT|SELF_SIGNED|UNABLE_TO_(GET|VERIFY)/
 /** Worth another try at once; a name that does not exist, or a closed port, is not. */
 const PASSING = /^(ECONNRESET|EPIPE|EAI_AGAIN|UND_ERR_SOCKET|UND_ERR_CLOSED)$/
 
 export const isPassing = (error: unknown): boolean => PASSING.test(errorCode(error))
 
-/** @returns `registry-unreachable` when no reply can have come, `registry-failed` when one began and broke. */
+/** @returns `registry-failed` when the server was reached and sent what is no reply, or none in time; else `registry-unreachable`. */
 export function transportError(host: string, error: unknown): BandSoxError {
   const code = errorCode(error)
-  if (BROKEN_REPLY.test(code))
+  if (NO_REPLY.test(code))
     return new BandSoxError('registry-failed', `${host} sends no reply: ${reasonOf(error)}`, { cause: error })
   const hint = `if you trust it, set "ca" or "insecure" of ${host} in the configuration of registries`
   return new BandSoxError('registry-unreachable', `cannot reach ${host}: ${reasonOf(error)}`, {
@@ -29,8 +30,9 @@ export function brokenBody(host: string, bytes: number, error: unknown): BandSox
 
 /** Where a host has several addresses, Node collects an error of each, and the collection has no message of its own. */
 function reasonOf(error: unknown): string {
-  if (error instanceof AggregateError) return error.errors.map(messageOf).join(', ')
-  return messageOf(error) || errorCode(error) || 'the connection failed'
+  const message = error instanceof AggregateError ? error.errors.map(messageOf).join(', ') : messageOf(error)
+  // Those of OpenSSL end with a line break, and those about certificates have names in them that the server chose.
+  return printable(message) || errorCode(error) || 'the connection failed'
 }
 
 function errorCode(error: unknown): string {

@@ -1,12 +1,12 @@
 /** Opens an image in a container registry: which servers have it, and what they are asked with. */
 import type { RegistryCredentials } from '@bandsox/sdk'
+import type { RegistryReference } from '../reference.js'
 import { type CredentialSources, findCredentials, givenCredentials } from './credentials.js'
 import { openEndpoint } from './endpoint-client.js'
 import { endpointSource } from './endpoint-source.js'
 import { DEFAULT_HTTP_LIMITS, type HttpLimits } from './http.js'
 import { mirrored, type NamedSource } from './mirrored.js'
 import type { ProxySettings } from './proxy.js'
-import type { RegistryReference } from './reference.js'
 import { endpointsOf, type RegistryConfig } from './registry-config.js'
 import type { RegistrySource } from './registry-source.js'
 
@@ -26,12 +26,13 @@ export interface RegistryOptions {
 /**
  * Opens an image in a registry; nothing is sent yet.
  *
- * What the source delivers by digest is verified, except blobs: see {@link ImageSource}. Its methods throw
+ * Documents asked for by digest are verified; who reads a blob checks it. The source's methods throw
  * `registry-unreachable`, `registry-unauthorized`, `image-not-found`, `registry-failed`, `digest-mismatch`, `image-invalid`, or
  * `signal.reason`; after `close()` they throw `cancelled`. The stream of a blob that breaks off fails with `registry-failed`:
  * open it again with the offset that was reached.
  *
- * @throws `bad-request` when a configured file of certificates, or the address of a proxy, is of no use.
+ * @throws `bad-request` when a configured file of certificates cannot be read; of a proxy without an address that is known only
+ *   at the first request.
  */
 export async function openRegistry(options: RegistryOptions): Promise<RegistrySource> {
   const { reference, config, credentialSources, proxy = {}, debug = () => undefined } = options

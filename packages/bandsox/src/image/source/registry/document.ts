@@ -2,7 +2,8 @@
 import { createHash } from 'node:crypto'
 import { BandSoxError } from '@bandsox/sdk'
 import * as z from 'zod'
-import type { Document } from './source.js'
+import type { Document } from '../source.js'
+import { printable } from './printable.js'
 
 /** See OCI image-spec, media-types.md, and https://distribution.github.io/distribution/spec/manifest-v2-2/. */
 export const DOCUMENT_MEDIA_TYPES = [
@@ -33,10 +34,7 @@ export function toDocument(bytes: Buffer, contentType: string | undefined, expec
     })
   const mediaType = head.mediaType ?? said ?? ''
   if (DOCUMENT_MEDIA_TYPES.includes(mediaType)) return { bytes, mediaType, digest }
-  throw new BandSoxError(
-    'image-invalid',
-    `it is no manifest of an image, but ${JSON.stringify(mediaType.slice(0, 255))}`,
-  )
+  throw new BandSoxError('image-invalid', `it is no manifest of an image, but ${JSON.stringify(printable(mediaType))}`)
 }
 
 function parseHead(bytes: Buffer): z.infer<typeof headSchema> {

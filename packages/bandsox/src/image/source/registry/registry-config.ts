@@ -1,7 +1,7 @@
 /** What the user configures about registries, and which servers follow from it for one registry. No I/O. */
 import { isIPv4 } from 'node:net'
 import * as z from 'zod'
-import { isRegistry, namesRegistry } from './reference.js'
+import { isRegistry, namesRegistry } from '../reference.js'
 
 const registrySchema = z.string().refine(isRegistry, 'is no name of a host, such as ghcr.io or localhost:5000')
 

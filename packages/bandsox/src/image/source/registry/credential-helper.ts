@@ -5,7 +5,7 @@
  */
 import { BandSoxError } from '@bandsox/sdk'
 import * as z from 'zod'
-import { runCommand } from '../../process/run.js'
+import { runCommand } from '../../../process/run.js'
 import { type Secret, serverKey } from './auth-file.js'
 
 /** The helpers of cloud providers ask a server themselves. */
@@ -39,10 +39,10 @@ export async function askHelper(
     if (error instanceof BandSoxError && /credentials not found/i.test(error.message)) return undefined
     throw error
   }
-  const { Username, Secret } = parseReply(program, stdout)
-  if (Secret === '') return undefined
-  if (Username === TOKEN_USERNAME) return { kind: 'identity-token', token: Secret }
-  return { kind: 'password', username: Username, password: Secret }
+  const reply = parseReply(program, stdout)
+  if (reply.Secret === '') return undefined
+  if (reply.Username === TOKEN_USERNAME) return { kind: 'identity-token', token: reply.Secret }
+  return { kind: 'password', username: reply.Username, password: reply.Secret }
 }
 
 /** What it printed is not quoted: there may be a secret in it. */

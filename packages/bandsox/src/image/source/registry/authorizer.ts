@@ -11,8 +11,9 @@ import * as z from 'zod'
 import { attempting } from './attempting.js'
 import type { Challenge } from './challenge.js'
 import { type CredentialSearch, describeSearch } from './credentials.js'
-import { type HttpClient, readBody } from './http.js'
+import type { HttpClient } from './http.js'
 import type { Endpoint } from './registry-config.js'
+import { readBody } from './reply.js'
 import { replyError } from './reply-error.js'
 import { unlessAborted } from './unless-aborted.js'
 
@@ -90,11 +91,15 @@ export function createAuthorizer({ endpoint, http, search, closed, debug }: Auth
       // Another request has got a new one in the meantime.
       if (header !== undefined && header !== refused) return header
       // It does not end with the request that happens to be the first: others wait for it too.
-      pending ??= obtain(challenges).finally(() => {
-        pending = undefined
-      })
+      pending ??= obtain(challenges)
+        .then((obtained) => {
+          header = obtained
+          return obtained
+        })
+        .finally(() => {
+          pending = undefined
+        })
       const answer = await unlessAborted(pending, signal)
-      header = answer
       return answer === refused ? undefined : answer
     },
   }

@@ -4,14 +4,14 @@
  * @see OCI distribution-spec, "Pull"
  */
 import { BandSoxError } from '@bandsox/sdk'
+import { formatReference, type RegistryReference } from '../reference.js'
+import { type Descriptor, digestSchema, MAX_DOCUMENT_BYTES, type OpenBlob } from '../source.js'
 import { attempting } from './attempting.js'
 import { blobStream } from './blob-stream.js'
 import { DOCUMENT_MEDIA_TYPES, toDocument } from './document.js'
 import type { EndpointClient } from './endpoint-client.js'
-import { discard, type HttpReply, headerOf, readBody } from './http.js'
-import { formatReference, type RegistryReference } from './reference.js'
 import type { RegistrySource } from './registry-source.js'
-import { type Descriptor, digestSchema, MAX_DOCUMENT_BYTES, type OpenBlob } from './source.js'
+import { discard, type HttpReply, headerOf, readBody } from './reply.js'
 
 /** See RFC 9110, 14.4. Fifteen digits are a safe integer, and more than any image has. */
 const CONTENT_RANGE = /^bytes (\d{1,15})-\d{1,15}\/(?:\d{1,15}|\*)$/
@@ -51,7 +51,7 @@ export function endpointSource(client: EndpointClient, reference: RegistryRefere
       }),
 
     openBlob: (descriptor, offset, signal) =>
-      attempting(`cannot get the layer ${descriptor.digest} of ${image}`, async () => {
+      attempting(`cannot get the blob ${descriptor.digest} of ${image}`, async () => {
         const blob = `${base}/blobs/${descriptor.digest}`
         if (offset > 0) {
           const range = { range: `bytes=${offset}-` }
@@ -81,5 +81,5 @@ function startOf(reply: HttpReply): number | undefined {
 }
 
 function openedAt(reply: HttpReply, { digest, size }: Descriptor, startsAt: number, signal: AbortSignal): OpenBlob {
-  return { stream: blobStream(reply, `the layer ${digest}`, size - startsAt, signal), startsAt }
+  return { stream: blobStream(reply, `the blob ${digest}`, size - startsAt, signal), startsAt }
 }
