@@ -1,6 +1,6 @@
 /** Images of other people's tools, from a real registry to a booted guest: the tree in it is the one that umoci unpacks. */
 import assert from 'node:assert/strict'
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { after, before, test } from 'node:test'
@@ -12,7 +12,7 @@ import { startRegistry } from './support/registry.js'
 import { type TestStorage, temporaryStorage } from './support/storage.js'
 import { missingTools } from './support/test-tools.js'
 import { differences, digestTree, parseTreeDigest, treeDigestProgram } from './support/tree-digest.js'
-import { umociUnpack } from './support/umoci.js'
+import { configureImage, umociUnpack } from './support/umoci.js'
 
 const skip = missingTools()
 const credentials = { user: 'somebody', password: 'correct horse: battery/staple' }
@@ -193,4 +193,40 @@ test('two names of one image share its disk, export gives back its digests, and 
   assert.notEqual(third.image.id, first.image.id)
   assert.deepEqual(third.image.references, [reference])
   assert.deepEqual((await bandsox.images.get('localhost/mine:1')).id, first.image.id)
+})
+
+test('a stop gives the image’s command its own signal and its children none, and makes a missing working folder', {
+  skip,
+}, async () => {
+  await using storage = await temporaryStorage()
+  const busybox = await publishedImage('busybox', testImagesFolder)
+  const layout = path.join(folder, 'with-stop-signal')
+  await cp(busybox.layout, layout, { recursive: true })
+  const script = `
+    say() { echo "$1" > /dev/console; }
+    (trap 'say "the child was asked"' TERM USR1; while :; do sleep 0.05; done) &
+    trap 'say "the command was asked by USR1"; kill -KILL $!; exit' USR1
+    trap 'say "the command was asked by TERM"' TERM
+    echo "ready in $(pwd)"
+    while :; do sleep 0.05; done`
+  await configureImage(
+    { layout, tag: busybox.tag },
+    { stopSignal: 'USR1', workdir: '/not/there/yet', cmd: ['sh', '-c', script] },
+  )
+  const bandsox = await openBandSox({ storage: storage.folder })
+  const sandbox = await bandsox.create(`oci:${layout}:${busybox.tag}`)
+  const job = sandbox.run()
+  for await (const { data } of job.output) {
+    assert.equal(Buffer.from(data).toString(), 'ready in /not/there/yet\n')
+    await sandbox.stop()
+    break // nobody is there any more
+  }
+  const console: Uint8Array[] = []
+  for await (const piece of sandbox.logs()) console.push(piece)
+  const said = Buffer.concat(console)
+    .toString()
+    .match(/the (?:child|command) was asked.*?(?=\r?\n)/g)
+  assert.deepEqual(said, ['the command was asked by USR1'])
+  await sandbox.delete()
+  await storage.assertNothingLeft()
 })

@@ -92,6 +92,7 @@ func start(stages *boot.Stages) (*machine, error) {
 		UptimeMs: boot.UptimeMs, Stages: stages.Snapshot, Shutdown: stopper.Stop,
 	}
 	stopper.Refuse = server.Stop
+	stopper.StopSignals = server.Reaper.StopSignals
 	return &machine{config: config, modules: modules, stages: stages, stopper: stopper, server: server}, nil
 }
 

@@ -54,6 +54,7 @@ var toGuest = map[string]shape{
 			may("argv", arrayOf(1, 4096, textUpTo(maxArgumentBytes))), may("shell", textUpTo(maxArgumentBytes)),
 			may("env", environment), may("cwd", isPath), may("user", anyText),
 			may("stdin", isFlag), may("timeoutMs", integerIn(1, maxTimeoutMs)),
+			may("makeCwd", isFlag), may("stopSignal", anyText),
 		},
 		exactlyOneOf: []string{"argv", "shell"},
 	},

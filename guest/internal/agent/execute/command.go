@@ -67,7 +67,7 @@ func Start(message wire.Message, r *reaper.Reaper, out *wire.Writer, hangUp func
 			return nil, fmt.Errorf("cannot make a pipe non-blocking: %w", err)
 		}
 	}
-	c.child, err = r.Start(request.program, request.argv, &syscall.ProcAttr{
+	c.child, err = r.Start(reaper.Program{Path: request.program, Argv: request.argv, StopSignal: request.stopSignal}, &syscall.ProcAttr{
 		Dir:   request.folder,
 		Env:   request.env,
 		Files: []uintptr{uintptr(stdin), uintptr(given.fds[len(given.fds)-2]), uintptr(given.fds[len(given.fds)-1])},

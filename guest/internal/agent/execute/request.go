@@ -23,6 +23,8 @@ type request struct {
 	user      users.User
 	wantStdin bool
 	timeoutMs int64
+	// stopSignal is 0 when nothing was said.
+	stopSignal syscall.Signal
 }
 
 func newRequest(message wire.Message) (request, error) {
@@ -38,9 +40,21 @@ func newRequest(message wire.Message) (request, error) {
 	if message.Has("cwd") {
 		r.folder = message.Text("cwd")
 	}
+	if name := message.Text("stopSignal"); name != "" {
+		number, known := signalNumbers[name]
+		if !known {
+			return r, wire.Violatef(wire.MessageInvalid, "signal %.40q is not known", name)
+		}
+		r.stopSignal = number
+	}
 	var err error
 	if r.user, err = users.Lookup(message.Text("user")); err != nil {
 		return r, failure.Of(err, "cannot run a command as %q", message.Text("user"))
+	}
+	if message.Flag("makeCwd", false) {
+		if err := os.MkdirAll(r.folder, 0o755); err != nil {
+			return r, failure.Of(err, "cannot make %s to run a command in it", r.folder)
+		}
 	}
 	if info, err := os.Stat(r.folder); err != nil || !info.IsDir() {
 		return r, failure.New(failure.NoSuchFolder, "cannot run a command in %s: no such folder", r.folder)

@@ -2,6 +2,7 @@
 package power
 
 import (
+	"fmt"
 	"os"
 	"strconv"
 	"sync"
@@ -29,6 +30,8 @@ const (
 type Stopper struct {
 	// Refuse stops new connections and operations.
 	Refuse func()
+	// StopSignals gives the leaders of sessions that want another signal than SIGTERM.
+	StopSignals func() map[int]syscall.Signal
 	// Unmount brings the writable file systems into a clean state.
 	Unmount func()
 
@@ -48,15 +51,19 @@ func (s *Stopper) Stop(mode string, grace time.Duration) {
 func (s *Stopper) stop(mode string, grace time.Duration) {
 	console.Printf("stopping (%s), %v of grace", mode, grace)
 	s.Refuse()
-	endProcesses(grace)
+	s.endProcesses(grace)
 	syscall.Sync()
 	s.Unmount()
 	restart(mode)
 }
 
 // endProcesses asks every process to end, and after the grace makes it.
-func endProcesses(grace time.Duration) {
-	signalAll(syscall.SIGTERM)
+func (s *Stopper) endProcesses(grace time.Duration) {
+	if own := s.StopSignals(); len(own) == 0 {
+		signalAll(syscall.SIGTERM)
+	} else {
+		signalEach(own)
+	}
 	signalAll(syscall.SIGCONT) // a stopped process hears SIGTERM only then
 	if waitUntilAlone(grace) {
 		return
@@ -71,6 +78,32 @@ func endProcesses(grace time.Duration) {
 func signalAll(sig syscall.Signal) {
 	if err := syscall.Kill(-1, sig); err != nil && err != syscall.ESRCH {
 		console.Printf("cannot signal all processes: %v", err)
+	}
+}
+
+// signalEach asks leaders by their own signals and leaves their sessions to them, as a container's stop does: a server that
+// ends in good order tells its children itself. Everybody else gets SIGTERM.
+func signalEach(own map[int]syscall.Signal) {
+	pids, err := processes()
+	if err != nil {
+		signalAll(syscall.SIGTERM) // without /proc nobody can be told apart
+		return
+	}
+	for _, pid := range pids {
+		session, _, errno := syscall.RawSyscall(syscall.SYS_GETSID, uintptr(pid), 0, 0)
+		if errno != 0 || session == 0 { // ended, or the kernel's own
+			continue
+		}
+		sig, isOwn := own[int(session)]
+		if isOwn && pid != int(session) {
+			continue
+		}
+		if !isOwn {
+			sig = syscall.SIGTERM
+		}
+		if err := syscall.Kill(pid, sig); err != nil && err != syscall.ESRCH {
+			console.Printf("cannot signal process %d: %v", pid, err)
+		}
 	}
 }
 
@@ -90,25 +123,37 @@ func waitUntilAlone(limit time.Duration) bool {
 // othersLive looks for a process that is neither this one, nor a kernel thread, nor a zombie. Only user processes have a
 // command line to read; a zombie has none left.
 func othersLive() bool {
-	folder, err := os.Open("/proc")
+	pids, err := processes()
 	if err != nil {
 		return false // without /proc nobody can tell: the signals were sent
 	}
-	defer folder.Close() // read only: its error has nothing to tell
-	names, err := folder.Readdirnames(-1)
-	if err != nil {
-		return false
-	}
-	for _, name := range names {
-		if pid, err := strconv.Atoi(name); err != nil || pid == os.Getpid() {
-			continue
-		}
-		commandLine, err := os.ReadFile("/proc/" + name + "/cmdline")
+	for _, pid := range pids {
+		commandLine, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 		if err == nil && len(commandLine) > 0 {
 			return true
 		}
 	}
 	return false
+}
+
+// processes are all but this one, kernel threads among them.
+func processes() ([]int, error) {
+	folder, err := os.Open("/proc")
+	if err != nil {
+		return nil, err
+	}
+	defer folder.Close() // read only: its error has nothing to tell
+	names, err := folder.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	pids := make([]int, 0, len(names))
+	for _, name := range names {
+		if pid, err := strconv.Atoi(name); err == nil && pid != os.Getpid() {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, nil
 }
 
 // Restart ends the machine at once: for a boot that failed. A VMM told not to reboot ends with it.

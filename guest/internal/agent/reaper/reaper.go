@@ -17,6 +17,14 @@ import (
 
 const sysPidfdOpen = 434 // the same on every architecture; since Linux 5.3
 
+// Program is what a child runs.
+type Program struct {
+	Path string
+	Argv []string
+	// StopSignal is what it wants when the machine stops; 0: SIGTERM, like everybody.
+	StopSignal syscall.Signal
+}
+
 // Child is a command that was started here.
 type Child struct {
 	Pid int
@@ -24,6 +32,7 @@ type Child struct {
 	// and no goroutine between the end of a command and its answer.
 	PidFD  int
 	reaper *Reaper
+	stop   syscall.Signal
 	ended  chan struct{} // closed when status is there
 	status syscall.WaitStatus
 }
@@ -47,14 +56,14 @@ func (r *Reaper) Run() {
 }
 
 // Start forks and runs a program. The lock keeps the status of a child that ends at once until the child is known.
-func (r *Reaper) Start(program string, argv []string, attr *syscall.ProcAttr) (*Child, error) {
+func (r *Reaper) Start(program Program, attr *syscall.ProcAttr) (*Child, error) {
 	r.mutex.Lock()
 	defer r.mutex.Unlock()
-	pid, err := syscall.ForkExec(program, argv, attr)
+	pid, err := syscall.ForkExec(program.Path, program.Argv, attr)
 	if err != nil {
 		return nil, err
 	}
-	child := &Child{Pid: pid, PidFD: -1, reaper: r, ended: make(chan struct{})}
+	child := &Child{Pid: pid, PidFD: -1, reaper: r, stop: program.StopSignal, ended: make(chan struct{})}
 	r.children[pid] = child
 	fd, _, errno := syscall.Syscall(sysPidfdOpen, uintptr(pid), 0, 0)
 	if errno != 0 {
@@ -109,4 +118,17 @@ func (c *Child) SignalGroup(sig syscall.Signal) (bool, error) {
 		return false, err
 	}
 	return true, nil
+}
+
+// StopSignals gives the children that want another signal than SIGTERM when the machine stops, by pid.
+func (r *Reaper) StopSignals() map[int]syscall.Signal {
+	r.mutex.Lock()
+	defer r.mutex.Unlock()
+	found := map[int]syscall.Signal{}
+	for pid, child := range r.children {
+		if child.stop != 0 {
+			found[pid] = child.stop
+		}
+	}
+	return found
 }

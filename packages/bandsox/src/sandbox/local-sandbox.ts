@@ -13,6 +13,7 @@ import {
 } from '@bandsox/sdk'
 import { Agent } from '../guest/agent.js'
 import { type ExecRequest, startJob } from '../guest/job.js'
+import { parseSignal } from '../guest/signal.js'
 import { readRun } from '../process/shim.js'
 import { lockOperation } from '../store/operation-lock.js'
 import type { SandboxRecord } from '../store/record.js'
@@ -52,7 +53,8 @@ export class LocalSandbox implements Sandbox {
       const argv = [...config.entrypoint, ...(command ?? config.cmd)]
       if (argv.length === 0)
         throw new BandSoxError('bad-request', `image ${reference} names no command to run: give one`)
-      return { argv }
+      const stopSignal = parseSignal(config.stopSignal)
+      return { argv, ...(stopSignal !== undefined && { stopSignal }) }
     })
   }
 
@@ -139,13 +141,16 @@ export class LocalSandbox implements Sandbox {
     return this.#host.store.directoryOf(this.id)
   }
 
-  #start(options: ExecOptions, command: (record: SandboxRecord) => Pick<ExecRequest, 'argv' | 'shell'>): Job {
+  #start(
+    options: ExecOptions,
+    command: (record: SandboxRecord) => Pick<ExecRequest, 'argv' | 'shell' | 'stopSignal'>,
+  ): Job {
     const { input, signal } = options
     // The request needs the record, which is read with the agent: it is completed in place before it is sent.
     const request: ExecRequest = {}
     const prepare = async () => {
       const record = await this.#allowed('exec')
-      Object.assign(request, command(record), environmentOf(record, options))
+      Object.assign(request, command(record), requestOf(record, options))
       return this.#agentOf(record)
     }
     return startJob(prepare, request, {
@@ -245,7 +250,7 @@ export class LocalSandbox implements Sandbox {
 }
 
 /** The image's settings, the sandbox's, the call's: the later ones win. */
-function environmentOf({ image: { config }, env }: SandboxRecord, options: ExecOptions): Partial<ExecRequest> {
+function requestOf({ image: { config }, env }: SandboxRecord, options: ExecOptions): Partial<ExecRequest> {
   const ofImage = config.env.map((entry): [string, string] => {
     const [name = '', ...value] = entry.split('=')
     return [name, value.join('=')]
@@ -255,6 +260,8 @@ function environmentOf({ image: { config }, env }: SandboxRecord, options: ExecO
   return {
     env: { ...Object.fromEntries(ofImage), ...env, ...options.env },
     ...(cwd !== '' && { cwd }),
+    // The image promises it, and its layers may lack it; engines make it then.
+    ...(options.cwd === undefined && cwd !== '' && { makeCwd: true }),
     ...(user !== '' && { user }),
     ...(options.timeoutMs !== undefined && { timeoutMs: options.timeoutMs }),
   }

@@ -75,6 +75,8 @@ const exec = z
     user: text(4096).optional(),
     stdin: z.boolean().optional(),
     timeoutMs: integer(1, 2 ** 31 - 1).optional(),
+    makeCwd: z.boolean().optional(),
+    stopSignal: signalName.optional(),
   })
   .refine((request) => (request.argv === undefined) !== (request.shell === undefined), 'needs argv or shell, not both')
 
