@@ -1,11 +1,14 @@
 /** Shows an image's fetching on stderr: a line for each layer that rewrites itself on a terminal, else a line for each step. */
 import type { ImageEvent } from '@bandsox/sdk'
 import type { Context } from './context.js'
-import { rateText, sizeText } from './text.js'
+import { counted, rateText, sizeText } from './text.js'
 
 const BAR_WIDTH = 30
 /** More lines than this would scroll, and could not be rewritten. */
 const MAX_LINES = 16
+
+/** A terminal that does not know its own size says 0. */
+const FALLBACK_COLUMNS = 80
 
 interface Layer {
   digest: string
@@ -40,7 +43,7 @@ function sentence(event: ImageEvent): string | undefined {
   switch (event.kind) {
     case 'resolved': {
       const size = event.layers.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0)
-      return `${event.reference}: ${short(event.digest)}, ${event.layers.length} layers, ${sizeText(size)}`
+      return `${event.reference}: ${short(event.digest)}, ${counted(event.layers.length, 'layer')}, ${sizeText(size)}`
     }
     case 'moved':
       return `${event.reference} has moved: ${short(event.from)} is now ${short(event.to)}`
@@ -69,10 +72,10 @@ function onTerminal(terminal: NodeJS.WriteStream): ImageProgress {
   }
   const draw = () => {
     const lines = [...layers.values()].slice(0, MAX_LINES).map((layer) => layerLine(layer, startedAt))
-    if (layers.size > MAX_LINES) lines.push(`… and ${layers.size - MAX_LINES} more layers`)
+    if (layers.size > MAX_LINES) lines.push(`… and ${counted(layers.size - MAX_LINES, 'more layer')}`)
     if (written > 0) lines.push(`disk          ${sizeText(written)} written`)
     erase()
-    const width = terminal.columns
+    const width = terminal.columns || FALLBACK_COLUMNS
     terminal.write(lines.map((line) => `${line.slice(0, width - 1)}\n`).join(''))
     drawn = lines.length
   }

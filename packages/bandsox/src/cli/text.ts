@@ -32,3 +32,6 @@ export function sizeText(bytes: number): string {
 export const durationText = (ms: number): string => (ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(2)} s`)
 
 export const rateText = (bytes: number, ms: number): string => `${sizeText(ms === 0 ? 0 : bytes / (ms / 1000))}/s`
+
+/** `1 layer`, `2 layers`. */
+export const counted = (count: number, noun: string): string => `${count} ${noun}${count === 1 ? '' : 's'}`

@@ -140,11 +140,13 @@ export class BlobStore {
     return await removeFile(this.pathOf(digest))
   }
 
-  /** Removes what is unfinished, and the locks of dead processes. Only while nothing is being fetched. */
+  /** Removes what is unfinished, with the locks of those who were at it. Only while nothing is being fetched. */
   async removeUnfinished(): Promise<number> {
     let freed = 0
-    for (const folder of [this.#partial, this.#locks]) {
-      for (const name of await readdir(folder)) freed += await removeFile(join(folder, name))
+    for (const name of await readdir(this.#partial)) freed += await removeFile(join(this.#partial, name))
+    // The other files there are of activity.ts, and of somebody who may just be waiting for us.
+    for (const name of await readdir(this.#locks)) {
+      if (/^(?:disk-)?[0-9a-f]{64}\.lock/.test(name)) await removeFile(join(this.#locks, name))
     }
     return freed
   }

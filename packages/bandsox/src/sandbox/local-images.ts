@@ -1,7 +1,7 @@
 /** The images of this host: what `bandsox.images` gives to library, server and command line. */
 import path from 'node:path'
 import { BandSoxError, type ImageInfo, type Images, type PruneResult, type PullOptions } from '@bandsox/sdk'
-import { tryCleaning } from '../image/activity.js'
+import { beginFetching, tryCleaning } from '../image/activity.js'
 import { BASE_REFERENCE, isBaseReference, prepareBaseImage } from '../image/base.js'
 import { removeGarbage, removeImage, removeLayers, usedBytes } from '../image/collect.js'
 import { type ImageConfiguration, readConfiguration } from '../image/configuration.js'
@@ -142,7 +142,10 @@ export class LocalImages implements Images {
     return await this.#cleaning(async () => {
       const users = (await this.#host.sandboxesByImage()).get(record.id) ?? []
       if (users.length > 0 && options.force !== true) {
-        throw new BandSoxError('image-in-use', `${image} is used by ${users.length} sandboxes: ${users.join(', ')}`)
+        throw new BandSoxError(
+          'image-in-use',
+          `${image} is used by ${users.length === 1 ? 'a sandbox' : `${users.length} sandboxes`}: ${users.join(', ')}`,
+        )
       }
       return { images: [record.id], freedBytes: await removeImage(store, record) }
     })
@@ -237,11 +240,16 @@ export class LocalImages implements Images {
       )
     }
     const context = await this.#sourceContext(parsePlatform(record.platform))
-    const source = await openSource(await this.#parse(reference), context, { signal })
+    const release = await beginFetching(this.#locks, signal)
     try {
-      for (const layer of missing) await blobs.fetch(layer, source, { signal }).done
+      const source = await openSource(await this.#parse(reference), context, { signal })
+      try {
+        for (const layer of missing) await blobs.fetch(layer, source, { signal }).done
+      } finally {
+        await source.close()
+      }
     } finally {
-      await source.close()
+      await release()
     }
   }
 

@@ -5,7 +5,7 @@ import { type Context, contextOf } from '../context.js'
 import { IMAGE_ARGUMENT, type ImageOptions, imageOptions, withImageOptions } from '../image-options.js'
 import { imageProgress, short } from '../image-progress.js'
 import { durationOption } from '../option-parsers.js'
-import { sizeText, table } from '../text.js'
+import { counted, sizeText, table } from '../text.js'
 
 export function addImage(program: Command): void {
   const image = program.command('image').description('the images of this host')
@@ -89,7 +89,7 @@ export function addImage(program: Command): void {
       const { olderThan, ...which } = options
       const { images } = await context.open()
       const result = await images.prune({ ...which, ...(olderThan !== undefined && { olderThanMs: olderThan }) })
-      context.print(`${result.images.length} images removed${freedText(result)}`, result)
+      context.print(`${counted(result.images.length, 'image')} removed${freedText(result)}`, result)
     })
 }
 
@@ -123,7 +123,7 @@ function listText(infos: ImageInfo[]): string {
     ]),
   )
   const head = ['REFERENCE', 'ID', 'PLATFORM', 'DISK', 'LAYERS', 'VMS', 'LAST USED']
-  return `${table(head, rows)}\nTotal: ${infos.length} image(s)`
+  return `${table(head, rows)}\nTotal: ${counted(infos.length, 'image')}`
 }
 
 function showText({ config, ...info }: ImageInfo): string {

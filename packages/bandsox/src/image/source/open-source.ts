@@ -85,8 +85,13 @@ export async function openPath(
 ): Promise<NamedImageSource & { kind: SourceReference['kind'] }> {
   if (await isFolder(path))
     return { ...(await openSource({ kind: 'oci', folder: path, tag: undefined }, context)), kind: 'oci' }
-  const source = await openArchive(path, undefined, 'any', context, signal)
-  return source
+  try {
+    return await openArchive(path, undefined, 'any', context, signal)
+  } catch (error) {
+    if (!(error instanceof BandSoxError && error.code === 'layer-invalid')) throw error
+    const hint = 'it should be an OCI layout, what docker save writes, or a tar of a root file system'
+    throw new BandSoxError(error.code, error.message, { cause: error, hint })
+  }
 }
 
 async function openArchive(
@@ -110,7 +115,7 @@ async function openArchive(
       )
     }
     if (expected === 'any') {
-      await release()
+      await release() // a file system's own tar is read as a layer is
       return { ...nameless(await openRootfsTar(file, context.platform, signal)), kind: 'rootfs' }
     }
     const missing =

@@ -185,5 +185,8 @@ function engineName(text: string, name: string): string {
   return name
 }
 
-const invalid = (text: string, what: string, example = 'ghcr.io/owner/name:tag'): BandSoxError =>
-  new BandSoxError('bad-request', `${text || 'an empty text'} is no reference of an image: ${what}; such as ${example}`)
+function invalid(text: string, what: string, example = 'ghcr.io/owner/name:tag'): BandSoxError {
+  const message = `${text || 'an empty text'} is no reference of an image: ${what}; such as ${example}`
+  const hint = /^[./~]/.test(text) ? `for a file or a folder: bandsox image import ${text}` : undefined
+  return new BandSoxError('bad-request', message, hint === undefined ? {} : { hint })
+}
