@@ -118,18 +118,28 @@ export class BlobStore {
       }
       const path = join(this.#partial, hexOf(descriptor.digest))
       const file = await open(path, 'a+', 0o644)
+      const fetchInto = (onBytes: ((bytes: number) => void) | undefined) =>
+        download(file, descriptor, source, { onBytes, onRestart: () => blob.restart(), signal })
       try {
-        const hash = await download(file, descriptor, source, report, signal)
-        const found = `sha256:${hash.digest('hex')}`
-        if (found !== descriptor.digest) {
-          await rm(path, { force: true })
-          throw new BandSoxError('digest-mismatch', `what came as ${descriptor.digest} has the digest ${found}`)
+        if ((await file.stat()).size === 0) await fetchInto(report)
+        else {
+          // What a killed process left may be wrong. Its bytes are read by nobody before all are verified, so that they can be
+          // fetched once more without anybody's having seen others.
+          await fetchInto(onProgress).catch(async (error: unknown) => {
+            if (!isMismatch(error)) throw error
+            await file.truncate(0)
+            await fetchInto(report)
+          })
         }
         await file.datasync()
+      } catch (error) {
+        if (isMismatch(error)) await rm(path, { force: true })
+        throw error
       } finally {
         await file.close()
       }
       await rename(path, target)
+      blob.advance(descriptor.size)
     } finally {
       await unlock()
     }
@@ -161,6 +171,7 @@ export class IncomingBlob {
   /** Where it is while it grows, and afterwards. */
   readonly #paths: readonly [string, string]
   #bytes = 0
+  #restarts = 0
   #done: Promise<void> = Promise.resolve()
   #isDone = false
   #wake: () => void = () => undefined
@@ -189,6 +200,12 @@ export class IncomingBlob {
     this.#wake()
   }
 
+  /** It is about to be emptied, and comes once more from its beginning. */
+  restart(): void {
+    this.#restarts++
+    this.#bytes = 0
+  }
+
   #arm(): void {
     this.#more = new Promise((resolve) => {
       this.#wake = resolve
@@ -208,7 +225,9 @@ export class IncomingBlob {
         }
         file ??= await this.#open()
         const wanted = Math.min(PIECE_BYTES, this.#bytes - position)
+        const restarts = this.#restarts
         const { bytesRead, buffer } = await file.read(Buffer.allocUnsafe(wanted), 0, wanted, position)
+        if (bytesRead === 0 && restarts !== this.#restarts) continue
         if (bytesRead === 0) throw new BandSoxError('artifact-damaged', `${this.#paths[1]} was cut short meanwhile`)
         position += bytesRead
         yield buffer.subarray(0, bytesRead)
@@ -228,22 +247,29 @@ export class IncomingBlob {
   }
 }
 
-/** @returns The hash of all bytes; the file has as many as the descriptor says. */
+interface DownloadOptions {
+  onBytes: ((bytes: number) => void) | undefined
+  /** Called before the file is emptied, since the source begins at the beginning. */
+  onRestart: () => void
+  signal: AbortSignal | undefined
+}
+
+/** Fetches what the file does not have yet. @throws `digest-mismatch`, or what the source throws. */
 async function download(
   file: FileHandle,
   descriptor: Descriptor,
   source: ImageSource,
-  report: (bytes: number) => void,
-  signal: AbortSignal | undefined,
-): Promise<Hash> {
+  { onBytes, onRestart, signal }: DownloadOptions,
+): Promise<void> {
   let { hash, bytes } = await hashOf(file, descriptor.size)
-  report(bytes)
+  onBytes?.(bytes)
   for (let idle = 0; bytes < descriptor.size; ) {
     const before = bytes
     try {
       const { stream, startsAt } = await source.openBlob(descriptor, bytes, signal)
       try {
         if (startsAt !== bytes) {
+          onRestart()
           await file.truncate(0)
           bytes = 0
           hash = createHash('sha256')
@@ -259,7 +285,7 @@ async function download(
           await file.appendFile(piece)
           hash.update(piece)
           bytes += piece.length
-          report(bytes)
+          onBytes?.(bytes)
         }
       } finally {
         stream.destroy()
@@ -277,8 +303,12 @@ async function download(
       await delay(FIRST_PAUSE_MS * 2 ** idle, undefined, signal === undefined ? {} : { signal })
     }
   }
-  return hash
+  const found = `sha256:${hash.digest('hex')}`
+  if (found === descriptor.digest) return
+  throw new BandSoxError('digest-mismatch', `what came as ${descriptor.digest} has the digest ${found}`)
 }
+
+const isMismatch = (error: unknown): boolean => error instanceof BandSoxError && error.code === 'digest-mismatch'
 
 /** A broken connection is taken up again; a refusal is not. */
 const isPassing = (error: unknown): boolean =>

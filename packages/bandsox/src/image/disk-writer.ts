@@ -27,21 +27,24 @@ const PIECE_BYTES = 256 * 1024
 
 /** @throws What a layer's `tree` or `open` throws; `layer-invalid`; `host-missing`, `command-failed` of sqfstar. */
 export async function writeDisk({ layers, output, onProgress, signal }: WriteDiskOptions): Promise<void> {
-  async function* entries(): AsyncGenerator<Buffer> {
-    const image = new ImageTree()
-    for (const { tree, open } of layers) yield* layerContent(image.merge(await tree), open())
-    // After their contents, since the attributes of a folder may be a lower layer's; sqfstar takes them at any time.
-    for (const { path, attributes } of image.finish()) {
-      yield entryHeader({
-        ...attributes,
-        path: path === '' ? ROOT_PREFIX : `${ROOT_PREFIX}/${path}`,
-        kind: 'directory',
-      })
-    }
-    yield tarEnd()
-  }
-  const tar = Readable.from(inPieces(entries(), onProgress), { objectMode: false, highWaterMark: 2 * PIECE_BYTES })
+  const pieces = inPieces(diskEntries(layers), onProgress)
+  const tar = Readable.from(pieces, { objectMode: false, highWaterMark: 2 * PIECE_BYTES })
   await writeSquashfs({ entries: tar, output, signal })
+}
+
+/** The disk as a tar. @param layers The highest first. */
+export async function* diskEntries(layers: readonly DiskLayer[]): AsyncGenerator<Buffer> {
+  const image = new ImageTree()
+  for (const { tree, open } of layers) yield* layerContent(image.merge(await tree), open())
+  // After their contents, since the attributes of a folder may be a lower layer's; sqfstar takes them at any time.
+  for (const { path, attributes } of image.finish()) {
+    yield entryHeader({
+      ...attributes,
+      path: path === '' ? ROOT_PREFIX : `${ROOT_PREFIX}/${path}`,
+      kind: 'directory',
+    })
+  }
+  yield tarEnd()
 }
 
 async function* inPieces(source: AsyncGenerator<Buffer>, onPiece?: (bytes: number) => void): AsyncGenerator<Buffer> {

@@ -46,10 +46,14 @@ const text = z.string().max(MAX_TEXT)
 const list = z.array(text).max(10_000).nullish()
 const members = z.record(text, z.unknown()).nullish()
 
+/** As {@link parsePlatform} reads them. */
 const configSchema = z.object({
-  os: z.string().max(64),
-  architecture: z.string().max(64),
-  variant: z.string().max(64).optional(),
+  os: z.string().regex(/^[a-z0-9]{1,64}$/),
+  architecture: z.string().regex(/^[a-z0-9_]{1,64}$/),
+  variant: z
+    .string()
+    .regex(/^[a-z0-9.]{0,64}$/)
+    .optional(),
   created: z.string().max(64).nullish(),
   rootfs: z.object({ type: z.literal('layers'), diff_ids: z.array(digestSchema).max(10_000).nullable() }),
   config: z
@@ -78,8 +82,10 @@ export function parseDocument(
   document: Document,
 ): { kind: 'index'; index: Index } | { kind: 'manifest'; manifest: Manifest } {
   const value = parseJson(document, 'the manifest')
-  const shape = z.object({ manifests: z.unknown().optional(), config: z.unknown().optional() }).safeParse(value)
-  const hasBoth = shape.data?.manifests !== undefined && shape.data.config !== undefined
+  const some = z.unknown().optional()
+  const shape = z.object({ manifests: some, config: some, layers: some }).safeParse(value)
+  const hasBoth =
+    shape.data?.manifests !== undefined && (shape.data.config !== undefined || shape.data.layers !== undefined)
   // One document must not mean two images to two readers. See CVE-2021-41190.
   if (hasBoth) throw invalid(document, 'the manifest is a manifest and an index at once')
   if (z.object({ schemaVersion: z.literal(1) }).safeParse(value).success) {

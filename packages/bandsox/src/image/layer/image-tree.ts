@@ -7,7 +7,14 @@
  * and all that is below it.
  */
 import { BandSoxError } from '@bandsox/sdk'
-import { type Directory, emptyDirectory, type Inode, type LayerNode, type LayerTree } from './layer-tree.js'
+import {
+  type Directory,
+  defaultAttributes,
+  emptyDirectory,
+  type Inode,
+  type LayerNode,
+  type LayerTree,
+} from './layer-tree.js'
 import { type Attributes, type ByteString, readable } from './tar-entry.js'
 
 /** A hard link to a file that one of the next layers has. */
@@ -15,9 +22,6 @@ interface Wanted {
   path: ByteString
   target: ByteString
 }
-
-/** For folders that no layer describes: what engines make them with. */
-const defaultAttributes: Attributes = { mode: 0o755, uid: 0, gid: 0, mtime: 0, xattrs: undefined }
 
 export class ImageTree {
   readonly #root: Directory = emptyDirectory()
@@ -32,7 +36,7 @@ export class ImageTree {
   merge(layer: LayerTree): Inode[] {
     // Before the merge, which mixes this layer's folders with those of higher ones.
     this.#wanted = this.#wanted.filter((wanted) => !resolve(wanted, layer.root))
-    this.#mergeDirectory(this.#root, layer.root, '')
+    if (!this.#root.opaque) this.#mergeDirectory(this.#root, layer.root, '')
     return layer.inodes.filter(({ paths }) => paths.length > 0)
   }
 
@@ -108,11 +112,12 @@ function resolve(wanted: Wanted, root: Directory): boolean {
       wanted.target = next.target
       return false
     }
-    if (next.kind !== 'directory' || (isLast && next.attributes !== undefined)) throw lostLink(wanted)
+    if (next.kind !== 'directory' || (isLast && !isVacant(next))) throw lostLink(wanted)
     here = next
     isOpaque ||= next.opaque
   }
-  return false // only the parent of something, in this layer
+  if (isOpaque) throw lostLink(wanted)
+  return false // only whiteouts are in its place
 }
 
 /** Only whiteouts are in it, and no layer described it: it is no folder of the image. */

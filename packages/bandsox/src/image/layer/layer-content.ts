@@ -1,11 +1,17 @@
-/** Reads a layer a second time, and writes those of its files that are in the image, as entries of the disk's tar. */
+/**
+ * Reads a layer a second time, and writes those of its files that are in the image, as entries of the disk's tar.
+ *
+ * Sparse files are written whole: sqfstar (4.5.1) stops at a sparse file of which a part or the end is no multiple of 512 bytes,
+ * and finds the zeros itself. It refuses GNU tar's own `--sparse` output of such files.
+ */
 import { BandSoxError } from '@bandsox/sdk'
 import type { Inode } from './layer-tree.js'
-import { readable } from './tar-entry.js'
+import { type ByteString, type Content, readable } from './tar-entry.js'
 import { entryHeader, paddingAfter } from './tar-writer.js'
 
 /** Under this folder of the disk is the image: sqfstar takes attributes for every folder but its own root. */
 export const ROOT_PREFIX = 'rootfs'
+const ZEROS = Buffer.alloc(256 * 1024)
 
 /**
  * @param inodes In the order of the tar, as an {@link ImageTree} returns them.
@@ -21,11 +27,12 @@ export async function* layerContent(inodes: readonly Inode[], tar: AsyncIterable
       const { kind, content, target, device, mode, uid, gid, mtime, xattrs } = inode
       const attributes = { mode, uid, gid, mtime, xattrs }
       const path = `${ROOT_PREFIX}/${first}`
-      yield entryHeader({ ...attributes, path, kind, target, device, ...(kind === 'file' && { content }) })
-      if (kind === 'file' && content.storedBytes > 0) {
+      const sizeBytes = kind === 'file' ? content.sizeBytes : 0
+      yield entryHeader({ ...attributes, path, kind, target, device, sizeBytes })
+      if (sizeBytes > 0) {
         cursor ??= new Cursor(tar)
-        yield* cursor.read(content.position, content.storedBytes, first)
-        yield Buffer.alloc(paddingAfter(content.storedBytes))
+        yield* wholeFile(cursor, content, first)
+        yield* zeros(paddingAfter(sizeBytes))
       }
       for (const other of others) {
         yield entryHeader({
@@ -42,6 +49,27 @@ export async function* layerContent(inodes: readonly Inode[], tar: AsyncIterable
   }
 }
 
+/** @param path For the message. */
+async function* wholeFile(
+  cursor: Cursor,
+  { position, sizeBytes, extents = [{ offset: 0, length: sizeBytes }] }: Content,
+  path: ByteString,
+): AsyncGenerator<Buffer> {
+  let stored = position
+  let end = 0
+  for (const { offset, length } of extents) {
+    yield* zeros(offset - end)
+    yield* cursor.read(stored, length, path)
+    stored += length
+    end = offset + length
+  }
+  yield* zeros(sizeBytes - end)
+}
+
+function* zeros(count: number): Generator<Buffer> {
+  for (let left = count; left > 0; left -= ZEROS.length) yield ZEROS.subarray(0, left)
+}
+
 /** Goes forward through a stream by position. */
 class Cursor {
   readonly #source: AsyncIterator<Buffer>
@@ -54,7 +82,7 @@ class Cursor {
   }
 
   /** @param path For the message. */
-  async *read(position: number, length: number, path: string): AsyncGenerator<Buffer> {
+  async *read(position: number, length: number, path: ByteString): AsyncGenerator<Buffer> {
     const end = position + length
     while (this.#position < end) {
       if (this.#piece.length === 0) {

@@ -3,7 +3,7 @@
 export interface ImageLimits {
   /** Bytes of all files of all layers, sparse files at their full size. */
   maxBytes: number
-  /** Entries of all layers. Each takes some 300 bytes of memory while the layers are merged. */
+  /** Entries of all layers; one with long names or attributes counts as several. Each takes some 300 bytes of memory, at most 1 KiB. */
   maxEntries: number
   maxLayers: number
   /** Device nodes besides the harmless ones that every system has, such as /dev/null. */

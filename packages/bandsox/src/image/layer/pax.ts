@@ -8,6 +8,8 @@ const XATTR_PREFIX = 'SCHILY.xattr.'
 const SPACE = 0x20
 const EQUALS = 0x3d
 const NEWLINE = 0x0a
+/** Keys whose values become names; what nobody here knows may hold any bytes. */
+const names = new Set(['path', 'linkpath', 'GNU.sparse.name'])
 /** Digits of the longest length that fits the bound of an extension. */
 const MAX_LENGTH_DIGITS = 7
 
@@ -40,7 +42,8 @@ export function parsePax(bytes: Buffer): PaxRecords {
       records.sparsePairs.push(decimal(value.toString('latin1'), key))
     } else {
       const text = value.toString('latin1')
-      if (text.includes('\0')) throw new BandSoxError('layer-invalid', `${JSON.stringify(key)} holds a NUL`)
+      if (names.has(key) && text.includes('\0'))
+        throw new BandSoxError('layer-invalid', `${JSON.stringify(key)} holds a NUL`)
       records.values.set(key, text)
     }
   }

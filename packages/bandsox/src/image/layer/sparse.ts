@@ -1,25 +1,33 @@
 /** The maps of sparse files: which parts of a file are in the tar. See the GNU tar manual, "Storing Sparse Files". */
 import { BandSoxError } from '@bandsox/sdk'
 import { decimal, type PaxRecords } from './pax.js'
-import type { Content, Extent } from './tar-entry.js'
+import type { ByteString, Content, Extent } from './tar-entry.js'
 
 /** Bytes of a map in front of a file's data are padded to whole blocks of this size. */
 const MAP_BLOCK = 512
 
 /** How a PAX header describes a sparse file. In format 1.0 the map stands in front of the data, else in the header. */
-export type PaxSparse = { map: 'in-data'; sizeBytes: number } | { map: 'in-header'; sizeBytes: number; pairs: number[] }
+export type PaxSparse = {
+  sizeBytes: number
+  /** Its own; the header has another, for readers that would take the file for a whole one. */
+  path: ByteString | undefined
+} & ({ map: 'in-data' } | { map: 'in-header'; pairs: number[] })
 
 /** @returns undefined for a file that is not sparse. @throws `layer-invalid`. */
 export function sparseOf({ values, sparsePairs }: PaxRecords): PaxSparse | undefined {
-  const size = values.get('GNU.sparse.realsize') ?? values.get('GNU.sparse.size')
+  const size = values.get('GNU.sparse.size') ?? values.get('GNU.sparse.realsize')
   const map = values.get('GNU.sparse.map')
-  const isVersion1 = values.get('GNU.sparse.major') === '1' && values.get('GNU.sparse.minor') === '0'
-  if (!isVersion1 && map === undefined && sparsePairs.length === 0) return undefined
+  const path = values.get('GNU.sparse.name') || undefined
+  const version = `${values.get('GNU.sparse.major') ?? ''}.${values.get('GNU.sparse.minor') ?? ''}`
+  const isVersion1 = version === '1.0'
+  // Of another version it is a file as it stands there, to Go as well.
+  if (!isVersion1 && !['.', '0.0', '0.1'].includes(version)) return undefined
+  if (version === '.' && map === undefined && sparsePairs.length === 0) return undefined
   if (size === undefined) throw new BandSoxError('layer-invalid', 'a sparse file does not say its size')
   const sizeBytes = decimal(size, 'GNU.sparse.realsize')
-  if (isVersion1) return { map: 'in-data', sizeBytes }
+  if (isVersion1) return { map: 'in-data', sizeBytes, path }
   const listed = map === undefined || map === '' ? [] : map.split(',').map((each) => decimal(each, 'GNU.sparse.map'))
-  return { map: 'in-header', sizeBytes, pairs: sparsePairs.length > 0 ? sparsePairs : listed }
+  return { map: 'in-header', sizeBytes, path, pairs: sparsePairs.length > 0 ? sparsePairs : listed }
 }
 
 /**

@@ -21,7 +21,8 @@ const fields = {
 } as const satisfies Record<string, readonly [start: number, length: number]>
 
 const TYPE_OFFSET = 156
-const USTAR = 'ustar\x0000'
+/** The two bytes behind it, a version, nobody looks at; GNU's own format has a space for the NUL. */
+const USTAR = 'ustar\x00'
 /** Of GNU's old sparse files: pairs of offset and length, and whether another block of pairs follows. */
 const OLD_SPARSE = { start: 386, pairs: 4, more: 482 }
 const OLD_SPARSE_BLOCK = { start: 0, pairs: 21, more: 504 }
@@ -47,7 +48,7 @@ export function parseHeader(block: Buffer): Header {
   checkSum(block)
   const type = String.fromCharCode(block[TYPE_OFFSET] ?? 0)
   const name = text(block, 'name')
-  const prefix = block.toString('latin1', 257, 265) === USTAR ? text(block, 'prefix') : ''
+  const prefix = block.toString('latin1', 257, 263) === USTAR ? text(block, 'prefix') : ''
   return {
     path: prefix === '' ? name : `${prefix}/${name}`,
     type,

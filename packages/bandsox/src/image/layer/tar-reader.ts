@@ -41,8 +41,8 @@ const nothingPending: Pending = { pax: undefined, longPath: undefined, longTarge
 type Expected =
   | { what: 'header' }
   | { what: 'extension'; type: string; bytes: number }
-  | { what: 'old-sparse'; header: Header; sizeBytes: number; pairs: number[] }
-  | { what: 'sparse-map'; header: Header; sizeBytes: number; bytes: number }
+  | { what: 'old-sparse'; header: Header; sizeBytes: number; pairs: number[]; mapBytes: number }
+  | { what: 'sparse-map'; header: Header; sparse: PaxSparse; bytes: number }
 
 export class TarReader {
   readonly #onEntry: (entry: TarEntry) => void
@@ -137,7 +137,9 @@ export class TarReader {
       case 'old-sparse': {
         const { pairs, more } = oldSparsePairs(bytes, 'extension')
         this.#position += BLOCK
-        this.#takeOldSparse(expected.header, expected.sizeBytes, [...expected.pairs, ...pairs], more)
+        expected.pairs.push(...pairs)
+        expected.mapBytes += BLOCK
+        this.#takeOldSparse(expected, more)
         return
       }
       case 'sparse-map':
@@ -179,7 +181,7 @@ export class TarReader {
     this.#position += BLOCK
     if (header.type === 'S') {
       const { pairs, more } = oldSparsePairs(block, 'header')
-      this.#takeOldSparse(header, oldSparseSize(block), pairs, more)
+      this.#takeOldSparse({ what: 'old-sparse', header, sizeBytes: oldSparseSize(block), pairs, mapBytes: BLOCK }, more)
       return
     }
     const { pax } = this.#pending
@@ -189,10 +191,10 @@ export class TarReader {
     if (sparse?.map === 'in-data') {
       if (storedBytes < BLOCK) throw new BandSoxError('layer-invalid', 'a sparse file has no map')
       const sized = { ...header, size: storedBytes }
-      this.#expected = { what: 'sparse-map', header: sized, sizeBytes: sparse.sizeBytes, bytes: BLOCK }
+      this.#expected = { what: 'sparse-map', header: sized, sparse, bytes: BLOCK }
       return
     }
-    this.#emit(header, contentOf(this.#position, storedBytes, sparse))
+    this.#emit(header, contentOf(this.#position, storedBytes, sparse), sparse?.path)
   }
 
   #takeExtension(type: string, bytes: Buffer): void {
@@ -205,12 +207,13 @@ export class TarReader {
     this.#pending = { ...this.#pending, [type === 'L' ? 'longPath' : 'longTarget']: name }
   }
 
-  #takeOldSparse(header: Header, sizeBytes: number, pairs: number[], more: boolean): void {
-    if (pairs.length * 12 > MAX_EXTENSION_BYTES) {
+  #takeOldSparse(expected: Expected & { what: 'old-sparse' }, more: boolean): void {
+    const { header, sizeBytes, pairs, mapBytes } = expected
+    if (mapBytes > MAX_EXTENSION_BYTES) {
       throw new BandSoxError('layer-invalid', `the map of a sparse file has over ${MAX_EXTENSION_BYTES} bytes`)
     }
     if (more) {
-      this.#expected = { what: 'old-sparse', header, sizeBytes, pairs }
+      this.#expected = expected
       return
     }
     const storedBytes = decimalOr(this.#pending.pax, 'size', header.size)
@@ -218,11 +221,12 @@ export class TarReader {
   }
 
   #takeSparseMap(expected: Expected & { what: 'sparse-map' }, bytes: Buffer): void {
-    const { header, sizeBytes } = expected
+    const { header, sparse } = expected
     const map = parseDataMap(bytes)
     if (map !== undefined) {
       this.#position += map.mapBytes
-      this.#emit(header, sparseContent(this.#position, header.size - map.mapBytes, sizeBytes, map.pairs))
+      const storedBytes = header.size - map.mapBytes
+      this.#emit(header, sparseContent(this.#position, storedBytes, sparse.sizeBytes, map.pairs), sparse.path)
       const ahead = bytes.length - map.mapBytes
       this.#skip -= ahead
       this.#position += ahead
@@ -239,13 +243,14 @@ export class TarReader {
     this.#heldBytes = bytes.length
   }
 
-  #emit(header: Header, content: Content): void {
+  /** @param sparsePath What a sparse file's own records call it. */
+  #emit(header: Header, content: Content, sparsePath?: ByteString): void {
     const { pax, longPath, longTarget } = this.#pending
     this.#pending = nothingPending
     this.#expected = { what: 'header' }
-    const path = pax?.values.get('GNU.sparse.name') || pax?.values.get('path') || longPath || header.path
+    const path = sparsePath ?? (longPath || pax?.values.get('path') || header.path)
     const mtime = pax?.values.get('mtime')
-    const isOldDirectory = kinds[header.type] === 'file' && path.endsWith('/')
+    const isOldDirectory = header.type === '\0' && path.endsWith('/')
     if (isOldDirectory && content.storedBytes > 0) {
       // Readers differ in whether bytes follow: two could see two different layers in one blob.
       throw new BandSoxError('layer-invalid', `a folder has ${content.storedBytes} bytes of content`)
@@ -254,7 +259,7 @@ export class TarReader {
     this.#onEntry({
       kind: isOldDirectory ? 'directory' : (kinds[header.type] ?? 'file'),
       path,
-      target: pax?.values.get('linkpath') || longTarget || header.linkName,
+      target: longTarget || pax?.values.get('linkpath') || header.linkName,
       mode: header.mode,
       uid: owner(decimalOr(pax, 'uid', header.uid), 'uid'),
       gid: owner(decimalOr(pax, 'gid', header.gid), 'gid'),

@@ -1,5 +1,5 @@
 /** Writes the headers of a tar for sqfstar: checked entries in, plain PAX out, whatever their layer looked like. No I/O. */
-import type { Attributes, ByteString, Extent, FileKind } from './tar-entry.js'
+import type { Attributes, ByteString, FileKind } from './tar-entry.js'
 import { BLOCK } from './tar-header.js'
 
 export interface OutputEntry extends Attributes {
@@ -7,8 +7,8 @@ export interface OutputEntry extends Attributes {
   kind: FileKind | 'directory' | 'hardlink'
   target?: ByteString
   device?: { major: number; minor: number }
-  /** Bytes of the file, and of what follows the header. */
-  content?: { sizeBytes: number; storedBytes: number; extents: readonly Extent[] | undefined }
+  /** Bytes of content that follow the header. */
+  sizeBytes?: number
 }
 
 const typeFlags: Record<OutputEntry['kind'], string> = {
@@ -28,21 +28,14 @@ const MAX_SIZE = 0o77777777777
 /** Bytes from the end of `length` bytes of content to the next header. */
 export const paddingAfter = (length: number): number => (BLOCK - (length % BLOCK)) % BLOCK
 
-/** All that stands before the content: extended header, header, and the map of a sparse file. */
+/** All that stands before the content: extended header and header. */
 export function entryHeader(entry: OutputEntry): Buffer {
-  const { path, uid, gid, xattrs, target = '', content } = entry
-  const map = content?.extents === undefined ? undefined : sparseMap(content.extents, content.sizeBytes)
-  const size = (map?.length ?? 0) + (content?.storedBytes ?? 0)
+  const { path, uid, gid, xattrs, target = '', sizeBytes = 0 } = entry
   const records: Buffer[] = []
-  if (map !== undefined) {
-    // GNU's format 1.0; a reader that does not know it sees a file of its own name and no sparse one.
-    records.push(record('GNU.sparse.major', '1'), record('GNU.sparse.minor', '0'))
-    records.push(record('GNU.sparse.name', path), record('GNU.sparse.realsize', String(content?.sizeBytes)))
-  }
   if (path.length > MAX_NAME) records.push(record('path', path))
   if (uid > MAX_OWNER) records.push(record('uid', String(uid)))
   if (gid > MAX_OWNER) records.push(record('gid', String(gid)))
-  if (size > MAX_SIZE) records.push(record('size', String(size)))
+  if (sizeBytes > MAX_SIZE) records.push(record('size', String(sizeBytes)))
   for (const [name, value] of xattrs ?? []) records.push(record(`SCHILY.xattr.${name}`, value))
   const parts: Buffer[] = []
   if (target.length > MAX_NAME) parts.push(longTarget(target))
@@ -51,9 +44,8 @@ export function entryHeader(entry: OutputEntry): Buffer {
     parts.push(block({ ...entry, path: 'PaxHeader', target: '', uid: 0, gid: 0 }, 'x', extended.length))
     parts.push(padded(extended))
   }
-  parts.push(block(entry, typeFlags[entry.kind], size))
-  if (map !== undefined) parts.push(map)
-  return parts.length === 1 && parts[0] !== undefined ? parts[0] : Buffer.concat(parts)
+  parts.push(block(entry, typeFlags[entry.kind], sizeBytes))
+  return Buffer.concat(parts)
 }
 
 /** What ends a tar. */
@@ -97,13 +89,6 @@ function record(key: ByteString, value: ByteString | Buffer): Buffer {
   let length = rest.length + 1
   while (String(length).length + rest.length !== length) length = String(length).length + rest.length
   return Buffer.concat([Buffer.from(String(length)), rest])
-}
-
-function sparseMap(extents: readonly Extent[], sizeBytes: number): Buffer {
-  // An empty last extent tells where the file ends, as GNU tar writes it.
-  const all = [...extents, { offset: sizeBytes, length: 0 }]
-  const numbers = [all.length, ...all.flatMap(({ offset, length }) => [offset, length])]
-  return padded(Buffer.from(`${numbers.join('\n')}\n`, 'latin1'))
 }
 
 const padded = (bytes: Buffer): Buffer => Buffer.concat([bytes, Buffer.alloc(paddingAfter(bytes.length))])

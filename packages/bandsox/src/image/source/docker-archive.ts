@@ -41,8 +41,10 @@ export async function openDockerArchive(
   const config = await readDocumentFile(files, chosen.Config)
   blobs.set(sha256(config), chosen.Config)
   const layers: Descriptor[] = []
+  const described = new Map<string, Descriptor>() // a layer may come many times, and is read once
   for (const layer of chosen.Layers ?? []) {
-    const descriptor = await describe(files, layer, signal)
+    const descriptor = described.get(layer) ?? (await describe(files, layer, signal))
+    described.set(layer, descriptor)
     blobs.set(descriptor.digest, layer)
     layers.push(descriptor)
   }

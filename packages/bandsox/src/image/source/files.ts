@@ -1,6 +1,6 @@
 /** A set of files that an image lies in: a folder, or a tar that is read where it lies. */
 import { createReadStream } from 'node:fs'
-import { type FileHandle, open } from 'node:fs/promises'
+import { type FileHandle, open, stat } from 'node:fs/promises'
 import { join, posix } from 'node:path'
 import { Readable } from 'node:stream'
 import { BandSoxError, isSystemError } from '@bandsox/sdk'
@@ -35,18 +35,12 @@ export function folderFiles(folder: string): ImageFiles {
   return {
     name: folder,
     async sizeOf(path) {
-      let file: FileHandle
       try {
-        file = await open(join(folder, path))
+        const stats = await stat(join(folder, path)) // not opened: a pipe would wait for who writes to it
+        return stats.isFile() ? stats.size : undefined
       } catch (error) {
         if (isSystemError(error, 'ENOENT') || isSystemError(error, 'ENOTDIR')) return undefined
         throw error
-      }
-      try {
-        const stats = await file.stat()
-        return stats.isFile() ? stats.size : undefined
-      } finally {
-        await file.close()
       }
     },
     open: (path, offset) => createReadStream(join(folder, path), { start: offset, highWaterMark: PIECE_BYTES }),
@@ -74,9 +68,12 @@ export async function tarFiles(path: string, name: string, signal?: AbortSignal)
       throw new BandSoxError('image-invalid', `${name} holds over ${MAX_FILES} files`)
     }
     const clean = posix.normalize(written).replace(/^\.?\/+/, '')
+    // Of two of one name the later holds.
+    contents.delete(clean)
+    links.delete(clean)
     if (kind === 'file') contents.set(clean, content)
     else if (kind === 'symlink') links.set(clean, posix.join(posix.dirname(clean), target))
-    else if (kind === 'hardlink') links.set(clean, posix.normalize(target))
+    else if (kind === 'hardlink') links.set(clean, posix.normalize(target).replace(/^\.?\/+/, ''))
   })
   const file = await open(path)
   try {

@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { stat } from 'node:fs/promises'
-import { BandSoxError } from '@bandsox/sdk'
+import { BandSoxError, isSystemError } from '@bandsox/sdk'
 import { decompress } from '../layer/decompress.js'
 import type { Platform } from '../manifest.js'
 import { singleLayerSource } from './single-layer.js'
@@ -25,6 +25,9 @@ export async function openRootfsTar(path: string, platform: Platform, signal?: A
   try {
     for await (const piece of decompress(hashed(), signal)) unpacked.update(piece)
   } catch (error) {
+    if (isSystemError(error, 'ENOENT')) {
+      throw new BandSoxError('file-not-found', `there is no file ${path}`, { cause: error })
+    }
     if (!(error instanceof BandSoxError)) throw error
     throw new BandSoxError(error.code, `cannot read ${path}: ${error.message}`, { cause: error })
   }
