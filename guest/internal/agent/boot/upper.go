@@ -6,6 +6,8 @@ import (
 	"os"
 	"strings"
 	"syscall"
+
+	"bandsox.dev/guest/internal/agent/console"
 )
 
 // maxXattrs bounds what is read of one folder: the kernel's own limits for all names, and for one value.
@@ -66,8 +68,9 @@ func copyXattrs(from, to string) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		if err := syscall.Setxattr(to, name, value[:size], 0); err != nil && !errors.Is(err, syscall.ENOTSUP) {
-			return fmt.Errorf("%s: %w", name, err)
+		// The image chose it: one that this kernel does not take must not keep the machine from booting.
+		if err := syscall.Setxattr(to, name, value[:size], 0); err != nil {
+			console.Printf("the root folder loses its attribute %q: %v", name, err)
 		}
 	}
 	return nil

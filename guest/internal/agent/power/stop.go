@@ -59,17 +59,19 @@ func (s *Stopper) stop(mode string, grace time.Duration) {
 
 // endProcesses asks every process to end, and after the grace makes it.
 func (s *Stopper) endProcesses(grace time.Duration) {
-	if own := s.StopSignals(); len(own) == 0 {
-		signalAll(syscall.SIGTERM)
-	} else {
+	deadline := time.Now().Add(grace)
+	if own := s.StopSignals(); len(own) > 0 {
 		signalEach(own)
+		signalAll(syscall.SIGCONT) // a stopped process hears a signal only then
+		waitUntil(deadline, func() bool { return len(s.StopSignals()) == 0 })
 	}
-	signalAll(syscall.SIGCONT) // a stopped process hears SIGTERM only then
-	if waitUntilAlone(grace) {
+	signalAll(syscall.SIGTERM) // also what those leaders have left behind
+	signalAll(syscall.SIGCONT)
+	if waitUntil(deadline, isAlone) {
 		return
 	}
 	signalAll(syscall.SIGKILL)
-	if !waitUntilAlone(killGrace) {
+	if !waitUntil(time.Now().Add(killGrace), isAlone) {
 		console.Printf("some processes did not end")
 	}
 }
@@ -107,10 +109,9 @@ func signalEach(own map[int]syscall.Signal) {
 	}
 }
 
-func waitUntilAlone(limit time.Duration) bool {
-	deadline := time.Now().Add(limit)
+func waitUntil(deadline time.Time, isTrue func() bool) bool {
 	for {
-		if !othersLive() {
+		if isTrue() {
 			return true
 		}
 		if time.Now().After(deadline) {
@@ -120,20 +121,19 @@ func waitUntilAlone(limit time.Duration) bool {
 	}
 }
 
-// othersLive looks for a process that is neither this one, nor a kernel thread, nor a zombie. Only user processes have a
-// command line to read; a zombie has none left.
-func othersLive() bool {
+// isAlone says whether every other process is a kernel thread or a zombie: only living user processes have a command line.
+func isAlone() bool {
 	pids, err := processes()
 	if err != nil {
-		return false // without /proc nobody can tell: the signals were sent
+		return true // without /proc nobody can tell: the signals were sent
 	}
 	for _, pid := range pids {
 		commandLine, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 		if err == nil && len(commandLine) > 0 {
-			return true
+			return false
 		}
 	}
-	return false
+	return true
 }
 
 // processes are all but this one, kernel threads among them.

@@ -1,5 +1,5 @@
 /** What every command gets: the options that all share, a printer, an abort signal, and this host's sandboxes. */
-import { type BandSox, BandSoxError } from '@bandsox/sdk'
+import { type BandSox, BandSoxError, printable } from '@bandsox/sdk'
 import type { Command } from 'commander'
 import { type Config, imageSettings, readConfig } from '../config.js'
 import { LocalBandSox } from '../sandbox/local-bandsox.js'
@@ -49,11 +49,11 @@ export function contextOf(command: Command): Context {
 }
 
 function warnUser(message: string): void {
-  process.stderr.write(`bandsox: warning: ${message}\n`)
+  process.stderr.write(`bandsox: warning: ${printable(message)}\n`)
 }
 
 function logDebug(message: string): void {
-  process.stderr.write(`${new Date().toISOString()} DEBUG ${message}\n`)
+  process.stderr.write(`${new Date().toISOString()} DEBUG ${printable(message)}\n`)
 }
 
 let interrupt: AbortController | undefined

@@ -11,17 +11,16 @@ export interface ImageOptions {
   passwordStdin?: boolean
 }
 
-/** @param policy The default of `--pull`; absent: there is no such option, since the command fetches in any case. */
-export function withImageOptions(command: Command, policy?: PullPolicy): Command {
-  if (policy !== undefined) {
-    const option = new Option('--pull <when>', `whether to fetch the image (default: ${policy})`)
-    command.addOption(option.choices(['missing', 'always', 'never']))
-  }
-  return command
-    .option('--platform <os/arch>', "platform of the image (default: the host's)")
+export const withPlatformOption = (command: Command): Command =>
+  command.option('--platform <os/arch>', "platform of the image (default: the host's)")
+
+/** @param policy The default of `--pull`. */
+export function withImageOptions(command: Command, policy: PullPolicy): Command {
+  const pull = new Option('--pull <when>', `whether to fetch the image (default: ${policy})`)
+  return withPlatformOption(command.addOption(pull.choices(['missing', 'always', 'never'])))
     .option(
       '--username <name>',
-      'for the registry; with --password-stdin (default: what docker or podman login stored)',
+      'for the registry; with --password-stdin (default: what bandsox, docker or podman login stored)',
     )
     .option('--password-stdin', 'read the password from standard input')
 }

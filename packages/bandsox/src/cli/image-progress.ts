@@ -1,11 +1,13 @@
 /** Shows an image's fetching on stderr: a line for each layer that rewrites itself on a terminal, else a line for each step. */
-import type { ImageEvent } from '@bandsox/sdk'
+import { type ImageEvent, printableLine } from '@bandsox/sdk'
 import type { Context } from './context.js'
 import { counted, rateText, sizeText } from './text.js'
 
 const BAR_WIDTH = 30
 /** More lines than this would scroll, and could not be rewritten. */
 const MAX_LINES = 16
+/** For the lines that are not about layers, and the shell's own. */
+const ROWS_LEFT = 3
 
 /** A terminal that does not know its own size says 0. */
 const FALLBACK_COLUMNS = 80
@@ -14,6 +16,8 @@ interface Layer {
   digest: string
   sizeBytes: number
   bytes: number
+  /** When its first bytes came, and how many were there by then. */
+  since?: { at: number; bytes: number }
   phase: 'waiting' | 'downloading' | 'present' | 'ready'
 }
 
@@ -32,7 +36,7 @@ function inLines(write: (line: string) => void): ImageProgress {
   return {
     onEvent(event) {
       const line = sentence(event)
-      if (line !== undefined) write(line)
+      if (line !== undefined) write(printableLine(line))
     },
     clear: () => undefined,
   }
@@ -51,6 +55,8 @@ function sentence(event: ImageEvent): string | undefined {
       return event.phase === 'ready' ? `layer ${short(event.digest)}: fetched` : undefined
     case 'waiting':
       return `waiting for process ${event.pid}, which fetches the same`
+    case 'evicted':
+      return `removed to make room: ${event.references.join(', ') || short(event.id)}`
     case 'warning':
       return `warning: ${event.message}`
     case 'disk':
@@ -62,7 +68,6 @@ function sentence(event: ImageEvent): string | undefined {
 
 function onTerminal(terminal: NodeJS.WriteStream): ImageProgress {
   const layers = new Map<string, Layer>()
-  const startedAt = performance.now()
   let written = 0
   let drawn = 0
 
@@ -71,8 +76,9 @@ function onTerminal(terminal: NodeJS.WriteStream): ImageProgress {
     drawn = 0
   }
   const draw = () => {
-    const lines = [...layers.values()].slice(0, MAX_LINES).map((layer) => layerLine(layer, startedAt))
-    if (layers.size > MAX_LINES) lines.push(`… and ${counted(layers.size - MAX_LINES, 'more layer')}`)
+    const most = Math.min(MAX_LINES, (terminal.rows || MAX_LINES) - ROWS_LEFT)
+    const lines = [...layers.values()].slice(0, most).map(layerLine)
+    if (layers.size > most) lines.push(`… and ${counted(layers.size - most, 'more layer')}`)
     if (written > 0) lines.push(`disk          ${sizeText(written)} written`)
     erase()
     const width = terminal.columns || FALLBACK_COLUMNS
@@ -86,12 +92,13 @@ function onTerminal(terminal: NodeJS.WriteStream): ImageProgress {
         for (const { digest, sizeBytes } of event.layers)
           layers.set(digest, { digest, sizeBytes, bytes: 0, phase: 'waiting' })
       } else if (event.kind === 'layer') {
-        layers.set(event.digest, { ...event, sizeBytes: event.totalBytes })
+        const since = layers.get(event.digest)?.since ?? { at: performance.now(), bytes: event.bytes }
+        layers.set(event.digest, { ...event, sizeBytes: event.totalBytes, since })
       } else if (event.kind === 'disk') written = event.phase === 'writing' ? event.bytes : 0
       const line = event.kind === 'layer' ? undefined : sentence(event)
       if (line !== undefined) {
         erase()
-        terminal.write(`${line}\n`)
+        terminal.write(`${printableLine(line)}\n`)
       }
       draw()
     },
@@ -99,15 +106,15 @@ function onTerminal(terminal: NodeJS.WriteStream): ImageProgress {
   }
 }
 
-function layerLine({ digest, phase, bytes, sizeBytes }: Layer, startedAt: number): string {
+function layerLine({ digest, phase, bytes, sizeBytes, since }: Layer): string {
   const name = `${short(digest)} `
   if (phase === 'waiting') return `${name} waiting`
   if (phase === 'present') return `${name} is there`
   if (phase === 'ready') return `${name} ${sizeText(sizeBytes)} fetched`
   const share = sizeBytes === 0 ? 1 : bytes / sizeBytes
   const bar = '█'.repeat(Math.round(share * BAR_WIDTH)).padEnd(BAR_WIDTH, '░')
-  const rate = rateText(bytes, performance.now() - startedAt)
-  return `${name} ${bar} ${String(Math.floor(share * 100)).padStart(3)} % of ${sizeText(sizeBytes)}, ${rate}`
+  const rate = since === undefined ? '' : `, ${rateText(bytes - since.bytes, performance.now() - since.at)}`
+  return `${name} ${bar} ${String(Math.floor(share * 100)).padStart(3)} % of ${sizeText(sizeBytes)}${rate}`
 }
 
 export const short = (digest: string): string => digest.replace(/^sha256:/, '').slice(0, 12)

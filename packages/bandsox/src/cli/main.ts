@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 /** The command `bandsox`: parses, runs, and turns every error into a sentence, a hint and an exit status. */
 import { readFileSync } from 'node:fs'
-import { BandSoxError, errorTable, messageOf } from '@bandsox/sdk'
+import { BandSoxError, errorTable, messageOf, printable } from '@bandsox/sdk'
 import { Command, CommanderError, Option } from 'commander'
 import { z } from 'zod'
 import { addCreate } from './commands/create.js'
@@ -73,8 +73,9 @@ function reportError(error: unknown, asJson: boolean): number {
   const code = error instanceof BandSoxError ? error.code : 'internal'
   const hint = error instanceof BandSoxError ? error.hint : errorTable.internal.hint
   if (asJson) process.stderr.write(`${JSON.stringify({ detail: messageOf(error), code, hint })}\n`)
-  else process.stderr.write(`bandsox: ${messageOf(error)}\n${hint === undefined ? '' : `hint: ${hint}\n`}`)
-  if (code === 'internal' && error instanceof Error && !asJson) process.stderr.write(`${error.stack ?? ''}\n`)
+  else process.stderr.write(printable(`bandsox: ${messageOf(error)}\n${hint === undefined ? '' : `hint: ${hint}\n`}`))
+  if (code === 'internal' && error instanceof Error && !asJson)
+    process.stderr.write(`${printable(error.stack ?? '')}\n`)
   return errorTable[code].exit
 }
 

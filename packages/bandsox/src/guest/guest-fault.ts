@@ -1,5 +1,8 @@
 /** The guest's own errors (PROTOCOL.md section 2), as errors of ours. */
-import { BandSoxError, type ErrorCode } from '@bandsox/sdk'
+import { BandSoxError, type ErrorCode, printableLine } from '@bandsox/sdk'
+
+/** Characters: enough for any sentence of ours. */
+const MAX_MESSAGE = 1000
 
 /** A map: the guest chooses the name, and an object has more names than were written into it. */
 const codes = new Map<string, ErrorCode>(
@@ -30,17 +33,10 @@ const codes = new Map<string, ErrorCode>(
 
 /** The guest's sentence says what it could not do, to what, and why. */
 export function guestFault(fault: { code: string; message: string }): BandSoxError {
-  const message = `in the guest: ${printable(fault.message)}`
+  const message = `in the guest: ${printableLine(fault.message).slice(0, MAX_MESSAGE)}`
   const code = codes.get(fault.code)
   // PROTOCOL.md section 2: an unknown code means `internal`. It is the guest's word, so not yet a defect of ours to report.
   if (code === undefined)
     return new BandSoxError('internal', message, { hint: 'see what the guest printed: bandsox logs ID' })
   return new BandSoxError(code, message)
-}
-
-/** The text comes from the guest and may reach a terminal: control characters would be obeyed there. */
-function printable(text: string): string {
-  // Also those that turn the direction of writing, by which one name looks like another (Unicode TR 36).
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
-  return text.replace(/[\u0000-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, '\u{fffd}').slice(0, 1000)
 }

@@ -17,7 +17,7 @@ import { pullImage } from './pull.js'
 import { singleLayerSource } from './source/single-layer.js'
 import type { ImageSource } from './source/source.js'
 
-/** The image that is made on this host, from its own busybox; nothing is downloaded for it. */
+/** The image that is made on this host, from its busybox, or from the distribution's package of it. */
 export const BASE_REFERENCE = 'bandsox/base'
 const baseNames: readonly string[] = [BASE_REFERENCE, 'base']
 export const isBaseReference = (text: string): boolean => baseNames.includes(text)
@@ -59,6 +59,7 @@ export async function prepareBaseImage({
   const { image } = await pullImage({
     ...{ store, source, platform, signal },
     reference: BASE_REFERENCE,
+    origin: 'local',
     limits: DEFAULT_LIMITS,
   })
   return { image, made: true }

@@ -38,6 +38,8 @@ export const referenceRecordSchema = z.object({
   /** In its full form. */
   reference: z.string(),
   image: digestSchema,
+  /** `local`: it came from a file or an engine on this host, and no registry need have it. */
+  origin: z.enum(['registry', 'local']).default('registry'),
   /** Of the manifest or index that it meant when it was last asked: a tag that moves means another one then. */
   root: digestSchema,
 })

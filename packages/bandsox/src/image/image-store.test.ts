@@ -33,7 +33,7 @@ it('records and references come back as they were written, and are gone when rem
   await store.writeImage(record)
   assert.deepEqual(await store.images(), [record])
   const long = `registry.example/${'a/../'.repeat(200)}:tag`
-  const reference = { version: 1, reference: long, image: record.id, root: digest('3') } as const
+  const reference = { version: 1, reference: long, image: record.id, root: digest('3'), origin: 'registry' } as const
   await store.writeReference(reference)
   assert.deepEqual(await store.readReference(long), reference)
   assert.deepEqual(await store.references(), [reference])

@@ -40,6 +40,8 @@ const manifestSchema = z.object({
 })
 export type Manifest = z.infer<typeof manifestSchema>
 
+/** Platforms in a message. */
+const MAX_LISTED = 20
 const MAX_TEXT = 128 * 1024
 const text = z.string().max(MAX_TEXT)
 /** Go writes an empty list as `null`. */
@@ -150,7 +152,7 @@ export function choosePlatform(index: Index, wanted: Platform, reference: string
   if (found !== undefined) return found
   // Attestations stand in an index as images of no platform.
   const known = index.manifests.flatMap(({ platform }) => (platform === undefined ? [] : [platformText(platform)]))
-  const real = known.filter((platform) => platform !== 'unknown/unknown')
+  const real = known.filter((platform) => platform !== 'unknown/unknown').slice(0, MAX_LISTED)
   throw new BandSoxError(
     'platform-not-found',
     `${reference} has no image for ${platformText(wanted)}${real.length === 0 ? '' : `, but for ${real.join(', ')}`}`,

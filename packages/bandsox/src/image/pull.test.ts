@@ -39,7 +39,11 @@ async function openStore(t: TestContext): Promise<ImageStore> {
 }
 
 const pull = (store: ImageStore, source: MemorySource, over: Partial<PullImageOptions> = {}) =>
-  pullImage({ store, source, reference: 'example.org/app:1', platform: amd64, limits: DEFAULT_LIMITS, ...over })
+  pullImage({
+    ...{ store, source, reference: 'example.org/app:1', origin: 'registry' as const },
+    ...{ platform: amd64, limits: DEFAULT_LIMITS },
+    ...over,
+  })
 
 const locksOf = (store: ImageStore) => readdir(join(store.root, 'locks'))
 

@@ -4,7 +4,7 @@ import { BandSoxError, type ImageEvent } from '@bandsox/sdk'
 import pLimit from 'p-limit'
 import { beginFetching } from './activity.js'
 import { type DiskLayer, writeDisk } from './disk-writer.js'
-import type { ImageRecord } from './image-record.js'
+import type { ImageRecord, ReferenceRecord } from './image-record.js'
 import { diskKey, type ImageStore } from './image-store.js'
 import { decompress } from './layer/decompress.js'
 import { ImageBudget, indexLayer } from './layer/layer-index.js'
@@ -33,6 +33,7 @@ export interface PullImageOptions {
   /** For events and messages; kept as a name of the image unless `keepReference` is false. */
   reference: string
   keepReference?: boolean
+  origin: ReferenceRecord['origin']
   platform: Platform
   limits: ImageLimits
   onEvent?: ((event: ImageEvent) => void) | undefined
@@ -65,10 +66,7 @@ export async function pullImage(options: PullImageOptions): Promise<{ image: Ima
     }
     const known = await store.readImage(manifest.config.digest)
     const key = diskKey(configuration.diffIds)
-    const unlock = await store.lockDisk(key, {
-      onWait: ({ pid }) => onEvent?.({ kind: 'waiting', what: 'disk', pid }),
-      signal,
-    })
+    const unlock = await store.lockDisk(key, { onWait: waiting('disk', onEvent), signal })
     let made: boolean
     try {
       made = await makeDiskUnlessThere(key, manifest, configuration, options)
@@ -76,8 +74,11 @@ export async function pullImage(options: PullImageOptions): Promise<{ image: Ima
       const image = imageRecord(manifest, document, configuration)
       if (known === undefined || known.manifest.digest !== document.digest) await store.writeImage(image)
       await store.markUsed(image.id)
-      const isNamed = options.keepReference === false || before?.root === root.digest
-      if (!isNamed) await store.writeReference({ version: 1, reference, image: image.id, root: root.digest })
+      const named = { version: 1, reference, image: image.id, root: root.digest, origin: options.origin } as const
+      const isNamed =
+        options.keepReference === false ||
+        (before?.root === named.root && before.image === named.image && before.origin === named.origin)
+      if (!isNamed) await store.writeReference(named)
       return { image, changed: made || known === undefined || !isNamed }
     } finally {
       await unlock()
@@ -204,7 +205,7 @@ function readLayers(
     const report = (phase: 'downloading' | 'ready', bytes: number) =>
       onEvent?.({ kind: 'layer', digest, phase, bytes, totalBytes: size })
     const onProgress = paced((bytes) => report('downloading', bytes))
-    const onWait = ({ pid }: { pid: number }) => onEvent?.({ kind: 'waiting', what: digest, pid })
+    const onWait = waiting(digest, onEvent)
     let fetched: Promise<void> = Promise.resolve()
     const tree = inTurn(async () => {
       signal?.throwIfAborted()
@@ -221,6 +222,13 @@ function readLayers(
     }
   })
 }
+
+/** A layer may come twice in one image: then this process waits for itself, which is nobody's concern. */
+const waiting =
+  (what: string, onEvent: PullImageOptions['onEvent']) =>
+  ({ pid }: { pid: number }) => {
+    if (pid !== process.pid) onEvent?.({ kind: 'waiting', what, pid })
+  }
 
 function imageRecord(
   manifest: Manifest,

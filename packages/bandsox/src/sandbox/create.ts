@@ -1,9 +1,10 @@
 /** Makes and starts a sandbox, step by step; each step registers its release, so that a failure leaves nothing. */
 import { chmod, chown, link } from 'node:fs/promises'
 import path from 'node:path'
-import { BandSoxError, type CreateOptions, messageOf } from '@bandsox/sdk'
+import { BandSoxError, type CreateOptions, messageOf, type PullOptions } from '@bandsox/sdk'
 import { Agent } from '../guest/agent.js'
 import { copySparse, emptyDisk } from '../image/disk.js'
+import type { ImageRecord } from '../image/image-record.js'
 import { describeExit } from '../process/shim.js'
 import { cidPool, portPool } from '../store/lease.js'
 import { lockOperation } from '../store/operation-lock.js'
@@ -40,7 +41,11 @@ export async function createSandbox(
   const releases = new Releases()
   const clock = stageClock()
   try {
-    let record = await newRecord(host, reference, shape, options)
+    // Until the VM's own directory holds the image's disk, nobody may remove it.
+    const letImageGo = await host.images.hold(signal)
+    releases.add('our hold on the image', letImageGo)
+    const image = await host.images.obtain(reference, imageOptions(options))
+    let record = newRecord(reference, image.record, shape)
     clock.mark('image')
     await host.store.makeDirectory(record.id)
     releases.add('the directory', () => host.store.remove(record.id))
@@ -51,7 +56,9 @@ export async function createSandbox(
     releases.add('CID and port', async () => void (await releaseNumbers(host, record)))
     record = await takeNumbers(host, record)
     await layOutFiles(host, record, signal)
+    await letImageGo()
     clock.mark('files')
+    if (image.changed) await host.images.makeRoom(image.record.id, options.onImageEvent)
 
     releases.add('the VMM', async () => void (await killVmm(host, host.store.directoryOf(record.id))))
     const { spec, machine, facts } = await startOnFreeCid(host, record, {
@@ -86,19 +93,15 @@ export async function createSandbox(
   }
 }
 
-async function newRecord(
-  host: Host,
-  reference: string,
-  shape: Shape,
-  { pull, platform, credentials, onImageEvent, signal }: CreateOptions,
-): Promise<SandboxRecord> {
-  const { record: image } = await host.images.obtain(reference, {
-    ...(pull !== undefined && { pull }),
-    ...(platform !== undefined && { platform }),
-    ...(credentials !== undefined && { credentials }),
-    ...(onImageEvent !== undefined && { onEvent: onImageEvent }),
-    ...(signal !== undefined && { signal }),
-  })
+const imageOptions = ({ pull, platform, credentials, onImageEvent, signal }: CreateOptions): PullOptions => ({
+  ...(pull !== undefined && { pull }),
+  ...(platform !== undefined && { platform }),
+  ...(credentials !== undefined && { credentials }),
+  ...(onImageEvent !== undefined && { onEvent: onImageEvent }),
+  ...(signal !== undefined && { signal }),
+})
+
+function newRecord(reference: string, image: ImageRecord, shape: Shape): SandboxRecord {
   const { env, user, workingDir, entrypoint, cmd, stopSignal } = image.config
   const { bootTimeoutMs: _, ...kept } = shape
   return {

@@ -55,6 +55,7 @@ export class LocalBandSox implements BandSox {
       settings: config.images ?? noImageSettings,
       sandboxesByImage: () => sandboxesByImage(store),
       debug,
+      warn,
     })
     const host: Host = {
       store,

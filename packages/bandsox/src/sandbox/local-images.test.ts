@@ -1,13 +1,19 @@
 import assert from 'node:assert/strict'
 import { execFileSync, spawnSync } from 'node:child_process'
-import { readdir, writeFile } from 'node:fs/promises'
+import { createHash } from 'node:crypto'
+import { once } from 'node:events'
+import { readdir, rm, writeFile } from 'node:fs/promises'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import path from 'node:path'
 import { buffer } from 'node:stream/consumers'
-import { describe, it } from 'node:test'
+import { describe, it, type TestContext } from 'node:test'
 import { gzipSync } from 'node:zlib'
+import type { ImageInfo } from '@bandsox/sdk'
 import { pack } from 'tar-stream'
 import { beginFetching } from '../image/activity.js'
 import { ImageStore } from '../image/image-store.js'
+import { mediaTypes } from '../image/manifest.js'
 import { hasCode } from '../testing/errors.js'
 import { type TestScope, temporaryFolder } from '../testing/temporary-folder.js'
 import { LocalImages } from './local-images.js'
@@ -27,6 +33,7 @@ async function imagesOf(t: TestScope, configuration?: unknown) {
     settings: { configFile, credentialSources: { files: [], environment: {} }, proxy: {} },
     sandboxesByImage: async () => sandboxes,
     debug: () => undefined,
+    warn: (message) => assert.fail(message),
   })
   return { folder, images, store, sandboxes }
 }
@@ -59,6 +66,41 @@ function noise(sizeBytes: number, seed: number): Buffer {
     return state & 0xff
   }
   return Buffer.from(Uint8Array.from({ length: sizeBytes }, next))
+}
+
+/** A registry with images of one layer of noise, each tagged 1. @returns Its address. */
+async function serveImages(t: TestContext, seeds: Record<string, number>): Promise<string> {
+  const documents = new Map<string, { bytes: Buffer; type: string }>()
+  const add = (bytes: Buffer, type = 'application/octet-stream') => {
+    const digest = `sha256:${createHash('sha256').update(bytes).digest('hex')}`
+    documents.set(digest, { bytes, type })
+    return { digest, size: bytes.length }
+  }
+  for (const [name, seed] of Object.entries(seeds)) {
+    const layer = add(await rootfs(noise(400_000, seed)))
+    const rootFs = { type: 'layers', diff_ids: [layer.digest] }
+    const config = add(Buffer.from(JSON.stringify({ os: 'linux', architecture: 'amd64', rootfs: rootFs })))
+    const manifest = {
+      schemaVersion: 2,
+      config: { mediaType: mediaTypes.ociConfig, ...config },
+      layers: [{ mediaType: mediaTypes.ociLayer, ...layer }],
+    }
+    const { digest } = add(Buffer.from(JSON.stringify(manifest)), mediaTypes.ociManifest)
+    documents.set(`${name}/manifests/1`, {
+      bytes: documents.get(digest)?.bytes ?? Buffer.alloc(0),
+      type: mediaTypes.ociManifest,
+    })
+  }
+  const server = createServer((request, response) => {
+    const wanted = request.url?.replace('/v2/', '') ?? ''
+    const found = documents.get(wanted) ?? documents.get(wanted.slice(wanted.lastIndexOf('/') + 1))
+    if (found === undefined) response.writeHead(404).end()
+    else response.writeHead(200, { 'content-type': found.type, 'content-length': found.bytes.length }).end(found.bytes)
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  t.after(() => server.close())
+  return `127.0.0.1:${(server.address() as AddressInfo).port}`
 }
 
 describe('the images of a host', { skip }, () => {
@@ -122,10 +164,18 @@ describe('the images of a host', { skip }, () => {
     assert.deepEqual((await at.images.prune()).images, [nameless.id])
     assert.deepEqual(await readdir(path.join(at.store.root, 'partial')), [])
     assert.equal((await at.store.blobs.digests()).length, 3)
-    assert.ok(named.layerBytes > 0)
-    await at.images.prune({ layers: true })
-    assert.equal((await at.images.get('mine:1')).layerBytes, 0)
     assert.deepEqual((await at.images.prune({ all: true })).images, [named.id])
+  })
+
+  it('are given further names, which share everything', async (t) => {
+    const at = await imagesOf(t)
+    const image = await importFile(at, 'a.tar', await rootfs('a'), 'mine:1')
+    await at.images.tag('mine:1', 'other.example/mine')
+    assert.deepEqual((await at.images.get('other.example/mine:latest')).id, image.id)
+    await assert.rejects(at.images.tag('mine:1', 'oci:/tmp'), hasCode('bad-request', /cannot name an image/))
+    await assert.rejects(at.images.tag('nobody', 'x'), hasCode('image-not-found', /no image "nobody"/))
+    await at.images.remove('mine:1')
+    assert.deepEqual((await at.images.get(image.id)).references, ['other.example/mine:latest'])
   })
 
   it('are not removed while one is being fetched', async (t) => {
@@ -138,20 +188,56 @@ describe('the images of a host', { skip }, () => {
     assert.equal((await at.images.remove('mine:1')).images.length, 1)
   })
 
-  it('keep to the configured size: layers go first, then what was not used for longest and is not in use', async (t) => {
+  it('of a registry keep to the configured size: layers go first, then what was not used for longest and is not in use', async (t) => {
     const at = await imagesOf(t, { images: { maxBytes: 1_300_000 } })
-    const [used, old] = [
-      await importFile(at, 'used.tar', await rootfs(noise(400_000, 1)), 'used'),
-      await importFile(at, 'old.tar', await rootfs(noise(400_000, 2)), 'old'),
-    ]
-    assert.equal((await at.images.get('used')).layerBytes, 0, 'its layer went when the second came')
+    const registry = await serveImages(t, { used: 1, old: 2, third: 3, fourth: 4 })
+    const pull = async (name: string, events: string[] = []) =>
+      (await at.images.pull(`${registry}/${name}:1`, { onEvent: (event) => events.push(event.kind) })).image
+    const [used, old] = [await pull('used'), await pull('old')]
+    assert.equal((await at.images.get(used.id)).layerBytes, 0, 'its layer went when the second came')
     at.sandboxes.set(used.id, ['sbx_one'])
-    await importFile(at, 'third.tar', await rootfs(noise(400_000, 3)), 'third')
+    await pull('third')
     assert.equal((await at.images.list()).length, 3)
-    await importFile(at, 'fourth.tar', await rootfs(noise(400_000, 4)), 'fourth')
+    const events: string[] = []
+    await pull('fourth', events)
+    assert.equal(events.at(-1), 'evicted')
     const left = (await at.images.list()).flatMap(({ references }) => references)
-    assert.deepEqual(left.sort(), ['fourth', 'third', 'used'].map((name) => `docker.io/library/${name}:latest`).sort())
+    assert.deepEqual(left.sort(), ['fourth', 'third', 'used'].map((name) => `${registry}/${name}:1`).sort())
     await assert.rejects(at.images.get(old.id), hasCode('image-not-found', /no image/))
+  })
+
+  it('that were imported stay, with their layers, and their names never mean a registry’s', async (t) => {
+    const at = await imagesOf(t, { images: { maxBytes: 500_000 } })
+    await importFile(at, 'one.tar', await rootfs(noise(400_000, 1)), 'local/one')
+    await importFile(at, 'two.tar', await rootfs(noise(400_000, 2)), 'local/two')
+    await at.images.prune({ layers: true })
+    const infos = await at.images.list()
+    assert.deepEqual(
+      infos.map(({ layerBytes }) => layerBytes > 400_000),
+      [true, true],
+    )
+    const [{ id }] = infos as [ImageInfo]
+    const key = (await at.store.readImage(id))?.disk ?? ''
+    await rm((await at.store.findDisk(key))?.path ?? '')
+    const name = infos[0]?.references[0] ?? ''
+    const release = await at.images.hold()
+    await assert.rejects(at.images.obtain(name, {}), hasCode('artifact-damaged', /was imported on this host/))
+    await release()
+  })
+
+  it('do not lose their name to a file that calls its image the same', async (t) => {
+    const at = await imagesOf(t)
+    const mine = await importFile(at, 'a.tar', await rootfs('a'), 'mine:1')
+    const other = await imagesOf(t)
+    await importFile(other, 'b.tar', await rootfs('b'), 'mine:1')
+    await other.images.export('mine:1', path.join(other.folder, 'theirs.tar'))
+    const warnings: string[] = []
+    const { image } = await at.images.import(path.join(other.folder, 'theirs.tar'), {
+      onEvent: (event) => event.kind === 'warning' && warnings.push(event.message),
+    })
+    assert.deepEqual(image.references, [])
+    assert.match(warnings.join(), /calls its image docker\.io\/library\/mine:1, as another one is called here/)
+    assert.equal((await at.images.get('mine:1')).id, mine.id)
   })
 
   it('are bounded as configured', async (t) => {

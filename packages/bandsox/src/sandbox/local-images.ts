@@ -1,19 +1,28 @@
 /** The images of this host: what `bandsox.images` gives to library, server and command line. */
 import path from 'node:path'
-import { BandSoxError, type ImageInfo, type Images, type PruneResult, type PullOptions } from '@bandsox/sdk'
+import {
+  BandSoxError,
+  type ImageInfo,
+  type Images,
+  isSystemError,
+  messageOf,
+  type PruneResult,
+  type PullOptions,
+} from '@bandsox/sdk'
 import { beginFetching, tryCleaning } from '../image/activity.js'
 import { BASE_REFERENCE, isBaseReference, prepareBaseImage } from '../image/base.js'
 import { removeGarbage, removeImage, removeLayers, usedBytes } from '../image/collect.js'
 import { type ImageConfiguration, readConfiguration } from '../image/configuration.js'
 import { exportImage } from '../image/export.js'
-import type { ImageRecord } from '../image/image-record.js'
+import type { ImageRecord, ReferenceRecord } from '../image/image-record.js'
 import type { ImageStore } from '../image/image-store.js'
 import { isPlatform, type Platform, parsePlatform, platformText } from '../image/manifest.js'
-import { pullImage } from '../image/pull.js'
+import { type PullImageOptions, pullImage } from '../image/pull.js'
 import { type NamedImageSource, openPath, openSource, type SourceContext } from '../image/source/open-source.js'
 import { formatReference, parseReference, type SourceReference } from '../image/source/reference.js'
 import type { CredentialSources } from '../image/source/registry/credentials.js'
 import type { ProxySettings } from '../image/source/registry/proxy.js'
+import type { Descriptor } from '../image/source/source.js'
 
 export interface ImageSettings {
   /** File of registries and limits; it need not be there. */
@@ -28,11 +37,15 @@ export interface ImagesHost {
   /** Ids of all sandboxes, by the id of their image. */
   sandboxesByImage: () => Promise<Map<string, string[]>>
   debug: (message: string) => void
+  /** What is wrong and was left as it is. */
+  warn: (message: string) => void
 }
 
 /** Of QEMU's and Firecracker's guests here, which have the host's processor. */
 const architectures: Partial<Record<NodeJS.Architecture, string>> = { x64: 'amd64', arm64: 'arm64' }
 const ID_PREFIX = /^(?:sha256:)?([0-9a-f]{6,64})$/
+/** For what runs an image: few digits can be forged, and may be the name of another one. */
+const LONG_ID = /^(?:sha256:)?([0-9a-f]{12,64})$/
 /** Cannot be a name as well. */
 const PLAIN_ID = /^(?:sha256:[0-9a-f]{6,64}|[0-9a-f]{64})$/
 
@@ -47,12 +60,21 @@ export class LocalImages implements Images {
   }
 
   async pull(reference: string, options: PullOptions = {}): Promise<{ image: ImageInfo; changed: boolean }> {
-    const { record, changed } = await this.obtain(reference, { pull: 'always', ...options })
-    return { image: await this.#info(record), changed }
+    return await this.#held(options, async () => await this.obtain(reference, { pull: 'always', ...options }))
   }
 
   /**
-   * The image that a reference means, fetched if the policy says so; its disk is there.
+   * Keeps images from being removed until the release: from finding one to holding it in another way.
+   *
+   * @returns The release.
+   */
+  async hold(signal?: AbortSignal): Promise<() => Promise<void>> {
+    await this.#host.store.open()
+    return await beginFetching(this.#locks, signal)
+  }
+
+  /**
+   * The image that a reference means, fetched if the policy says so; its disk is there. To be called under `hold`.
    *
    * @throws the codes of `pullImage` and `openSource`; `image-not-found` when it is not here and must not be fetched.
    */
@@ -61,27 +83,29 @@ export class LocalImages implements Images {
     const platform = options.platform === undefined ? hostPlatform() : parsePlatform(options.platform)
     checkRunnable(platform)
     const { store } = this.#host
-    await store.open()
     if (policy !== 'always' || PLAIN_ID.test(text)) {
-      const present = await this.#findLocal(text)
+      const present = await this.#findLocal(text, LONG_ID)
       if (present !== undefined && isPlatform(parsePlatform(present.platform), platform)) {
         await store.markUsed(present.id)
         return { record: present, changed: false }
       }
     }
+    const canonical = PLAIN_ID.test(text) ? text : await this.#canonical(text)
+    if (policy === 'never') {
+      throw new BandSoxError('image-not-found', `${canonical} is not on this host`, {
+        hint: `fetch it: bandsox image pull ${text}`,
+      })
+    }
     if (isBaseReference(text)) {
       const { image, made } = await prepareBaseImage({ store, platform, signal: options.signal })
       return { record: image, changed: made }
     }
+    if (policy === 'missing') await this.#checkFetchable(canonical)
     const reference = await this.#parse(text)
-    if (policy === 'never') {
-      throw new BandSoxError('image-not-found', `${formatReference(reference)} is not on this host`, {
-        hint: `fetch it: bandsox image pull ${text}`,
-      })
-    }
     const context = await this.#sourceContext(platform)
     const source = await openSource(reference, context, { credentials: options.credentials, signal: options.signal })
-    return await this.#pullFrom(source, formatReference(reference), platform, options)
+    const origin = reference.kind === 'registry' ? 'registry' : 'local'
+    return await this.#pullFrom(source, { ...options, reference: canonical, platform, origin })
   }
 
   async import(
@@ -91,17 +115,13 @@ export class LocalImages implements Images {
     const platform = options.platform === undefined ? hostPlatform() : parsePlatform(options.platform)
     checkRunnable(platform)
     const given = options.reference === undefined ? undefined : registryName(await this.#parse(options.reference))
-    await this.#host.store.open()
-    const source = await openPath(path.resolve(file), await this.#sourceContext(platform), options.signal)
-    const name = given ?? (await this.#nameOf(source))
-    const { record, changed } = await this.#pullFrom(
-      source,
-      name ?? path.resolve(file),
-      platform,
-      options,
-      name !== undefined,
-    )
-    return { image: await this.#info(record), changed }
+    return await this.#held(options, async () => {
+      const source = await openPath(path.resolve(file), await this.#sourceContext(platform), options.signal)
+      const name = given ?? (await this.#nameOf(source, options.onEvent))
+      const reference = name ?? path.resolve(file)
+      const keepReference = name !== undefined
+      return await this.#pullFrom(source, { ...options, reference, keepReference, platform, origin: 'local' })
+    })
   }
 
   /** The file that sandboxes of an image link to. @throws `image-not-found` when it was removed meanwhile. */
@@ -113,39 +133,64 @@ export class LocalImages implements Images {
   }
 
   async export(image: string, target: string, options: { signal?: AbortSignal } = {}): Promise<void> {
-    const record = await this.#find(image)
-    const references = await this.#referencesOf(record.id)
-    await this.#fetchMissingLayers(record, references, options.signal)
-    const { store } = this.#host
-    await exportImage({ store, image: record, references, path: path.resolve(target), signal: options.signal })
+    const { signal } = options
+    const release = await this.hold(signal)
+    try {
+      const record = await this.#find(image)
+      const references = await this.#referencesOf(record.id)
+      await this.#fetchMissingLayers(record, references, signal)
+      const names = references.map(({ reference }) => reference)
+      await exportImage({
+        store: this.#host.store,
+        image: record,
+        references: names,
+        path: path.resolve(target),
+        signal,
+      })
+    } finally {
+      await release()
+    }
+  }
+
+  async tag(image: string, reference: string): Promise<void> {
+    const release = await this.hold()
+    try {
+      const record = await this.#find(image)
+      const name = registryName(await this.#parse(reference))
+      const root = record.manifest.digest
+      await this.#host.store.writeReference({ version: 1, reference: name, image: record.id, root, origin: 'local' })
+    } finally {
+      await release()
+    }
   }
 
   async get(image: string): Promise<ImageInfo> {
-    return await this.#info(await this.#find(image))
+    const [info] = await this.#infos([await this.#find(image)])
+    if (info === undefined) throw notHere(image)
+    return info
   }
 
   async list(): Promise<ImageInfo[]> {
     await this.#host.store.open()
-    const infos = await Promise.all((await this.#host.store.images()).map((record) => this.#info(record)))
+    const infos = await this.#infos(await this.#host.store.images())
     return infos.sort((a, b) => b.lastUsedAt.localeCompare(a.lastUsedAt))
   }
 
   async remove(image: string, options: { force?: boolean } = {}): Promise<PruneResult> {
     const { store } = this.#host
-    const record = await this.#find(image)
-    const references = await this.#referencesOf(record.id)
-    const named = PLAIN_ID.test(image) ? undefined : await this.#canonical(image)
-    if (named !== undefined && references.includes(named) && references.length > 1) {
-      await store.removeReference(named)
-      return { images: [], freedBytes: 0 }
-    }
+    await this.#find(image) // its error goes before that of a lock
     return await this.#cleaning(async () => {
+      const record = await this.#find(image)
+      const references = (await this.#referencesOf(record.id)).map(({ reference }) => reference)
+      const named = PLAIN_ID.test(image) ? undefined : await this.#canonical(image)
+      if (named !== undefined && references.includes(named) && references.length > 1) {
+        await store.removeReference(named)
+        return { images: [], freedBytes: 0 }
+      }
       const users = (await this.#host.sandboxesByImage()).get(record.id) ?? []
       if (users.length > 0 && options.force !== true) {
-        throw new BandSoxError(
-          'image-in-use',
-          `${image} is used by ${users.length === 1 ? 'a sandbox' : `${users.length} sandboxes`}: ${users.join(', ')}`,
-        )
+        const what = users.length === 1 ? 'a sandbox' : `${users.length} sandboxes`
+        throw new BandSoxError('image-in-use', `${image} is used by ${what}: ${users.join(', ')}`)
       }
       return { images: [record.id], freedBytes: await removeImage(store, record) }
     })
@@ -159,98 +204,142 @@ export class LocalImages implements Images {
       const users = await this.#host.sandboxesByImage()
       for (const record of await store.images()) {
         const references = await this.#referencesOf(record.id)
-        const isWanted = references.includes(BASE_REFERENCE) || (references.length > 0 && options.all !== true)
+        const isWanted = isBuiltIn(references) || (references.length > 0 && options.all !== true)
         const age = Date.now() - (await store.lastUsedAt(record.id)).getTime()
         if (!isWanted && !users.has(record.id) && age >= (options.olderThanMs ?? 0)) {
           result.freedBytes += await removeImage(store, record)
           result.images.push(record.id)
-        } else if (options.layers === true) result.freedBytes += await removeLayers(store, record)
+        } else if (options.layers === true && isOfRegistry(references)) {
+          result.freedBytes += await removeLayers(store, record)
+        }
       }
       result.freedBytes += await removeGarbage(store)
       return result
     })
   }
 
+  /**
+   * Keeps to the configured size, when nothing is being fetched: the layers of images that a registry has go first, which only
+   * export needs, then such images as nobody uses. What came from a file or an engine cannot be had again, and stays.
+   */
+  async makeRoom(justPulled: string, onEvent?: PullOptions['onEvent']): Promise<void> {
+    try {
+      const { maxBytes } = (await this.#readConfiguration()).images
+      if (maxBytes !== undefined) await this.#evictDownTo(maxBytes, justPulled, onEvent)
+    } catch (error) {
+      this.#host.warn(`cannot keep the images to their configured size: ${messageOf(error)}`) // the image itself is there
+    }
+  }
+
+  async #evictDownTo(maxBytes: number, justPulled: string, onEvent: PullOptions['onEvent']): Promise<void> {
+    const { store } = this.#host
+    const isRoomy = async () => (await usedBytes(store)) <= maxBytes
+    if (await isRoomy()) return
+    const release = await tryCleaning(this.#locks)
+    if (release === undefined) return // the next pull will
+    try {
+      const users = await this.#host.sandboxesByImage()
+      const oldestFirst = await this.#evictable()
+      for (const { record } of oldestFirst) {
+        if (await isRoomy()) return
+        await removeLayers(store, record)
+      }
+      for (const { record, references } of oldestFirst) {
+        if (await isRoomy()) return
+        if (record.id === justPulled || users.has(record.id)) continue
+        await removeImage(store, record)
+        onEvent?.({ kind: 'evicted', references, id: record.id })
+      }
+    } finally {
+      await release()
+    }
+  }
+
+  async #held(
+    options: PullOptions,
+    obtain: () => Promise<{ record: ImageRecord; changed: boolean }>,
+  ): Promise<{ image: ImageInfo; changed: boolean }> {
+    const release = await this.hold(options.signal)
+    let obtained: { record: ImageRecord; changed: boolean }
+    let image: ImageInfo | undefined
+    try {
+      obtained = await obtain()
+      ;[image] = await this.#infos([obtained.record])
+    } finally {
+      await release()
+    }
+    if (image === undefined)
+      throw new BandSoxError('internal', `the image ${obtained.record.id} vanished while it was held`)
+    if (obtained.changed) await this.makeRoom(image.id, options.onEvent)
+    return { image, changed: obtained.changed }
+  }
+
   /** Closes the source. */
   async #pullFrom(
     source: NamedImageSource,
-    reference: string,
-    platform: Platform,
-    options: PullOptions,
-    keepReference = true,
+    options: Omit<PullImageOptions, 'store' | 'source' | 'limits'>,
   ): Promise<{ record: ImageRecord; changed: boolean }> {
-    const { store } = this.#host
     try {
       const { limits } = (await this.#readConfiguration()).images
-      const { onEvent, signal } = options
-      const pulled = await pullImage({ store, source, reference, keepReference, platform, limits, onEvent, signal })
-      if (pulled.changed) await this.#makeRoom(pulled.image.id)
-      return { record: pulled.image, changed: pulled.changed }
+      const { reference, keepReference, platform, origin, onEvent, signal } = options
+      const { image, changed } = await pullImage({
+        ...{ store: this.#host.store, source, limits, reference, platform, origin, onEvent, signal },
+        ...(keepReference !== undefined && { keepReference }),
+      })
+      return { record: image, changed }
     } finally {
       await source.close()
     }
   }
 
-  /** Keeps to the configured size: layers go first, which only export needs, then images that nobody uses. */
-  async #makeRoom(justPulled: string): Promise<void> {
-    const { maxBytes } = (await this.#readConfiguration()).images
+  /** A name of an imported image means that image: a registry's of the same name is somebody else's. */
+  async #checkFetchable(canonical: string): Promise<void> {
+    const known = await this.#host.store.readReference(canonical)
+    if (known?.origin !== 'local' || parseReference(canonical).kind !== 'registry') return
+    throw new BandSoxError('artifact-damaged', `${canonical} was imported on this host, and its disk is damaged`, {
+      hint: 'import it again: bandsox image import',
+    })
+  }
+
+  async #evictable(): Promise<{ record: ImageRecord; references: string[] }[]> {
     const { store } = this.#host
-    if (maxBytes === undefined || (await usedBytes(store)) <= maxBytes) return
-    const release = await tryCleaning(this.#locks)
-    if (release === undefined) return // the next pull will
-    try {
-      await removeGarbage(store)
-      const users = await this.#host.sandboxesByImage()
-      const oldestFirst = await this.#byLastUse()
-      const isRoomy = async () => (await usedBytes(store)) <= maxBytes
-      for (const record of oldestFirst) {
-        if (await isRoomy()) return
-        await removeLayers(store, record)
-      }
-      for (const record of oldestFirst) {
-        if (await isRoomy()) return
-        const references = await this.#referencesOf(record.id)
-        if (record.id === justPulled || users.has(record.id) || references.includes(BASE_REFERENCE)) continue
-        this.#host.debug(`Removed image: ${references.join(', ') || record.id}, to keep to ${maxBytes} bytes`)
-        await removeImage(store, record)
-      }
-    } finally {
-      await release()
+    const found = []
+    for (const record of await store.images()) {
+      const references = await this.#referencesOf(record.id)
+      if (!isOfRegistry(references)) continue
+      const names = references.map(({ reference }) => reference)
+      found.push({ record, references: names, usedAt: await store.lastUsedAt(record.id) })
     }
+    return found.sort((a, b) => a.usedAt.getTime() - b.usedAt.getTime())
   }
 
-  async #byLastUse(): Promise<ImageRecord[]> {
-    const { store } = this.#host
-    const dated = await Promise.all(
-      (await store.images()).map(async (record) => ({ record, usedAt: await store.lastUsedAt(record.id) })),
-    )
-    return dated.sort((a, b) => a.usedAt.getTime() - b.usedAt.getTime()).map(({ record }) => record)
-  }
-
-  async #fetchMissingLayers(record: ImageRecord, references: readonly string[], signal?: AbortSignal): Promise<void> {
+  async #fetchMissingLayers(
+    record: ImageRecord,
+    references: readonly ReferenceRecord[],
+    signal?: AbortSignal,
+  ): Promise<void> {
     const { blobs } = this.#host.store
-    const missing = []
+    const missing: Descriptor[] = []
     for (const layer of record.layers) if ((await blobs.sizeOf(layer.digest)) === undefined) missing.push(layer)
     if (missing.length === 0) return
-    const [reference] = references
-    if (reference === undefined || isBaseReference(reference)) {
-      throw new BandSoxError(
-        'image-not-found',
-        `layers of ${record.id} were pruned, and it has no reference to fetch them by`,
-      )
-    }
-    const context = await this.#sourceContext(parsePlatform(record.platform))
-    const release = await beginFetching(this.#locks, signal)
-    try {
+    let failure: unknown = new BandSoxError(
+      'image-not-found',
+      `layers of ${record.id} were pruned, and no registry has them`,
+    )
+    for (const { reference } of references.filter(({ origin }) => origin === 'registry')) {
+      signal?.throwIfAborted()
+      const context = await this.#sourceContext(parsePlatform(record.platform))
       const source = await openSource(await this.#parse(reference), context, { signal })
       try {
         for (const layer of missing) await blobs.fetch(layer, source, { signal }).done
+        return
+      } catch (error) {
+        failure = error // another name may lead to another registry
       } finally {
         await source.close()
       }
-    } finally {
-      await release()
     }
+    throw failure
   }
 
   async #cleaning<T>(work: () => Promise<T>): Promise<T> {
@@ -276,23 +365,21 @@ export class LocalImages implements Images {
     await this.#host.store.open()
     const record = await this.#findLocal(text)
     if (record !== undefined) return record
-    throw new BandSoxError('image-not-found', `there is no image ${JSON.stringify(text)} on this host`, {
-      hint: `see those that are there: bandsox image list; fetch it: bandsox image pull ${text}`,
-    })
+    throw notHere(text)
   }
 
   /** By reference, else by id. @returns undefined also for one whose disk is damaged: fetching it again repairs it. */
-  async #findLocal(text: string): Promise<ImageRecord | undefined> {
+  async #findLocal(text: string, idPattern = ID_PREFIX): Promise<ImageRecord | undefined> {
     const { store } = this.#host
     const canonical = PLAIN_ID.test(text) ? undefined : await this.#canonical(text)
     const reference = canonical === undefined ? undefined : await store.readReference(canonical)
-    const record = reference === undefined ? await this.#byId(text) : await store.readImage(reference.image)
+    const record = reference === undefined ? await this.#byId(text, idPattern) : await store.readImage(reference.image)
     if (record === undefined) return undefined
     return (await store.findDisk(record.disk)) === undefined ? undefined : record
   }
 
-  async #byId(text: string): Promise<ImageRecord | undefined> {
-    const [, prefix] = ID_PREFIX.exec(text) ?? []
+  async #byId(text: string, idPattern: RegExp): Promise<ImageRecord | undefined> {
+    const [, prefix] = idPattern.exec(text) ?? []
     if (prefix === undefined) return undefined
     const found = (await this.#host.store.images()).filter(({ id }) => id.startsWith(`sha256:${prefix}`))
     if (found.length > 1) {
@@ -317,24 +404,28 @@ export class LocalImages implements Images {
     return reference
   }
 
-  /** What the file itself calls its image. */
-  async #nameOf(source: NamedImageSource): Promise<string | undefined> {
-    for (const name of source.names) {
+  /** What the file itself calls its image, unless that would take the name from another one. */
+  async #nameOf({ names }: NamedImageSource, onEvent: PullOptions['onEvent']): Promise<string | undefined> {
+    for (const name of names) {
       // A layout may name its image by a tag alone, which means nothing outside of it.
       if (!name.includes('/') && !name.includes(':')) continue
+      let reference: string
       try {
-        return registryName(await this.#parse(name))
+        reference = registryName(await this.#parse(name))
       } catch (error) {
         if (!(error instanceof BandSoxError && error.code === 'bad-request')) throw error
-        this.#host.debug(`an imported image has the name ${JSON.stringify(name)}: ${error.message}`)
+        onEvent?.({ kind: 'warning', message: `the file calls its image ${JSON.stringify(name)}, which is no name` })
+        continue
       }
+      if ((await this.#host.store.readReference(reference)) === undefined) return reference
+      const message = `the file calls its image ${reference}, as another one is called here: it gets no name (see --reference)`
+      onEvent?.({ kind: 'warning', message })
     }
     return undefined
   }
 
-  async #referencesOf(id: string): Promise<string[]> {
-    const all = await this.#host.store.references()
-    return all.filter(({ image }) => image === id).map(({ reference }) => reference)
+  async #referencesOf(id: string): Promise<ReferenceRecord[]> {
+    return (await this.#host.store.references()).filter(({ image }) => image === id)
   }
 
   async #sourceContext(platform: Platform): Promise<SourceContext> {
@@ -349,25 +440,49 @@ export class LocalImages implements Images {
     return this.#configuration
   }
 
-  async #info(record: ImageRecord): Promise<ImageInfo> {
+  /** Without those that were removed meanwhile. */
+  async #infos(records: readonly ImageRecord[]): Promise<ImageInfo[]> {
     const { store } = this.#host
-    const kept = await Promise.all(record.layers.map(({ digest }) => store.blobs.sizeOf(digest)))
-    return {
-      id: record.id,
-      references: await this.#referencesOf(record.id),
-      digest: record.manifest.digest,
-      platform: record.platform,
-      config: record.config,
-      layers: record.layers.map(({ digest, size }) => ({ digest, sizeBytes: size })),
-      diskBytes: (await store.findDisk(record.disk))?.sizeBytes ?? 0,
-      layerBytes: kept.reduce<number>((sum, size) => sum + (size ?? 0), 0),
-      createdAt: record.createdAt,
-      pulledAt: record.pulledAt,
-      lastUsedAt: (await store.lastUsedAt(record.id)).toISOString(),
-      usedBy: (await this.#host.sandboxesByImage()).get(record.id) ?? [],
+    const references = await store.references()
+    const users = await this.#host.sandboxesByImage()
+    const infos: ImageInfo[] = []
+    for (const record of records) {
+      const lastUsedAt = await store.lastUsedAt(record.id).catch((error: unknown) => {
+        if (isSystemError(error, 'ENOENT')) return undefined
+        throw error
+      })
+      if (lastUsedAt === undefined) continue
+      const kept = await Promise.all(record.layers.map(({ digest }) => store.blobs.sizeOf(digest)))
+      infos.push({
+        id: record.id,
+        references: references.filter(({ image }) => image === record.id).map(({ reference }) => reference),
+        digest: record.manifest.digest,
+        platform: record.platform,
+        config: record.config,
+        layers: record.layers.map(({ digest, size }) => ({ digest, sizeBytes: size })),
+        diskBytes: (await store.findDisk(record.disk))?.sizeBytes ?? 0,
+        layerBytes: kept.reduce<number>((sum, size) => sum + (size ?? 0), 0),
+        createdAt: record.createdAt,
+        pulledAt: record.pulledAt,
+        lastUsedAt: lastUsedAt.toISOString(),
+        usedBy: users.get(record.id) ?? [],
+      })
     }
+    return infos
   }
 }
+
+/** A registry has it, so that it can be had again. */
+const isOfRegistry = (references: readonly ReferenceRecord[]): boolean =>
+  references.some(({ origin }) => origin === 'registry')
+
+const isBuiltIn = (references: readonly ReferenceRecord[]): boolean =>
+  references.some(({ reference }) => reference === BASE_REFERENCE)
+
+const notHere = (text: string) =>
+  new BandSoxError('image-not-found', `there is no image ${JSON.stringify(text)} on this host`, {
+    hint: `see those that are there: bandsox image list; fetch it: bandsox image pull ${text}`,
+  })
 
 /** A guest has the host's processor. */
 function checkRunnable(platform: Platform): void {

@@ -8,4 +8,5 @@ export const noImages = (): LocalImages =>
     settings: { configFile: undefined, credentialSources: { files: [], environment: {} }, proxy: {} },
     sandboxesByImage: async () => new Map(),
     debug: () => undefined,
+    warn: () => undefined,
   })

@@ -34,7 +34,7 @@ export const errorTable = {
   'registry-unauthorized': {
     http: 401,
     exit: 77,
-    hint: 'log in with docker login or podman login, or give --username and --password-stdin',
+    hint: 'log in with bandsox login, docker login or podman login, or give --username and --password-stdin',
   },
   'host-unsupported': { http: 500, exit: 69, hint: 'see what is missing: bandsox doctor' },
   'host-missing': { http: 500, exit: 69, hint: 'see what is missing: bandsox doctor' },

@@ -63,13 +63,15 @@ export type ImageEvent =
   | { kind: 'waiting'; what: string; pid: number }
   /** Something was left out or is odd, and the image works all the same. */
   | { kind: 'warning'; message: string }
+  /** Another image was removed, to keep to the configured size. */
+  | { kind: 'evicted'; references: string[]; id: string }
 
 export interface PullOptions {
   /** `os/architecture[/variant]`. Default: the host's. */
   platform?: string
   /** Default `always`. */
   pull?: PullPolicy
-  /** Default: what `docker login` and `podman login` have stored. */
+  /** Default: what `bandsox login`, `docker login` and `podman login` have stored. */
   credentials?: RegistryCredentials
   onEvent?: (event: ImageEvent) => void
   signal?: AbortSignal
@@ -94,6 +96,8 @@ export interface Images {
   pull(reference: string, options?: PullOptions): Promise<{ image: ImageInfo; changed: boolean }>
   /** Takes an image from a file or a folder, whose kind is found by looking, and gives it a reference. */
   import(path: string, options?: PullOptions & { reference?: string }): Promise<{ image: ImageInfo; changed: boolean }>
+  /** Gives an image another name; a name that another image has goes over to this one. */
+  tag(image: string, reference: string): Promise<void>
   /** Writes an OCI layout: a folder, or a tar when `path` ends in `.tar`. */
   export(image: string, path: string, options?: { signal?: AbortSignal }): Promise<void>
   /** By reference, id or unique id prefix. @throws `image-not-found`. */

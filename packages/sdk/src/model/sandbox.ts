@@ -26,7 +26,7 @@ export interface CreateOptions {
   pull?: PullPolicy
   /** Of the image: `os/architecture[/variant]`. Default: the host's. */
   platform?: string
-  /** For the image's registry. Default: what `docker login` and `podman login` have stored. */
+  /** For the image's registry. Default: what `bandsox login`, `docker login` and `podman login` have stored. */
   credentials?: RegistryCredentials
   /** Told of the image's fetching. */
   onImageEvent?: (event: ImageEvent) => void

@@ -1,8 +1,14 @@
-/** `image list`, `pull`, `show`, `remove`, `prune`, `import` and `export`. */
-import type { ImageEvent, ImageInfo, PruneResult, PullOptions } from '@bandsox/sdk'
+/** `image list`, `show`, `pull`, `import`, `tag`, `export`, `remove` and `prune`. */
+import { type ImageEvent, type ImageInfo, type PruneResult, type PullOptions, printableLine } from '@bandsox/sdk'
 import { type Command, Option } from 'commander'
 import { type Context, contextOf } from '../context.js'
-import { IMAGE_ARGUMENT, type ImageOptions, imageOptions, withImageOptions } from '../image-options.js'
+import {
+  IMAGE_ARGUMENT,
+  type ImageOptions,
+  imageOptions,
+  withImageOptions,
+  withPlatformOption,
+} from '../image-options.js'
 import { imageProgress, short } from '../image-progress.js'
 import { durationOption } from '../option-parsers.js'
 import { counted, sizeText, table } from '../text.js'
@@ -27,15 +33,15 @@ export function addImage(program: Command): void {
       const info = await (await context.open()).images.get(name)
       context.print(showText(info), info)
     })
-  withImageOptions(image.command('pull').argument('<image>', IMAGE_ARGUMENT), 'always')
-    .description('fetch an image and make its disk')
-    .action(async (name: string, options: ImageOptions, command: Command) => {
+  withImageOptions(image.command('pull').argument('<image...>', IMAGE_ARGUMENT), 'always')
+    .description('fetch images and make their disks')
+    .action(async (names: string[], options: ImageOptions, command: Command) => {
       const context = contextOf(command)
       const fetching = await imageOptions(options, context.signal)
       const { images } = await context.open()
-      await fetched(context, fetching, (withEvents) => images.pull(name, withEvents))
+      for (const name of names) await fetched(context, fetching, (withEvents) => images.pull(name, withEvents))
     })
-  withImageOptions(
+  withPlatformOption(
     image
       .command('import')
       .argument('<path>', 'OCI layout (folder or tar), what docker save writes, or a tar of a root file system')
@@ -50,6 +56,16 @@ export function addImage(program: Command): void {
       await fetched(context, fetching, (withEvents) =>
         images.import(path, { ...withEvents, ...(reference !== undefined && { reference }) }),
       )
+    })
+  image
+    .command('tag')
+    .argument('<image>', 'reference, id or id prefix')
+    .argument('<name>', 'another name for it')
+    .description('give an image another name')
+    .action(async (name: string, reference: string, _options: unknown, command: Command) => {
+      const context = contextOf(command)
+      await (await context.open()).images.tag(name, reference)
+      context.print(`Image tagged: ${reference}`, { image: name, reference })
     })
   image
     .command('export')
@@ -147,9 +163,6 @@ function showText({ config, ...info }: ImageInfo): string {
     ...Object.entries(config.labels).map(([name, value]) => ['label', `${name}=${value}`]),
     ...info.layers.map(({ digest, sizeBytes }) => ['layer', `${digest}, ${sizeText(sizeBytes)}`]),
   ]
-  return rows.map(([key = '', value = '']) => `${key.padEnd(12)} ${printable(value)}`).join('\n')
+  // An image is untrusted: what it says must not steer a terminal.
+  return rows.map(([key = '', value = '']) => `${key.padEnd(12)} ${printableLine(value)}`).join('\n')
 }
-
-/** An image is untrusted: what it says must not steer a terminal. */
-// biome-ignore lint/suspicious/noControlCharactersInRegex: these are what must not reach the terminal
-const printable = (text: string): string => text.replace(/[\u0000-\u001f\u007f-\u009f]/g, '\ufffd')

@@ -1,4 +1,5 @@
 /** One file of a layer, as its tar describes it. */
+import { printableLine } from '@bandsox/sdk'
 
 export type FileKind = 'file' | 'symlink' | 'character-device' | 'block-device' | 'fifo'
 export type EntryKind = FileKind | 'directory' | 'hardlink'
@@ -9,7 +10,8 @@ export type EntryKind = FileKind | 'directory' | 'hardlink'
  */
 export type ByteString = string
 
-export const readable = (bytes: ByteString): string => JSON.stringify(Buffer.from(bytes, 'latin1').toString('utf8'))
+export const readable = (bytes: ByteString): string =>
+  JSON.stringify(printableLine(Buffer.from(bytes, 'latin1').toString('utf8')))
 
 export interface Attributes {
   /** Permission bits with setuid, setgid and sticky: 0–0o7777. */
