@@ -102,7 +102,7 @@ test('busybox boots as it was published, and its command is what run runs', { sk
 
   const refused = await cli(storage.folder, ['image', 'pull', reference])
   assert.equal(refused.status, 77)
-  assert.match(refused.stderr, /asked without credentials.*\nhint: log in with docker login or podman login/)
+  assert.match(refused.stderr, /asked without credentials.*\nhint: log in with bandsox login/)
   const wrong = await cli(
     storage.folder,
     ['image', 'pull', reference, '--username', credentials.user, '--password-stdin'],

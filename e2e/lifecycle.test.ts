@@ -220,7 +220,7 @@ test('a machine that cannot boot gives the reason and leaves nothing', async () 
   })
   await storage.assertNothingLeft()
   await assert.rejects(
-    bandsox.create('no/such/image'),
+    bandsox.create('no/such/image', { pull: 'never' }),
     (error) => error instanceof BandSoxError && error.code === 'image-not-found',
   )
   await assert.rejects(

@@ -36,7 +36,7 @@ async function storageWith(t: TestScope, ...records: Parameters<typeof sampleRec
   await store.open()
   for (const over of records) {
     const record = sampleRecord(over)
-    await store.makeDirectory(record.id)
+    await (await store.makeDirectory(record.id))()
     await store.write(record)
   }
   return storage
@@ -151,7 +151,7 @@ describe('an error', PARALLEL, () => {
     const folder = await storageWith(t)
     const store = new SandboxStore(folder)
     for (const id of ['sbx_aaaaaaaaaa', 'sbx_aabbbbbbbb']) {
-      await store.makeDirectory(id)
+      await (await store.makeDirectory(id))()
       await store.write(sampleRecord({ id }))
     }
     const { status, stderr } = await bandsox(folder, 'vm', 'delete', 'aa')

@@ -7,7 +7,6 @@ import { copySparse, emptyDisk } from '../image/disk.js'
 import type { ImageRecord } from '../image/image-record.js'
 import { describeExit } from '../process/shim.js'
 import { cidPool, portPool } from '../store/lease.js'
-import { lockOperation } from '../store/operation-lock.js'
 import type { SandboxRecord } from '../store/record.js'
 import { newSandboxId } from '../store/sandbox-store.js'
 import type { Machine, MachineSpec } from '../vmm/vmm.js'
@@ -47,10 +46,8 @@ export async function createSandbox(
     const image = await host.images.obtain(reference, imageOptions(options))
     let record = newRecord(reference, image.record, shape)
     clock.mark('image')
-    await host.store.makeDirectory(record.id)
+    const unlock = await host.store.makeDirectory(record.id)
     releases.add('the directory', () => host.store.remove(record.id))
-    // Locked before there is a record: another process would take an unlocked creation for a dead one's, and remove it.
-    const unlock = await lockOperation(host.store.directoryOf(record.id), 'create')
     await host.store.write(record)
 
     releases.add('CID and port', async () => void (await releaseNumbers(host, record)))

@@ -53,7 +53,7 @@ async function sandboxBeside(t: TestScope, inUse: readonly number[], fails?: Err
     warn: () => undefined,
   }
   const record = sampleRecord({ cid: await store.leases.take(cidPool, sampleRecord({}).id), port: 9_000 })
-  await store.makeDirectory(record.id)
+  await (await store.makeDirectory(record.id))()
   await store.write(record)
   const kept = { record }
   const start: Start = {

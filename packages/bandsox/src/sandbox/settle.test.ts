@@ -53,7 +53,7 @@ async function sandboxIn(host: Host, state: SandboxState, over: Partial<SandboxR
     port: 'port' in over ? null : await host.store.leases.take(portPool, id),
     ...over,
   })
-  await host.store.makeDirectory(id)
+  await (await host.store.makeDirectory(id))()
   await host.store.write(record)
   return record
 }

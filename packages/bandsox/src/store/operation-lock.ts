@@ -1,4 +1,5 @@
 /** One operation at a time on a sandbox, across processes: a file that names the process at work. */
+import { rm } from 'node:fs/promises'
 import path from 'node:path'
 import { BandSoxError } from '@bandsox/sdk'
 import { isAlive } from '../process/identity.js'
@@ -17,6 +18,10 @@ export async function isLockStale(directory: string): Promise<boolean> {
   const lock = await lockHolder(path.join(directory, LOCK_FILE))
   return lock !== undefined && !(await isAlive(lock))
 }
+
+/** Ends an operation of this process whose folder was renamed since; else its own release does. */
+export const unlockOperation = (directory: string): Promise<void> =>
+  rm(path.join(directory, LOCK_FILE), { force: true })
 
 /**
  * Takes the lock, also from a process that died with it.

@@ -2,10 +2,10 @@ import assert from 'node:assert/strict'
 import { mkdir, readdir, stat, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { describe, it } from 'node:test'
+import { identify } from '../process/identity.js'
 import { hasCode } from '../testing/errors.js'
 import { sampleRecord } from '../testing/sample-record.js'
 import { type TestScope, temporaryFolder } from '../testing/temporary-folder.js'
-import { lockOperation } from './operation-lock.js'
 import type { SandboxRecord } from './record.js'
 import { newSandboxId, SandboxStore } from './sandbox-store.js'
 
@@ -13,7 +13,7 @@ async function storeWith(t: TestScope, ...records: SandboxRecord[]): Promise<San
   const store = new SandboxStore(path.join(await temporaryFolder(t), 'storage'))
   await store.open()
   for (const record of records) {
-    await store.makeDirectory(record.id)
+    await (await store.makeDirectory(record.id))()
     await store.write(record)
   }
   return store
@@ -97,12 +97,19 @@ describe('the store', () => {
 
   it('leaves a creation alone that has no record yet, unless its process has died', async (t) => {
     const store = await storeWith(t)
-    for (const id of ['sbx_aaaaaaaaaa', 'sbx_bbbbbbbbbb', 'sbx_cccccccccc']) await store.makeDirectory(id)
-    const unlock = await lockOperation(store.directoryOf('sbx_bbbbbbbbbb'), 'create')
+    const unlock = await store.makeDirectory('sbx_aaaaaaaaaa')
+    await store.makeDirectory('sbx_bbbbbbbbbb')
     const dead = { operation: 'create', pid: 2 ** 22 + 1, startTime: 1 }
-    await writeFile(path.join(store.directoryOf('sbx_cccccccccc'), 'operation.lock'), JSON.stringify(dead))
+    await writeFile(path.join(store.directoryOf('sbx_bbbbbbbbbb'), 'operation.lock'), JSON.stringify(dead))
+    const vms = path.join(store.root, 'vms')
+    // What is left of one that was killed before its directory had a name, and one of a living process that is at it.
+    await mkdir(path.join(vms, `.creating-${dead.pid}-1-sbx_cccccccccc`))
+    const self = await identify(process.pid)
+    const own = `.creating-${process.pid}-${self?.startTime}-sbx_dddddddddd`
+    await mkdir(path.join(vms, own))
     await store.finishRemovals()
-    assert.deepEqual(await store.ids(), ['sbx_aaaaaaaaaa', 'sbx_bbbbbbbbbb'])
+    assert.deepEqual(await store.ids(), ['sbx_aaaaaaaaaa'])
+    assert.deepEqual((await readdir(vms)).sort(), [own, 'sbx_aaaaaaaaaa'])
     await unlock()
   })
 

@@ -3,9 +3,10 @@ import { randomBytes } from 'node:crypto'
 import { mkdir, readdir, rename, rm, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { BandSoxError, isSystemError } from '@bandsox/sdk'
+import { identify, isAlive } from '../process/identity.js'
 import { readJsonFile, writeJsonFile } from '../process/json-file.js'
 import { Leases } from './lease.js'
-import { isLockStale } from './operation-lock.js'
+import { isLockStale, lockOperation, unlockOperation } from './operation-lock.js'
 import { recordSchema, type SandboxRecord } from './record.js'
 
 const RECORD_FILE = 'sandbox.json'
@@ -13,6 +14,9 @@ const RECORD_FILE = 'sandbox.json'
 const REMOVAL = { recursive: true, force: true, maxRetries: 12, retryDelay: 50 } as const
 const DAMAGED_HINT = 'when no process of the VM runs any more, remove its folder'
 const REMOVED_PREFIX = '.removed-'
+const UNFINISHED_PREFIX = '.creating-'
+/** `.creating-<pid>-<start time>-<id>`. */
+const UNFINISHED = /^\.creating-(\d+)-(\d+)-/
 const ALPHABET = 'abcdefghijklmnopqrstuvwxyz234567'
 const ID_LENGTH = 10
 
@@ -44,11 +48,26 @@ export class SandboxStore {
   }
 
   /**
-   * Mode 0711: the VM's own user reaches its disk by name, and sees nothing else. Nobody takes it for a sandbox before its
-   * record is there, so that its maker can lock it first.
+   * Makes a sandbox's directory, locked: another process would take an unlocked one for a dead one's. It gets its name last, so
+   * that whatever a process leaves that is killed in between tells whose it was. Nobody takes it for a sandbox before its record
+   * is there.
+   *
+   * Mode 0711: the VM's own user reaches its disk by name, and sees nothing else.
+   *
+   * @returns The release of the lock.
    */
-  async makeDirectory(id: string): Promise<void> {
-    await mkdir(this.directoryOf(id), { mode: 0o711 })
+  async makeDirectory(id: string): Promise<() => Promise<void>> {
+    const self = await identify(process.pid)
+    const unfinished = path.join(this.#vms, `${UNFINISHED_PREFIX}${process.pid}-${self?.startTime}-${id}`)
+    await mkdir(unfinished, { mode: 0o711 })
+    try {
+      await lockOperation(unfinished, 'create')
+      await rename(unfinished, this.directoryOf(id))
+    } catch (error) {
+      await rm(unfinished, REMOVAL)
+      throw error
+    }
+    return () => unlockOperation(this.directoryOf(id))
   }
 
   async write(record: SandboxRecord): Promise<void> {
@@ -102,7 +121,8 @@ export class SandboxStore {
   /** Finishes removals that a killed process began, and removes what one left that died before it wrote its record. */
   async finishRemovals(): Promise<void> {
     for (const name of await this.#names()) {
-      if (name.startsWith(REMOVED_PREFIX)) await rm(path.join(this.#vms, name), REMOVAL)
+      const isLeft = name.startsWith(REMOVED_PREFIX) || (await isOfDeadProcess(name))
+      if (isLeft) await rm(path.join(this.#vms, name), REMOVAL)
     }
     const { readable, damaged } = await this.records()
     const recorded = new Set([...readable.map(({ id }) => id), ...damaged.map(({ id }) => id)])
@@ -143,6 +163,11 @@ export class SandboxStore {
       throw error
     }
   }
+}
+
+async function isOfDeadProcess(name: string): Promise<boolean> {
+  const [, pid, startTime] = UNFINISHED.exec(name) ?? []
+  return pid !== undefined && !(await isAlive({ pid: Number(pid), startTime: Number(startTime) }))
 }
 
 /** Within this time a file may be replaced again without showing it: file systems keep times by the timer's ticks. */
