@@ -2,7 +2,7 @@
 import { type FSWatcher, watch } from 'node:fs'
 import { type FileHandle, open, readFile, stat } from 'node:fs/promises'
 import path from 'node:path'
-import { isSystemError, printable } from '@bandsox/sdk'
+import { isSystemError } from '@bandsox/sdk'
 import { CONSOLE_LOG, VMM_LOG } from '../process/shim.js'
 
 const TAIL_BYTES = 4096
@@ -55,7 +55,8 @@ export async function consoleSaysReady(directory: string, timeoutMs: number, sig
 /** The end of what guest and VMM printed, as text for an error message. */
 export async function consoleTail(directory: string): Promise<string> {
   const parts = await Promise.all([tailOf(path.join(directory, CONSOLE_LOG)), tailOf(path.join(directory, VMM_LOG))])
-  const text = printable(parts.join('\n').replaceAll('\r', ''))
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: a guest's control characters must not reach a terminal
+  const text = parts.join('\n').replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g, '')
   return text.trim().split('\n').slice(-12).join('\n')
 }
 
