@@ -1,5 +1,4 @@
 /** Makes the built-in image `bandsox/base`: the distribution's static busybox and the few files that a system expects. */
-import { createHash } from 'node:crypto'
 import { type FileHandle, mkdir, open, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { buffer } from 'node:stream/consumers'
@@ -9,12 +8,13 @@ import { isStatic } from '../artifact/elf.js'
 import { withWorkDirectory } from '../artifact/publish.js'
 import { runCommand } from '../process/run.js'
 import { baseEntries, packEntries } from './base-files.js'
+import { sha256 } from './digest.js'
 import type { ImageRecord } from './image-record.js'
 import type { ImageStore } from './image-store.js'
 import { DEFAULT_LIMITS } from './layer/limits.js'
 import type { Platform } from './manifest.js'
 import { pullImage } from './pull.js'
-import { singleLayerSource } from './source/single-layer.js'
+import { DEFAULT_PATH, singleLayerSource } from './source/single-layer.js'
 import type { ImageSource } from './source/source.js'
 
 /** The image that is made on this host, from its busybox, or from the distribution's package of it. */
@@ -28,7 +28,7 @@ const BASE_VERSION = '1'
 const PACKAGE = 'busybox-static'
 
 const config = {
-  Env: ['PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'],
+  Env: [DEFAULT_PATH],
   WorkingDir: '/',
   Cmd: ['/bin/sh'],
   Labels: { [VERSION_LABEL]: BASE_VERSION },
@@ -77,7 +77,7 @@ async function findCurrent(store: ImageStore): Promise<ImageRecord | undefined> 
 async function baseSource(work: string, platform: Platform, signal?: AbortSignal): Promise<ImageSource> {
   const { busybox, applets } = await obtainBusybox(work, signal)
   const layer = await buffer(packEntries(baseEntries(busybox, applets)))
-  const digest = `sha256:${createHash('sha256').update(layer).digest('hex')}`
+  const digest = sha256(layer)
   return singleLayerSource({
     name: BASE_REFERENCE,
     platform,

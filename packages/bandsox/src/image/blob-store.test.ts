@@ -183,12 +183,55 @@ it('a blob that is longer than announced is cut off there, and not kept', async 
   assert.deepEqual(await leftIn(root), [])
 })
 
-it('a blob that is shorter than announced is asked for a few times more, and its bytes are kept', async (t) => {
+it('a blob that is shorter than announced is not asked for again, and not kept', async (t) => {
   const { store, root } = await openStore(t)
   const source = sourceOf((_, offset) => ({ stream: streamOf([blob.subarray(offset, half)]), startsAt: offset }))
-  await assert.rejects(store.fetch(descriptor, source).done, hasCode('registry-failed', /ended after 150000 of 300000/))
-  assert.equal(source.opened.length, 5)
+  await assert.rejects(
+    store.fetch(descriptor, source).done,
+    hasCode('digest-mismatch', /has only 150000 of the 300000 bytes that were announced/),
+  )
+  assert.equal(source.opened.length, 1)
+  assert.deepEqual(await leftIn(root), [])
+})
+
+it('a source that gives a byte and breaks off is asked a few times, and what came is kept', async (t) => {
+  const { store, root } = await openStore(t)
+  const source = sourceOf((_, offset) => ({
+    stream: streamOf(broken(blob.subarray(offset, offset + 1))),
+    startsAt: offset,
+  }))
+  await assert.rejects(store.fetch(descriptor, source).done, hasCode('registry-failed', /the connection broke/))
+  assert.equal(source.opened.length, 4)
   assert.deepEqual(await leftIn(root), [hex])
+})
+
+it('a source that breaks off again and again is asked on as long as it gives enough', async (t) => {
+  const { store } = await openStore(t)
+  const piece = 1024 * 1024
+  const large = seededRandom(2).bytes(6 * piece)
+  const source = new MemorySource(
+    { ...memoryImage([]), blobs: new Map([[digestOf(large), large]]) },
+    {
+      open: (_, offset) => ({
+        stream: streamOf(broken(large.subarray(offset, offset + piece))),
+        startsAt: offset,
+      }),
+    },
+  )
+  await store.fetch(described(large, 'x'), source).done
+  assert.equal(source.opened.length, 6)
+})
+
+it('a pause between two attempts ends with the reason of the signal', async (t) => {
+  const { store } = await openStore(t)
+  const cancel = new AbortController()
+  const reason = new Error('enough')
+  const source = sourceOf((_, startsAt) => {
+    setTimeout(() => cancel.abort(reason), 50)
+    return { stream: streamOf(broken(Buffer.alloc(0))), startsAt }
+  })
+  await assert.rejects(store.fetch(descriptor, source, { signal: cancel.signal }).done, (error) => error === reason)
+  assert.equal(source.opened.length, 1)
 })
 
 it('a blob that is there with another size than announced is none', async (t) => {

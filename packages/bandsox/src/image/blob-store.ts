@@ -5,15 +5,17 @@
 import { createHash, type Hash } from 'node:crypto'
 import { type FileHandle, mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import { setTimeout as delay } from 'node:timers/promises'
 import { BandSoxError, isSystemError } from '@bandsox/sdk'
 import { publishFile } from '../artifact/publish.js'
 import { type LockHolder, waitForLockFile } from '../process/lock-file.js'
+import { pause } from '../process/pause.js'
 import { type Descriptor, type ImageSource, MAX_DOCUMENT_BYTES } from './source/source.js'
 
 const PIECE_BYTES = 1024 * 1024
-/** Attempts that bring nothing at all, one after the other, before a download is given up. */
+/** Attempts that bring little or nothing, one after the other, before a download is given up. */
 const MAX_IDLE_ATTEMPTS = 4
+/** Less than this is little: a server that sends a byte and breaks off would be asked without end. */
+const LEAST_PROGRESS_BYTES = 1024 * 1024
 const FIRST_PAUSE_MS = 250
 
 export interface FetchOptions {
@@ -118,18 +120,20 @@ export class BlobStore {
       }
       const path = join(this.#partial, hexOf(descriptor.digest))
       const file = await open(path, 'a+', 0o644)
-      const fetchInto = (onBytes: ((bytes: number) => void) | undefined) =>
-        download(file, descriptor, source, { onBytes, onRestart: () => blob.restart(), signal })
       try {
-        if ((await file.stat()).size === 0) await fetchInto(report)
-        else {
-          // What a killed process left may be wrong. Its bytes are read by nobody before all are verified, so that they can be
-          // fetched once more without anybody's having seen others.
-          await fetchInto(onProgress).catch(async (error: unknown) => {
-            if (!isMismatch(error)) throw error
+        for (let isResumed = (await file.stat()).size > 0; ; isResumed = false) {
+          // What a killed process left, or a mirror sends, may be wrong. Such bytes are read by nobody before all are verified,
+          // so that they can be fetched once more without anybody's having seen others.
+          const isDoubtful = isResumed || source.reject !== undefined
+          try {
+            const onBytes = isDoubtful ? onProgress : report
+            await download(file, descriptor, source, { onBytes, onRestart: () => blob.restart(), signal })
+            break
+          } catch (error) {
+            // Of what was resumed nobody knows whose bytes were wrong.
+            if (!isMismatch(error) || !(isResumed || source.reject?.(descriptor) === true)) throw error
             await file.truncate(0)
-            await fetchInto(report)
-          })
+          }
         }
         await file.datasync()
       } catch (error) {
@@ -254,7 +258,7 @@ interface DownloadOptions {
   signal: AbortSignal | undefined
 }
 
-/** Fetches what the file does not have yet. @throws `digest-mismatch`, or what the source throws. */
+/** Fetches what the file does not have yet. @throws `digest-mismatch`, what the source throws, or `signal.reason`. */
 async function download(
   file: FileHandle,
   descriptor: Descriptor,
@@ -291,16 +295,17 @@ async function download(
         stream.destroy()
       }
       if (bytes < descriptor.size) {
+        // A source whose connection broke says so itself.
         throw new BandSoxError(
-          'registry-failed',
-          `${descriptor.digest} ended after ${bytes} of ${descriptor.size} bytes`,
+          'digest-mismatch',
+          `${descriptor.digest} has only ${bytes} of the ${descriptor.size} bytes that were announced`,
         )
       }
     } catch (error) {
       signal?.throwIfAborted()
-      idle = bytes > before ? 0 : idle + 1
+      idle = bytes - before >= LEAST_PROGRESS_BYTES ? 0 : idle + 1
       if (!isPassing(error) || idle >= MAX_IDLE_ATTEMPTS) throw error
-      await delay(FIRST_PAUSE_MS * 2 ** idle, undefined, signal === undefined ? {} : { signal })
+      await pause(FIRST_PAUSE_MS * 2 ** idle, signal)
     }
   }
   const found = `sha256:${hash.digest('hex')}`

@@ -13,6 +13,14 @@ export const mediaTypes = {
   dockerConfig: 'application/vnd.docker.container.image.v1+json',
 } as const
 
+/** Of what a reference may mean. See OCI image-spec, media-types.md, and distribution's spec/manifest-v2-2. */
+export const documentMediaTypes: readonly string[] = [
+  mediaTypes.ociIndex,
+  mediaTypes.ociManifest,
+  mediaTypes.dockerList,
+  mediaTypes.dockerManifest,
+]
+
 const platformSchema = z.object({
   os: z.string().max(64),
   architecture: z.string().max(64),
@@ -90,13 +98,22 @@ export function parseDocument(
     shape.data?.manifests !== undefined && (shape.data.config !== undefined || shape.data.layers !== undefined)
   // One document must not mean two images to two readers. See CVE-2021-41190.
   if (hasBoth) throw invalid(document, 'the manifest is a manifest and an index at once')
-  if (z.object({ schemaVersion: z.literal(1) }).safeParse(value).success) {
-    throw invalid(document, 'the manifest is of the first schema, which Docker gave up in 2017')
-  }
+  refuseFirstSchema(value)
   if (shape.data?.manifests !== undefined) {
     return { kind: 'index', index: checked(indexSchema, value, document, 'the index') }
   }
   return { kind: 'manifest', manifest: checked(manifestSchema, value, document, 'the manifest') }
+}
+
+/** @param mediaType What the source says it is, in lower case. @throws `image-invalid`. */
+export function refuseFirstSchema(manifest: unknown, mediaType = ''): void {
+  const isFirst =
+    z.object({ schemaVersion: z.literal(1) }).safeParse(manifest).success ||
+    mediaType.startsWith('application/vnd.docker.distribution.manifest.v1+')
+  if (!isFirst) return
+  throw new BandSoxError('image-invalid', 'the manifest is of the first schema, which Docker gave up in 2017', {
+    hint: 'push it anew with a program of today',
+  })
 }
 
 /** @throws `image-invalid`. */

@@ -50,6 +50,18 @@ describe('a host command', () => {
     await assert.rejects(runCommand(sh('echo only; exit 1')), hasCode('command-failed', /only/))
   })
 
+  it('that fails is quoted as its caller wants', async () => {
+    const quote = (stdout: string, stderr: string) => `${stdout.length} and ${stderr}`
+    await assert.rejects(
+      runCommand(sh('echo secret; echo why >&2; exit 2'), { quote }),
+      hasCode('command-failed', /exited with 2: 7 and why$/),
+    )
+    await assert.rejects(
+      runCommand(sh('echo x; exit 2'), { quote: () => '' }),
+      hasCode('command-failed', /\(it printed nothing\)$/),
+    )
+  })
+
   it('that is not installed, or cannot be started, says so', async (t) => {
     await assert.rejects(
       runCommand(['no-such-program-here']),

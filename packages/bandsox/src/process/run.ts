@@ -15,13 +15,15 @@ export interface RunOptions {
   signal?: AbortSignal
   /** Default: none. */
   timeoutMs?: number
+  /** What the error of a failed command says of its output. Default: the end of stderr, or else of stdout. */
+  quote?: (stdout: string, stderr: string) => string
 }
 
 /**
  * Runs a command and returns what it printed.
  *
  * @param argv Program and arguments; no shell is involved.
- * @throws `command-failed` with the exit status and the end of stderr; `host-missing` when the program is not installed;
+ * @throws `command-failed` with the exit status and what `quote` says; `host-missing` when the program is not installed;
  *   `timeout`; or `signal.reason`.
  */
 export async function runCommand(
@@ -75,7 +77,9 @@ export async function runCommand(
     throwIfCut()
     if (ended.code !== 0) {
       const how = ended.code === null ? `was ended by ${ended.signalName}` : `exited with ${ended.code}`
-      throw new BandSoxError('command-failed', `${argv.slice(0, 2).join(' ')} ${how}: ${lastLines(stderr || stdout)}`)
+      const { quote = (out, err) => err || out } = options
+      const said = lastLines(quote(stdout, stderr)) || '(it printed nothing)'
+      throw new BandSoxError('command-failed', `${argv.slice(0, 2).join(' ')} ${how}: ${said}`)
     }
     return { stdout, stderr }
   } catch (error) {
@@ -87,7 +91,7 @@ export async function runCommand(
   }
 }
 
-const lastLines = (text: string): string => text.trimEnd().split('\n').slice(-5).join('\n') || '(it printed nothing)'
+const lastLines = (text: string): string => text.trimEnd().split('\n').slice(-5).join('\n')
 
 function startFailure(program: string, error: NodeJS.ErrnoException): BandSoxError {
   if (error.code === 'ENOENT') return new BandSoxError('host-missing', `${program} is not installed`, { cause: error })

@@ -102,7 +102,7 @@ export class LocalImages implements Images {
     }
     if (policy === 'missing') await this.#checkFetchable(canonical)
     const reference = await this.#parse(text)
-    const context = await this.#sourceContext(platform)
+    const context = await this.#sourceContext(platform, options.onEvent)
     const source = await openSource(reference, context, { credentials: options.credentials, signal: options.signal })
     const origin = reference.kind === 'registry' ? 'registry' : 'local'
     return await this.#pullFrom(source, { ...options, reference: canonical, platform, origin })
@@ -116,7 +116,11 @@ export class LocalImages implements Images {
     checkRunnable(platform)
     const given = options.reference === undefined ? undefined : registryName(await this.#parse(options.reference))
     return await this.#held(options, async () => {
-      const source = await openPath(path.resolve(file), await this.#sourceContext(platform), options.signal)
+      const source = await openPath(
+        path.resolve(file),
+        await this.#sourceContext(platform, options.onEvent),
+        options.signal,
+      )
       const name = given ?? (await this.#nameOf(source, options.onEvent))
       const reference = name ?? path.resolve(file)
       const keepReference = name !== undefined
@@ -428,11 +432,13 @@ export class LocalImages implements Images {
     return (await this.#host.store.references()).filter(({ image }) => image === id)
   }
 
-  async #sourceContext(platform: Platform): Promise<SourceContext> {
+  async #sourceContext(platform: Platform, onEvent?: PullOptions['onEvent']): Promise<SourceContext> {
     const { store, settings, debug } = this.#host
     const { credentialSources, proxy } = settings
     const registries = await this.#readConfiguration()
-    return { registries, credentialSources, proxy, workFolder: store.root, platform, debug }
+    const onActivity = (what: string) => onEvent?.({ kind: 'preparing', what })
+    const { limits } = registries.images
+    return { registries, credentialSources, proxy, workFolder: store.root, platform, limits, debug, onActivity }
   }
 
   #readConfiguration(): Promise<ImageConfiguration> {

@@ -50,6 +50,8 @@ export interface ImageInfo {
 
 /** What happens while an image is fetched and its disk is made. */
 export type ImageEvent =
+  /** What takes time before anything of the image is known: `unpacking /tmp/image.tar.gz`, `saving app:1 from docker`. */
+  | { kind: 'preparing'; what: string }
   | { kind: 'resolving'; reference: string }
   /** What the reference means now. `layers` are all of them, the lowest first. */
   | { kind: 'resolved'; reference: string; digest: string; layers: { digest: string; sizeBytes: number }[] }

@@ -33,7 +33,7 @@ export function compressionOf(start: Uint8Array): Compression {
 
 /**
  * @param source Read at the pace of the reader; ended early when the reader leaves early.
- * @throws `layer-invalid` when it cannot be unpacked, or is cut short.
+ * @throws `layer-invalid` when it cannot be unpacked, or is cut short; `signal.reason`.
  */
 export async function* decompress(source: AsyncIterable<Buffer>, signal?: AbortSignal): AsyncGenerator<Buffer> {
   const { start, rest, leave } = await peek(source)
@@ -96,6 +96,9 @@ async function* unzstd(source: AsyncGenerator<Buffer>, signal?: AbortSignal): As
     const [code] = (await ended) as [number | null]
     if (inputError !== undefined) throw inputError
     if (code !== 0) throw new BandSoxError('layer-invalid', `zstd: ${complaint.trim() || `it exited with ${code}`}`)
+  } catch (error) {
+    signal?.throwIfAborted() // with its own reason; the child says AbortError
+    throw error
   } finally {
     input.destroy()
     child.kill('SIGKILL')

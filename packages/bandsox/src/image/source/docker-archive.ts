@@ -5,44 +5,75 @@
 import { createHash } from 'node:crypto'
 import { BandSoxError } from '@bandsox/sdk'
 import * as z from 'zod'
+import { sha256 } from '../digest.js'
+import type { ImageLimits } from '../layer/limits.js'
 import { mediaTypes } from '../manifest.js'
-import { type ImageFiles, readDocumentFile } from './files.js'
-import { sha256 } from './layout.js'
+import { type ImageFiles, readDocumentFile, type TarFiles } from './files.js'
+import { isName, listNames } from './names.js'
 import type { Descriptor, Document, ImageSource } from './source.js'
 
 const MANIFEST = 'manifest.json'
-const path = z.string().max(4096)
+const path = z
+  .string()
+  .max(4096)
+  .regex(/^[^\p{Cc}\p{Cf}]+$/u)
 
 const manifestSchema = z
   .array(
     z.object({
       Config: path,
-      RepoTags: z.array(z.string().max(1024)).nullish(),
+      RepoTags: z.array(z.string().refine(isName)).max(1000).nullish(),
       Layers: z.array(path).max(10_000).nullable(),
     }),
   )
   .min(1)
   .max(1000)
 
-export const isDockerArchive = async (files: ImageFiles): Promise<boolean> =>
-  (await files.sizeOf(MANIFEST)) !== undefined
+/** A manifest.json that says something else may be anybody's. */
+export async function isDockerArchive(files: ImageFiles): Promise<boolean> {
+  if ((await files.sizeOf(MANIFEST)) === undefined) return false
+  try {
+    await readManifest(files)
+    return true
+  } catch (error) {
+    if (error instanceof BandSoxError && error.code === 'image-invalid') return false
+    throw error
+  }
+}
+
+export interface DockerArchiveOptions {
+  limits: ImageLimits
+  /** Told what takes time. */
+  onActivity?: ((what: string) => void) | undefined
+  signal?: AbortSignal | undefined
+}
 
 /**
  * @param name Which image, when there are several.
- * @throws `image-invalid`, `image-not-found` with the names that there are.
+ * @throws `image-invalid`, `image-too-large` for too many layers, `image-not-found` with the names that there are, `signal.reason`.
  */
 export async function openDockerArchive(
-  files: ImageFiles,
+  files: TarFiles,
   name: string | undefined,
-  signal?: AbortSignal,
+  { limits, onActivity, signal }: DockerArchiveOptions,
 ): Promise<ImageSource & { names: string[] }> {
   const chosen = choose(await readManifest(files), name, files.name)
   const blobs = new Map<string, string>()
   const config = await readDocumentFile(files, chosen.Config)
   blobs.set(sha256(config), chosen.Config)
+  const paths = chosen.Layers ?? []
+  if (paths.length > limits.maxLayers) {
+    const counts = `${paths.length} layers, over ${limits.maxLayers}`
+    throw new BandSoxError('image-too-large', `${files.name} has ${counts} (images.limits.maxLayers)`)
+  }
+  onActivity?.(`hashing the layers of ${files.name}`)
   const layers: Descriptor[] = []
-  const described = new Map<string, Descriptor>() // a layer may come many times, and is read once
-  for (const layer of chosen.Layers ?? []) {
+  const described = new Map<string, Descriptor>() // a layer may come many times, by many links, and is read once
+  for (const written of paths) {
+    const layer = files.resolve(written)
+    if (layer === undefined) {
+      throw new BandSoxError('image-invalid', `${files.name} holds no ${JSON.stringify(written)}`)
+    }
     const descriptor = described.get(layer) ?? (await describe(files, layer, signal))
     described.set(layer, descriptor)
     blobs.set(descriptor.digest, layer)
@@ -92,18 +123,18 @@ function choose(images: ArchivedImage[], name: string | undefined, archive: stri
       : images.find(({ RepoTags }) => RepoTags?.some((tag) => tag === name || tag === `${name}:latest`))
   if (found) return found
   const which = name === undefined ? `${images.length} images` : `no image ${JSON.stringify(name)}`
-  throw new BandSoxError('image-not-found', `${archive} holds ${which}: ${names.join(', ') || 'none has a name'}`, {
+  throw new BandSoxError('image-not-found', `${archive} holds ${which}: ${listNames(names) || 'none has a name'}`, {
     hint: 'name one of them, behind a colon',
   })
 }
 
 async function describe(files: ImageFiles, layer: string, signal?: AbortSignal): Promise<Descriptor> {
-  const size = await files.sizeOf(layer)
-  if (size === undefined) throw new BandSoxError('image-invalid', `${files.name} holds no ${JSON.stringify(layer)}`)
+  let size = 0
   const hash = createHash('sha256')
   for await (const piece of files.open(layer, 0)) {
     signal?.throwIfAborted()
     hash.update(piece as Buffer)
+    size += (piece as Buffer).length
   }
   return { mediaType: mediaTypes.ociLayer, digest: `sha256:${hash.digest('hex')}`, size }
 }

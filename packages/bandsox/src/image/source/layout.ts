@@ -1,17 +1,18 @@
 /** An OCI image layout, in a folder or in a tar (`oci-archive`). See OCI image-spec, image-layout.md. */
-import { createHash } from 'node:crypto'
 import { BandSoxError } from '@bandsox/sdk'
+import { sha256 } from '../digest.js'
 import { type Index, mediaTypes, parseDocument } from '../manifest.js'
 import { type ImageFiles, readDocumentFile } from './files.js'
+import { isName, listNames } from './names.js'
 import type { Descriptor, Document, ImageSource } from './source.js'
 
 const INDEX = 'index.json'
+const MARK = 'oci-layout'
 const NAME_ANNOTATIONS = ['org.opencontainers.image.ref.name', 'io.containerd.image.name'] as const
 
-export const sha256 = (bytes: Buffer): string => `sha256:${createHash('sha256').update(bytes).digest('hex')}`
-
-/** True for the files of an image layout. */
-export const isLayout = async (files: ImageFiles): Promise<boolean> => (await files.sizeOf(INDEX)) !== undefined
+/** True for the files of an image layout. An index.json alone may be anybody's. */
+export const isLayout = async (files: ImageFiles): Promise<boolean> =>
+  (await files.sizeOf(INDEX)) !== undefined && (await files.sizeOf(MARK)) !== undefined
 
 /**
  * @param tag Which image, when there are several.
@@ -65,9 +66,9 @@ function choose(index: Index, tag: string | undefined, name: string): IndexEntry
 }
 
 const listed = (named: IndexEntry[]): string =>
-  named.length === 0 ? ', and none has a name' : `: ${named.flatMap(namesOf).join(', ')}`
+  named.length === 0 ? ', and none has a name' : `: ${listNames(named.flatMap(namesOf))}`
 
 const namesOf = ({ annotations }: IndexEntry): string[] =>
-  NAME_ANNOTATIONS.flatMap((key) => annotations?.[key] ?? []).filter((name) => name !== '')
+  NAME_ANNOTATIONS.flatMap((key) => annotations?.[key] ?? []).filter(isName)
 
 const blobPath = (digest: string): string => `blobs/${digest.replace(':', '/')}`

@@ -7,6 +7,7 @@ import { gzipSync } from 'node:zlib'
 import { pack } from 'tar-stream'
 import { hasCode } from '../../testing/errors.js'
 import { type TestScope, temporaryFolder } from '../../testing/temporary-folder.js'
+import { DEFAULT_LIMITS } from '../layer/limits.js'
 import { openPath, openSource, type SourceContext } from './open-source.js'
 import { registryConfigSchema } from './registry/registry-config.js'
 
@@ -35,6 +36,7 @@ async function contextOf(t: TestScope): Promise<SourceContext> {
     proxy: {},
     workFolder: await temporaryFolder(t),
     platform: { os: 'linux', architecture: 'amd64' },
+    limits: DEFAULT_LIMITS,
     debug: () => undefined,
   }
 }
@@ -65,6 +67,39 @@ describe('a path', () => {
     await source.close()
   })
 
+  for (const [what, files] of [
+    ['with a file index.json', { 'index.json': '{}' }],
+    ['with a file manifest.json', { 'manifest.json': '{"name":"web app"}' }],
+    ['with both and folders', { 'index.json': '{}', 'oci-layout': '{}', 'manifest.json': '[]', 'usr/bin/x': '' }],
+    ['of more files than an image has', Object.fromEntries(Array.from({ length: 100_001 }, (_, n) => [`${n}`, '']))],
+  ] as const)
+    it(`is a tar of a file system ${what}`, async (t) => {
+      const context = await contextOf(t)
+      const file = path.join(await temporaryFolder(t), 'rootfs')
+      await writeFile(file, await tarOf(files))
+      const source = await openPath(file, context)
+      assert.equal(source.kind, 'rootfs')
+      await source.close()
+      assert.deepEqual(await readdir(context.workFolder), [])
+    })
+
+  it('is told of while it is unpacked and hashed', async (t) => {
+    const told: string[] = []
+    const context = { ...(await contextOf(t)), onActivity: (what: string) => void told.push(what) }
+    const file = path.join(await temporaryFolder(t), 'packed')
+    await writeFile(file, gzipSync(await dockerArchive()))
+    await (await openPath(file, context)).close()
+    assert.deepEqual(told, [`unpacking ${file}`, `hashing the layers of ${file}`])
+  })
+
+  it('that unpacks to more than an image may have is refused, and nothing is left of it', async (t) => {
+    const context = { ...(await contextOf(t)), limits: { ...DEFAULT_LIMITS, maxBytes: 100_000 } }
+    const file = path.join(await temporaryFolder(t), 'bomb')
+    await writeFile(file, gzipSync(await tarOf({ 'index.json': '{}', large: Buffer.alloc(3_000_000) })))
+    await assert.rejects(openPath(file, context), hasCode('image-too-large', /over 100000 bytes/))
+    assert.deepEqual(await readdir(context.workFolder), [])
+  })
+
   it('that is none of them is told what it should be', async (t) => {
     const context = await contextOf(t)
     const folder = await temporaryFolder(t)
@@ -76,6 +111,15 @@ describe('a path', () => {
     })
     await assert.rejects(open('missing'), hasCode('file-not-found', /there is no .*missing/))
     await assert.rejects(open('.'), hasCode('image-invalid', /holds no index\.json/))
+    await writeFile(path.join(folder, 'other'), await tarOf({ a: '' }))
+    const file = path.join(folder, 'other')
+    for (const [kind, missing] of [
+      ['oci-archive', /other holds no index\.json/],
+      ['docker-archive', /other holds no manifest\.json/],
+    ] as const) {
+      const reference = { kind, file, tag: undefined, reference: undefined }
+      await assert.rejects(openSource(reference, context), hasCode('image-invalid', missing))
+    }
     assert.deepEqual(await readdir(context.workFolder), [])
   })
 })
@@ -110,7 +154,10 @@ describe('an engine on the host', () => {
       'docker',
       `[ "$*" = "image save --output $4 mine:1" ] || { echo "asked for $*" >&2; exit 1; }; cp ${archive} "$4"`,
     )
-    const source = await openSource({ kind: 'docker-daemon', name: 'mine:1' }, context)
+    const told: string[] = []
+    const onActivity = (what: string) => void told.push(what)
+    const source = await openSource({ kind: 'docker-daemon', name: 'mine:1' }, { ...context, onActivity })
+    assert.equal(told[0], 'saving mine:1 from docker')
     const root = await source.root()
     assert.equal(root.mediaType, 'application/vnd.oci.image.manifest.v1+json')
     await source.close()
@@ -125,5 +172,39 @@ describe('an engine on the host', () => {
       hasCode('command-failed', /podman image exited with 125: mine:1: image not known/),
     )
     assert.deepEqual(await readdir(context.workFolder), [])
+  })
+})
+
+describe('a source that is not allowed', () => {
+  const refused = hasCode('permission-denied', /not allowed here, but of: registry$/)
+
+  it('is refused by its kind, before anything of it is looked at', async (t) => {
+    const context = { ...(await contextOf(t)), allowedKinds: new Set(['registry'] as const) }
+    for (const reference of [
+      { kind: 'oci', folder: '/nowhere', tag: undefined },
+      { kind: 'oci-archive', file: '/nowhere', tag: undefined },
+      { kind: 'docker-archive', file: '/nowhere', reference: undefined },
+      { kind: 'docker-daemon', name: 'a' },
+      { kind: 'podman', name: 'a' },
+      { kind: 'rootfs', file: '/nowhere' },
+    ] as const)
+      await assert.rejects(openSource(reference, context), refused)
+    await assert.rejects(openPath('/nowhere', context), refused)
+    const registry = { kind: 'registry', registry: 'a.example', repository: 'b', tag: 'c', digest: undefined } as const
+    await (await openSource(registry, context)).close()
+  })
+
+  it('is a registry on this host, when that is not allowed', async (t) => {
+    const context = { ...(await contextOf(t)), allowLoopback: false }
+    const registry = {
+      kind: 'registry',
+      registry: '127.0.0.1:1',
+      repository: 'b',
+      tag: 'c',
+      digest: undefined,
+    } as const
+    const source = await openSource(registry, context)
+    await assert.rejects(source.root(), hasCode('permission-denied', /127\.0\.0\.1 is on this host/))
+    await source.close()
   })
 })

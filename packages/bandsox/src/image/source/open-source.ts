@@ -1,15 +1,13 @@
 /** Opens what a reference names, whatever kind of place that is. */
-import { createReadStream, createWriteStream } from 'node:fs'
-import { open, stat } from 'node:fs/promises'
+import { stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import { pipeline } from 'node:stream/promises'
 import { BandSoxError, isSystemError, type RegistryCredentials } from '@bandsox/sdk'
 import { makeWorkDirectory } from '../../artifact/publish.js'
 import { runCommand } from '../../process/run.js'
-import { compressionOf, decompress } from '../layer/decompress.js'
+import type { ImageLimits } from '../layer/limits.js'
 import type { Platform } from '../manifest.js'
 import { isDockerArchive, openDockerArchive } from './docker-archive.js'
-import { folderFiles, type ImageFiles, tarFiles } from './files.js'
+import { folderFiles } from './files.js'
 import { isLayout, openLayout } from './layout.js'
 import type { SourceReference } from './reference.js'
 import type { CredentialSources } from './registry/credentials.js'
@@ -18,6 +16,8 @@ import { openRegistry } from './registry/registry.js'
 import type { RegistryConfig } from './registry/registry-config.js'
 import { openRootfsTar } from './rootfs-tar.js'
 import type { ImageSource } from './source.js'
+import { openTarArchive } from './tar-archive.js'
+import type { TarIndex } from './tar-index.js'
 
 export interface SourceContext {
   registries: RegistryConfig
@@ -26,7 +26,14 @@ export interface SourceContext {
   /** Folder for what must be unpacked first, and for what an engine writes: on the storage's file system. */
   workFolder: string
   platform: Platform
+  limits: ImageLimits
   debug: (message: string) => void
+  /** Told what takes time before anything of the image is known: "unpacking /tmp/image.tar.gz". */
+  onActivity?: ((what: string) => void) | undefined
+  /** Who passes on the references of others decides what they may name: files are read, and engines asked, as this user. Default: all. */
+  allowedKinds?: ReadonlySet<SourceReference['kind']> | undefined
+  /** Whether registries, and what they lead to, may be on this host or in a private network. Default: true. */
+  allowLoopback?: boolean
 }
 
 export interface OpenOptions {
@@ -39,17 +46,21 @@ export type NamedImageSource = ImageSource & { names: string[] }
 
 /**
  * @throws `file-not-found`, `image-invalid`, `image-not-found`, `layer-invalid`, `bad-request`, `host-missing` without the engine,
- *   `command-failed` with what the engine says. Nothing is sent to a registry yet.
+ *   `command-failed` with what the engine says, `image-too-large`, `permission-denied` for a kind that is not allowed, or
+ *   `signal.reason`. Nothing is sent to a registry yet.
  */
 export async function openSource(
   reference: SourceReference,
   context: SourceContext,
   { credentials, signal }: OpenOptions = {},
 ): Promise<NamedImageSource> {
+  checkAllowed(reference.kind, context)
   switch (reference.kind) {
     case 'registry': {
-      const { registries: config, credentialSources, proxy, debug } = context
-      return nameless(await openRegistry({ reference, config, credentials, credentialSources, proxy, debug }))
+      const { registries: config, credentialSources, proxy, debug, allowLoopback = true } = context
+      return nameless(
+        await openRegistry({ reference, config, credentials, credentialSources, proxy, debug, allowLoopback }),
+      )
     }
     case 'oci':
       await checkKind(reference.folder, 'folder')
@@ -60,7 +71,7 @@ export async function openSource(
       return await openArchive(reference.file, reference.reference, 'docker', context, signal)
     case 'rootfs':
       await checkKind(reference.file, 'file')
-      return nameless(await openRootfsTar(reference.file, context.platform, signal))
+      return nameless(await openRootfsTar(reference.file, { ...context, signal }))
     case 'docker-daemon':
       return await openEngine(['docker', 'image', 'save'], reference.name, context, signal)
     case 'podman':
@@ -74,7 +85,7 @@ export async function openSource(
 }
 
 /**
- * Opens a folder or a file whose kind is found by looking.
+ * Opens a folder or a file whose kind is found by looking; so all kinds that it may be must be allowed.
  *
  * @throws the codes of {@link openSource}.
  */
@@ -83,6 +94,7 @@ export async function openPath(
   context: SourceContext,
   signal?: AbortSignal,
 ): Promise<NamedImageSource & { kind: SourceReference['kind'] }> {
+  for (const kind of ['oci', 'oci-archive', 'docker-archive', 'rootfs'] as const) checkAllowed(kind, context)
   if (await isFolder(path))
     return { ...(await openSource({ kind: 'oci', folder: path, tag: undefined }, context)), kind: 'oci' }
   try {
@@ -102,55 +114,24 @@ async function openArchive(
   signal?: AbortSignal,
 ): Promise<NamedImageSource & { kind: SourceReference['kind'] }> {
   await checkKind(file, 'file')
-  const { files, release } = await plainTar(file, context.workFolder, signal)
+  const options = { ...context, signal }
+  const isForeign = ({ isCrowded, hasSystemFolder }: TarIndex) => isCrowded || (expected === 'any' && hasSystemFolder)
+  const files = await openTarArchive(file, isForeign, options)
   try {
     // Docker writes both since its version 25: the layout has the digests that it was pulled by.
-    if (expected !== 'docker' && (await isLayout(files))) {
-      return withRelease({ ...(await openLayout(files, name)), kind: 'oci-archive' as const }, release)
+    if (files !== undefined && (expected === 'oci' || (expected === 'any' && (await isLayout(files))))) {
+      return { ...(await openLayout(files, name)), kind: 'oci-archive' }
     }
-    if (expected !== 'oci' && (await isDockerArchive(files))) {
-      return withRelease(
-        { ...(await openDockerArchive(files, name, signal)), kind: 'docker-archive' as const },
-        release,
-      )
+    if (files !== undefined && (expected === 'docker' || (await isDockerArchive(files)))) {
+      return { ...(await openDockerArchive(files, name, options)), kind: 'docker-archive' }
     }
-    if (expected === 'any') {
-      await release() // a file system's own tar is read as a layer is
-      return { ...nameless(await openRootfsTar(file, context.platform, signal)), kind: 'rootfs' }
-    }
-    const missing =
-      expected === 'oci' ? 'an OCI layout: it has no index.json' : 'what docker save writes: it has no manifest.json'
-    throw new BandSoxError('image-invalid', `${file} is not ${missing}`)
   } catch (error) {
-    await release()
+    await files?.close()
     throw error
   }
-}
-
-/** Its files are read where they lie, so a compressed one is unpacked first. */
-async function plainTar(
-  file: string,
-  workFolder: string,
-  signal?: AbortSignal,
-): Promise<{ files: ImageFiles; release: () => Promise<void> }> {
-  if (!(await isCompressed(file))) {
-    const files = await tarFiles(file, file, signal)
-    return { files, release: () => files.close() }
-  }
-  const { directory, remove } = await makeWorkDirectory(workFolder)
-  try {
-    const plain = join(directory, 'archive.tar')
-    await pipeline(decompress(createReadStream(file), signal), createWriteStream(plain))
-    const files = await tarFiles(plain, file, signal)
-    const release = async () => {
-      await files.close()
-      await remove()
-    }
-    return { files, release }
-  } catch (error) {
-    await remove()
-    throw error
-  }
+  await files?.close()
+  if (expected !== 'any') throw new BandSoxError('image-invalid', `${file} holds more files than an image has`)
+  return { ...nameless(await openRootfsTar(file, options)), kind: 'rootfs' } // a file system's own tar is read as a layer is
 }
 
 /** The engine's own program knows where its images are, on another host too. */
@@ -163,6 +144,7 @@ async function openEngine(
   const { directory, remove } = await makeWorkDirectory(context.workFolder)
   try {
     const file = join(directory, 'image.tar')
+    context.onActivity?.(`saving ${name} from ${command[0]}`)
     await runCommand([...command, '--output', file, name], signal === undefined ? {} : { signal })
     return withRelease(await openArchive(file, undefined, 'any', context, signal), remove)
   } catch (error) {
@@ -183,14 +165,10 @@ function withRelease<S extends ImageSource>(source: S, release: () => Promise<vo
   }
 }
 
-async function isCompressed(path: string): Promise<boolean> {
-  const file = await open(path)
-  try {
-    const { buffer, bytesRead } = await file.read(Buffer.alloc(8), 0, 8, 0)
-    return compressionOf(buffer.subarray(0, bytesRead)) !== 'none'
-  } finally {
-    await file.close()
-  }
+function checkAllowed(kind: SourceReference['kind'], { allowedKinds }: SourceContext): void {
+  if (allowedKinds === undefined || allowedKinds.has(kind)) return
+  const allowed = [...allowedKinds].join(', ') || 'none'
+  throw new BandSoxError('permission-denied', `images of the kind ${kind} are not allowed here, but of: ${allowed}`)
 }
 
 async function checkKind(path: string, kind: 'file' | 'folder'): Promise<void> {

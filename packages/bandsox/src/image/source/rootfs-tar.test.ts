@@ -5,6 +5,7 @@ import { it, type TestContext } from 'node:test'
 import { openDescriptors } from '../../testing/descriptors.js'
 import { hasCode } from '../../testing/errors.js'
 import { temporaryFolder } from '../../testing/temporary-folder.js'
+import { DEFAULT_LIMITS } from '../layer/limits.js'
 import { parseConfiguration, parseDocument } from '../manifest.js'
 import { digestOf } from '../testing/image-corpus.js'
 import { documentOf } from '../testing/memory-image.js'
@@ -13,6 +14,7 @@ import { openRootfsTar } from './rootfs-tar.js'
 import type { Descriptor, ImageSource } from './source.js'
 
 const platform = { os: 'linux', architecture: 'arm64', variant: 'v8' }
+const options = { platform, limits: DEFAULT_LIMITS }
 const rootfs = tar(file('etc/hostname', 'x'))
 
 async function written(t: TestContext, bytes: Buffer): Promise<string> {
@@ -34,7 +36,7 @@ for (const [kind, bytes] of [
   ['packed', gzip(rootfs)],
 ] as const) {
   it(`a ${kind} tar is an image of one layer`, async (t) => {
-    const source = await openRootfsTar(await written(t, bytes), platform)
+    const source = await openRootfsTar(await written(t, bytes), options)
     const parsed = parseDocument(await source.root())
     assert.ok(parsed.kind === 'manifest')
     const { config, layers } = parsed.manifest
@@ -54,19 +56,32 @@ it('what cannot be unpacked names the file, and leaves no descriptor', async (t)
   const before = await openDescriptors()
   const cut = await written(t, gzip(rootfs).subarray(0, 50))
   await assert.rejects(
-    openRootfsTar(cut, platform),
+    openRootfsTar(cut, options),
     hasCode('layer-invalid', /cannot read .*rootfs\.tar: gzip: unexpected end/),
   )
   const xz = await written(t, Buffer.from([0xfd, 0x37, 0x7a, 0x58, 0x5a, 0]))
-  await assert.rejects(openRootfsTar(xz, platform), hasCode('layer-invalid', /compressed with xz/))
+  await assert.rejects(openRootfsTar(xz, options), hasCode('layer-invalid', /compressed with xz/))
   const whole = await written(t, rootfs)
-  await assert.rejects(openRootfsTar(whole, platform, AbortSignal.abort(new Error('enough'))), /enough/)
+  await assert.rejects(openRootfsTar(whole, { ...options, signal: AbortSignal.abort(new Error('enough')) }), /enough/)
   assert.deepEqual(await openDescriptors(), before)
 })
 
 it('a file that is not there is not found', async () => {
   await assert.rejects(
-    openRootfsTar('/nowhere/rootfs.tar', platform),
+    openRootfsTar('/nowhere/rootfs.tar', options),
     hasCode('file-not-found', /\/nowhere\/rootfs\.tar/),
   )
+})
+
+it('a small file that unpacks to more than an image may have is left as soon as that shows', async (t) => {
+  const before = await openDescriptors()
+  const bomb = await written(t, gzip(tar(file('etc/zeros', Buffer.alloc(8_000_000)))))
+  const limits = { ...DEFAULT_LIMITS, maxBytes: 1_000_000 }
+  const told: string[] = []
+  await assert.rejects(
+    openRootfsTar(bomb, { platform, limits, onActivity: (what) => told.push(what) }),
+    hasCode('image-too-large', /cannot read .*rootfs\.tar: its files have over 1000000 bytes/),
+  )
+  assert.deepEqual(told, [`hashing ${bomb}`])
+  assert.deepEqual(await openDescriptors(), before)
 })

@@ -4,15 +4,29 @@ import { createReadStream } from 'node:fs'
 import { stat } from 'node:fs/promises'
 import { BandSoxError, isSystemError } from '@bandsox/sdk'
 import { decompress } from '../layer/decompress.js'
+import { ImageBudget } from '../layer/layer-index.js'
+import type { ImageLimits } from '../layer/limits.js'
 import type { Platform } from '../manifest.js'
-import { singleLayerSource } from './single-layer.js'
+import { DEFAULT_PATH, singleLayerSource } from './single-layer.js'
 import type { ImageSource } from './source.js'
 
-const PATH = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 const PIECE_BYTES = 1024 * 1024
 
-/** @throws `layer-invalid` when it cannot be unpacked; `file-not-found`. */
-export async function openRootfsTar(path: string, platform: Platform, signal?: AbortSignal): Promise<ImageSource> {
+export interface RootfsTarOptions {
+  platform: Platform
+  limits: ImageLimits
+  /** Told what takes time. */
+  onActivity?: ((what: string) => void) | undefined
+  signal?: AbortSignal | undefined
+}
+
+/** @throws `layer-invalid` when it cannot be unpacked; `image-too-large`; `file-not-found`; `signal.reason`. */
+export async function openRootfsTar(
+  path: string,
+  { platform, limits, onActivity, signal }: RootfsTarOptions,
+): Promise<ImageSource> {
+  onActivity?.(`hashing ${path}`)
+  const budget = new ImageBudget(limits)
   const packed = createHash('sha256')
   const unpacked = createHash('sha256')
   async function* hashed(): AsyncGenerator<Buffer> {
@@ -23,8 +37,12 @@ export async function openRootfsTar(path: string, platform: Platform, signal?: A
     }
   }
   try {
-    for await (const piece of decompress(hashed(), signal)) unpacked.update(piece)
+    for await (const piece of decompress(hashed(), signal)) {
+      budget.takeBytes(piece.length)
+      unpacked.update(piece)
+    }
   } catch (error) {
+    signal?.throwIfAborted()
     if (isSystemError(error, 'ENOENT')) {
       throw new BandSoxError('file-not-found', `there is no file ${path}`, { cause: error })
     }
@@ -34,7 +52,7 @@ export async function openRootfsTar(path: string, platform: Platform, signal?: A
   return singleLayerSource({
     name: path,
     platform,
-    config: { Env: [PATH], Cmd: ['/bin/sh'] },
+    config: { Env: [DEFAULT_PATH], Cmd: ['/bin/sh'] },
     layer: {
       digest: `sha256:${packed.digest('hex')}`,
       diffId: `sha256:${unpacked.digest('hex')}`,

@@ -1,9 +1,12 @@
 /** An image of one layer that has no manifest of its own: it is written here. */
 import { Readable } from 'node:stream'
 import { BandSoxError } from '@bandsox/sdk'
+import { sha256 } from '../digest.js'
 import { mediaTypes, type Platform } from '../manifest.js'
-import { sha256 } from './layout.js'
 import type { Document, ImageSource } from './source.js'
+
+/** Of commands in an image that does not say otherwise, as Docker has it. */
+export const DEFAULT_PATH = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 
 export interface SingleLayer {
   /** For messages. */

@@ -39,5 +39,12 @@ export interface ImageSource {
   manifest(descriptor: Descriptor, signal?: AbortSignal): Promise<Document>
   /** @param offset Bytes that are there already, below `descriptor.size`. */
   openBlob(descriptor: Descriptor, offset: number, signal?: AbortSignal): Promise<OpenBlob>
+  /**
+   * Says that what came of a blob is not what its digest says. Only a source of several places has it, and does not ask those
+   * again that the bytes came from.
+   *
+   * @returns Whether another place is left that may have the right bytes.
+   */
+  reject?(descriptor: Descriptor): boolean
   close(): Promise<void>
 }

@@ -1,6 +1,7 @@
 /** Feeds the readers of manifests and of image files with documents that were right once. */
 import assert from 'node:assert/strict'
 import type { Random } from '../../testing/random.js'
+import { DEFAULT_LIMITS } from '../layer/limits.js'
 import { choosePlatform, mediaTypes, parseConfiguration, parseDocument } from '../manifest.js'
 import { openDockerArchive } from '../source/docker-archive.js'
 import { openLayout } from '../source/layout.js'
@@ -37,7 +38,9 @@ export const fuzzManifests = (run: FuzzRun): Promise<string> =>
     const layout = mutatedFiles(layoutFiles(image, random.pick(['', 'app'])), random)
     await outcomeOf(codes, async () => readAll(await openLayout(memoryFiles(layout), tag)))
     const archive = mutatedFiles(dockerFiles(image, layers, ['app:latest']), random)
-    await outcomeOf(codes, async () => readAll(await openDockerArchive(memoryFiles(archive), tag)))
+    await outcomeOf(codes, async () =>
+      readAll(await openDockerArchive(memoryFiles(archive), tag, { limits: DEFAULT_LIMITS })),
+    )
   })
 
 function readDocument(document: Document): void {

@@ -1,7 +1,7 @@
 /** Images that lie in memory: as a set of files, and as a source to pull from that can fail in all ways. */
 import { Readable } from 'node:stream'
 import { BandSoxError } from '@bandsox/sdk'
-import type { ImageFiles } from '../source/files.js'
+import type { TarFiles } from '../source/files.js'
 import type { Descriptor, Document, ImageSource } from '../source/source.js'
 import { digestOf } from './image-corpus.js'
 
@@ -104,9 +104,10 @@ export class MemorySource implements ImageSource {
 export const streamOf = (pieces: Iterable<Buffer> | AsyncIterable<Buffer>): Readable =>
   Readable.from(pieces, { objectMode: false })
 
-export function memoryFiles(files: ReadonlyMap<string, Buffer>): ImageFiles {
+export function memoryFiles(files: ReadonlyMap<string, Buffer>): TarFiles {
   return {
     name: 'files in memory',
+    resolve: (path) => (files.has(path) ? path : undefined),
     sizeOf: async (path) => files.get(path)?.length,
     open: (path, offset) => streamOf([files.get(path)?.subarray(offset) ?? Buffer.alloc(0)]),
     close: async () => undefined,

@@ -14,6 +14,9 @@ const HELPER_TIMEOUT_MS = 30_000
 /** The user name that tells that the secret is an identity token. */
 const TOKEN_USERNAME = '<token>'
 
+/** The wording is part of the helpers' protocol: errors.go, errCredentialsNotFoundMessage. */
+const NOT_FOUND = /credentials not found/i
+
 const replySchema = z.object({ Username: z.string(), Secret: z.string() })
 
 /**
@@ -32,17 +35,22 @@ export async function askHelper(
   const program = `docker-credential-${name}`
   let stdout: string
   try {
-    const options = { input: serverKey(registry), env: environment, signal, timeoutMs: HELPER_TIMEOUT_MS }
+    const options = { input: serverKey(registry), env: environment, signal, timeoutMs: HELPER_TIMEOUT_MS, quote }
     ;({ stdout } = await runCommand([program, 'get'], options))
   } catch (error) {
-    // The wording is part of the helpers' protocol: errors.go, errCredentialsNotFoundMessage.
-    if (error instanceof BandSoxError && /credentials not found/i.test(error.message)) return undefined
+    if (error instanceof BandSoxError && NOT_FOUND.test(error.message)) return undefined
     throw error
   }
   const reply = parseReply(program, stdout)
   if (reply.Secret === '') return undefined
   if (reply.Username === TOKEN_USERNAME) return { kind: 'identity-token', token: reply.Secret }
   return { kind: 'password', username: reply.Username, password: reply.Secret }
+}
+
+/** Helpers print errors to standard output, where the secret would stand: only the one that is known is taken from there. */
+function quote(stdout: string, stderr: string): string {
+  const [notFound] = NOT_FOUND.exec(stdout) ?? []
+  return notFound ?? (stderr || 'its standard output is not shown, since there may be a secret in it')
 }
 
 /** What it printed is not quoted: there may be a secret in it. */

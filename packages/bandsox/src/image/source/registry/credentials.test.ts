@@ -103,6 +103,18 @@ describe('the search for credentials', () => {
     assert.doesNotMatch(said, /secret/)
   })
 
+  it('quotes nothing of what a failing helper prints where the secret stands', async (t) => {
+    const { sources } = await place(t, [{ credsStore: 'prints' }, { credsStore: 'says' }], {
+      prints: `${reply('me', 'secret')}; exit 3`,
+      says: `${reply('me', 'secret')}; echo 'cannot lock the keychain' >&2; exit 3`,
+    })
+    const { found, problems } = await findCredentials('a.example', 'x', sources, signal)
+    assert.equal(found, undefined)
+    assert.match(problems[0] ?? '', /docker-credential-prints get exited with 3: its standard output is not shown/)
+    assert.match(problems[1] ?? '', /docker-credential-says get exited with 3: cannot lock the keychain$/)
+    assert.doesNotMatch(problems.join(), /secret"/)
+  })
+
   it('ends with its signal, and its helper with it', { timeout: 10_000 }, async (t) => {
     // It runs once the file is there, which is put in place whole.
     const { folder, sources } = await place(t, [{ credsStore: 'hangs' }], {

@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises'
 import { rootCertificates } from 'node:tls'
 import { BandSoxError, isSystemError, messageOf } from '@bandsox/sdk'
 import { Agent, type Dispatcher, ProxyAgent } from 'undici'
+import { lookupPublic } from './public-address.js'
 
 /** Of all headers of a reply; signed addresses of storage services have about 2 KiB. */
 const MAX_HEADER_BYTES = 64 * 1024
@@ -11,6 +12,8 @@ const MAX_HEADER_BYTES = 64 * 1024
 export interface TlsSettings {
   /** For TCP and TLS together, in milliseconds. */
   timeout: number
+  /** Names may not lead to this host or to a private network. */
+  publicOnly: boolean
   rejectUnauthorized: boolean
   /** PEM; without it, the usual ones. */
   ca?: string[]
@@ -20,8 +23,11 @@ export interface TlsSettings {
  * @param proxy URL.
  * @throws `bad-request` when it is none.
  */
-export function openDispatcher(proxy: string | undefined, tls: TlsSettings): Dispatcher {
-  if (proxy === undefined) return new Agent({ connect: tls, maxHeaderSize: MAX_HEADER_BYTES })
+export function openDispatcher(proxy: string | undefined, { publicOnly, ...tls }: TlsSettings): Dispatcher {
+  if (proxy === undefined) {
+    const connect = publicOnly ? { ...tls, lookup: lookupPublic } : tls
+    return new Agent({ connect, maxHeaderSize: MAX_HEADER_BYTES })
+  }
   try {
     return new ProxyAgent({
       uri: proxy,

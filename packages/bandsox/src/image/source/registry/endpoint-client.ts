@@ -23,7 +23,8 @@ export interface EndpointClient {
   readonly endpoint: Endpoint
   /**
    * @returns A reply with one of the accepted statuses, and the signal that its body ends by.
-   * @throws `registry-unreachable`, `registry-unauthorized`, `image-not-found`, `registry-failed`, or `signal.reason`.
+   * @throws `registry-unreachable`, `registry-unauthorized`, `image-not-found`, `registry-failed`, `permission-denied`, or
+   *   `signal.reason`.
    */
   request(request: EndpointRequest): Promise<{ reply: HttpReply; signal: AbortSignal }>
   /** Breaks off what is under way: it rejects with `cancelled`. */
@@ -35,16 +36,19 @@ export interface EndpointClientOptions {
   search: (signal: AbortSignal) => Promise<CredentialSearch>
   proxy: ProxySettings
   limits: HttpLimits
+  allowLoopback: boolean
   debug: (message: string) => void
 }
 
 /** @throws `bad-request` when the endpoint's file of certificates cannot be read. */
 export async function openEndpoint(options: EndpointClientOptions): Promise<EndpointClient> {
-  const { endpoint, search, proxy, limits, debug } = options
+  const { endpoint, search, proxy, limits, debug, allowLoopback } = options
   const http = await openHttpClient({
+    host: endpoint.host,
     verifyTls: endpoint.verifyTls,
     ca: endpoint.ca,
     allowDowngrade: endpoint.schemes.includes('http'),
+    allowLoopback,
     proxy,
     limits,
     debug,

@@ -4,11 +4,12 @@
  * @see OCI distribution-spec, "Pull"
  */
 import { BandSoxError } from '@bandsox/sdk'
+import { documentMediaTypes } from '../../manifest.js'
 import { formatReference, type RegistryReference } from '../reference.js'
 import { type Descriptor, digestSchema, MAX_DOCUMENT_BYTES, type OpenBlob } from '../source.js'
 import { attempting } from './attempting.js'
 import { blobStream } from './blob-stream.js'
-import { DOCUMENT_MEDIA_TYPES, toDocument } from './document.js'
+import { toDocument } from './document.js'
 import type { EndpointClient } from './endpoint-client.js'
 import type { RegistrySource } from './registry-source.js'
 import { discard, type HttpReply, headerOf, readBody } from './reply.js'
@@ -21,7 +22,7 @@ export function endpointSource(client: EndpointClient, reference: RegistryRefere
   const image = formatReference(reference)
   const base = `/v2/${client.endpoint.repository}`
   const path = `${base}/manifests/${reference.digest ?? reference.tag}`
-  const headers = { accept: DOCUMENT_MEDIA_TYPES.join(', ') }
+  const headers = { accept: documentMediaTypes.join(', ') }
 
   const fetchDocument = async (from: string, expected: string | undefined, signal?: AbortSignal) => {
     const { reply, signal: ending } = await client.request({ path: from, headers, accept: [200], signal })

@@ -17,9 +17,11 @@ const never = new AbortController().signal
 async function open(t: TestScope, options: Partial<HttpOptions> = {}) {
   const debug: string[] = []
   const client = await openHttpClient({
+    host: '127.0.0.1',
     verifyTls: true,
     ca: undefined,
     allowDowngrade: false,
+    allowLoopback: true,
     proxy: {},
     debug: (message) => debug.push(message),
     ...options,
@@ -240,6 +242,22 @@ describe('a redirect', () => {
   })
 })
 
+describe('a host that is not public', () => {
+  it('is not asked when that is not allowed, by address or by name', async (t) => {
+    const server = await serve(t, (_, response) => response.end())
+    const { client } = await open(t, { allowLoopback: false })
+    const [, port] = server.host.split(':')
+    for (const host of ['127.0.0.1', 'localhost', '0x7f.1', '0.0.0.0', '[::1]', '[::ffff:127.0.0.1]', '10.0.0.1'])
+      await assert.rejects(
+        client.send(get(`http://${host}:${port}/`)),
+        hasCode('permission-denied', /must not be asked/),
+      )
+    for (const host of ['192.168.1.1', '172.16.0.1', '169.254.169.254', '100.64.0.1', '[fd00::1]', '[fe80::1]'])
+      await assert.rejects(client.send(get(`http://${host}/`)), hasCode('permission-denied', /must not be asked/))
+    assert.equal(server.asked.length, 0)
+  })
+})
+
 describe('TLS', () => {
   it('is verified, with certificates besides the usual ones, or not at all', async (t) => {
     const tls = await makeCertificate(await temporaryFolder(t))
@@ -256,6 +274,22 @@ describe('TLS', () => {
       const { client } = await open(t, options)
       assert.equal((await client.send(get(url))).status, 200)
     }
+  })
+
+  it('that is not verified for the server itself is verified for where it redirects', async (t) => {
+    const tls = await makeCertificate(await temporaryFolder(t))
+    const other = await serve(t, (_, response) => response.end(), tls)
+    const elsewhere = `https://${other.host.replace('127.0.0.1', 'localhost')}/`
+    const server = await serve(t, (_, response) => response.writeHead(307, { location: elsewhere }).end(), tls)
+    const { client } = await open(t, { host: server.host, verifyTls: false })
+    await assert.rejects(client.sendFollowing(get(`https://${server.host}/`)), (error) => {
+      hasCode('registry-unreachable', /cannot reach localhost:\d+: self-signed certificate/)(error)
+      assert.match(String((error as BandSoxError).hint), /set "ca" of 127\.0\.0\.1:\d+ in/)
+      return true
+    })
+    assert.deepEqual([server.asked.length, other.asked.length], [1, 0])
+    const trusting = await open(t, { host: server.host, verifyTls: false, ca: tls.file })
+    assert.equal((await trusting.client.sendFollowing(get(`https://${server.host}/`))).status, 200)
   })
 
   it('with certificates that are not there is refused at once', async (t) => {
@@ -297,7 +331,11 @@ describe('a proxy', () => {
     const tls = await makeCertificate(await temporaryFolder(t))
     const server = await serve(t, (_, response) => response.end('from the server'), tls)
     const proxy = await serveProxy(t, server.host)
-    const { client } = await open(t, { verifyTls: false, proxy: { https: `http://me:secret@${proxy.host}` } })
+    const { client } = await open(t, {
+      host: 'registry.example',
+      verifyTls: false,
+      proxy: { https: `http://me:secret@${proxy.host}` },
+    })
     const reply = await client.send(get('https://registry.example/v2/'))
     assert.equal((await readBody(reply, 100, never)).toString(), 'from the server')
     assert.deepEqual(proxy.asked, [`CONNECT registry.example:443 Basic ${Buffer.from('me:secret').toString('base64')}`])

@@ -1,9 +1,10 @@
 /** HTTP to one registry and to where it redirects: bounded in time, and tried again where that helps. */
-import { setTimeout as sleep } from 'node:timers/promises'
 import { BandSoxError, messageOf } from '@bandsox/sdk'
 import type { Dispatcher } from 'undici'
+import { pause } from '../../../process/pause.js'
 import { openDispatcher, readCertificates, type TlsSettings } from './dispatcher.js'
 import { type ProxySettings, proxyFor } from './proxy.js'
+import { checkPublic } from './public-address.js'
 import { discard, type HttpReply, headerOf } from './reply.js'
 import { isPassing, transportError } from './transport-error.js'
 import { unlessAborted } from './unless-aborted.js'
@@ -50,7 +51,7 @@ export interface HttpClient {
    *
    * @returns Whatever the server answers, also when that is a redirect or an error.
    * @throws `registry-unreachable`; `registry-failed` for what is no reply, or comes too late; `bad-request` for a proxy without
-   *   an address; `signal.reason`.
+   *   an address; `permission-denied` for a host that must not be asked; `signal.reason`.
    */
   send(request: HttpRequest): Promise<HttpReply>
   /**
@@ -64,11 +65,16 @@ export interface HttpClient {
 }
 
 export interface HttpOptions {
+  /** The server's name: what it redirects to, and where it has tokens fetched, may be other servers. */
+  host: string
+  /** False: the certificates of this one name are not verified. */
   verifyTls: boolean
   /** PEM file with certificates to trust besides the usual ones. */
   ca: string | undefined
   /** Whether a redirect may lead from HTTPS to HTTP. */
   allowDowngrade: boolean
+  /** Whether the server, and what it leads to, may be on this host or in a private network. */
+  allowLoopback: boolean
   proxy: ProxySettings
   limits: HttpLimits
   debug: (message: string) => void
@@ -77,22 +83,26 @@ export interface HttpOptions {
 /** @throws `bad-request` when the file of certificates cannot be read. */
 export async function openHttpClient(options: HttpOptions): Promise<HttpClient> {
   const dispatchers = new Map<string, Dispatcher>()
-  const tls: TlsSettings = {
+  const { hostname } = new URL(`https://${options.host}`)
+  const tls: Omit<TlsSettings, 'rejectUnauthorized'> = {
     timeout: options.limits.connectMs,
-    rejectUnauthorized: options.verifyTls,
+    publicOnly: !options.allowLoopback,
     ...(options.ca !== undefined && { ca: await readCertificates(options.ca) }),
   }
   const dispatcherFor = (url: URL): Dispatcher => {
     const proxy = proxyFor(url, options.proxy)
-    const existing = dispatchers.get(proxy ?? '')
+    const rejectUnauthorized = options.verifyTls || url.hostname !== hostname
+    const key = `${rejectUnauthorized} ${proxy ?? ''}`
+    const existing = dispatchers.get(key)
     if (existing !== undefined) return existing
-    const dispatcher = openDispatcher(proxy, tls)
-    dispatchers.set(proxy ?? '', dispatcher)
+    const dispatcher = openDispatcher(proxy, { ...tls, rejectUnauthorized })
+    dispatchers.set(key, dispatcher)
     return dispatcher
   }
 
   const sendOnce = async ({ method, url, headers, body, signal }: HttpRequest): Promise<HttpReply> => {
     signal.throwIfAborted()
+    if (!options.allowLoopback) checkPublic(url.hostname)
     const { headersMs, bodyIdleMs } = options.limits
     // undici notices an abort only when a connection stands, which a silent host delays until the time limit.
     const reply = await unlessAborted(
@@ -127,8 +137,9 @@ export async function openHttpClient(options: HttpOptions): Promise<HttpClient> 
         await discard(reply)
       } catch (error) {
         signal.throwIfAborted()
-        if (error instanceof BandSoxError) throw error // of what was configured
-        if (isLast || !isPassing(error)) throw transportError(url.host, error)
+        if (error instanceof BandSoxError) throw error // of what was configured, or is not allowed
+        if (isLast || !isPassing(error))
+          throw transportError(url.host, error, url.hostname === hostname ? url.host : options.host)
         options.debug(`${url.host}: ${messageOf(error)}: trying again in ${waitMs} ms`)
       }
       await pause(waitMs, signal)
@@ -159,15 +170,6 @@ export async function openHttpClient(options: HttpOptions): Promise<HttpClient> 
     async close() {
       await Promise.all([...dispatchers.values()].map((dispatcher) => dispatcher.destroy()))
     },
-  }
-}
-
-async function pause(ms: number, signal: AbortSignal): Promise<void> {
-  try {
-    await sleep(ms, undefined, { signal })
-  } catch (error) {
-    signal.throwIfAborted() // with its own reason; the timer rejects with an AbortError
-    throw error
   }
 }
 

@@ -6,6 +6,7 @@ import { buffer } from 'node:stream/consumers'
 import { describe, it } from 'node:test'
 import { hasCode } from '../../../testing/errors.js'
 import { type TestScope, temporaryFolder } from '../../../testing/temporary-folder.js'
+import { BlobStore } from '../../blob-store.js'
 import { parseRegistryReference } from '../reference.js'
 import { storeCredentials } from './auth-file.js'
 import { openRegistry, type RegistryOptions } from './registry.js'
@@ -135,9 +136,9 @@ describe('a registry', () => {
       'of schema 1',
       'application/vnd.docker.distribution.manifest.v1+prettyjws',
       '{"schemaVersion":1}',
-      /has the schema 1/,
+      /of the first schema/,
     ],
-    ['of schema 1 in disguise', 'application/json', '{"schemaVersion":1}', /has the schema 1/],
+    ['of schema 1 in disguise', 'application/json', '{"schemaVersion":1}', /of the first schema/],
     ['that is no image', 'text/html', '{"schemaVersion":2}', /no manifest of an image, but "text\/html"/],
     ['that is no JSON', MANIFEST_TYPE, '<html>', /it is no JSON/],
     ['that is no object', MANIFEST_TYPE, '[]', /it is no manifest/],
@@ -425,6 +426,28 @@ describe('a registry that wants a token', () => {
     assert.equal(tokens.asked.length, 1)
   })
 
+  it('from a server on another host is asked for with TLS verified, even by a registry that is insecure', async (t) => {
+    const tls = await makeCertificate(await temporaryFolder(t))
+    const tokens = await serve(t, (_, response) => json(response, 200, { token: 'T' }), tls)
+    const realm = `https://${tokens.host.replace('127.0.0.1', 'localhost')}/`
+    const server = await serveRegistry(
+      t,
+      ({ headers }, response) =>
+        headers.authorization === undefined &&
+        !!response.writeHead(401, { 'www-authenticate': `Bearer realm="${realm}"` }).end(),
+      tls,
+    )
+    const credentials = { username: 'me', password: 'secret' }
+    const { source } = await open(t, server, { credentials })
+    await assert.rejects(source.root(), hasCode('registry-unreachable', /no token from localhost.*self-signed/))
+    assert.equal(tokens.asked.length, 0)
+    const trusting = await open(t, server, {
+      credentials,
+      config: { registries: { [server.host]: { insecure: true, ca: tls.file } } },
+    })
+    assert.equal((await trusting.source.root()).digest, digestOf(index))
+  })
+
   it('does not let one caller’s signal end what another waits for', { timeout: 10_000 }, async (t) => {
     const asked = new EventEmitter()
     const isAsked = once(asked, 'token')
@@ -557,6 +580,49 @@ describe('mirrors', () => {
     const second = await source.openBlob(layerDescriptor, 300)
     assert.deepEqual(await buffer(second.stream), layer)
     assert.equal(mirror.asked.length, 1)
+  })
+
+  for (const [title, body] of [
+    ['whole', Buffer.alloc(1000)],
+    ['in part', Buffer.alloc(300)],
+  ] as const)
+    it(`that send a layer wrong ${title} are passed over, and it comes from the next`, async (t) => {
+      const mirrors = [0, 1].map(() =>
+        serveRegistry(t, ({ path }, response) => {
+          if (!path.includes('/blobs/')) return false
+          response.writeHead(200, { 'content-length': '1000' })
+          response.write(body, () => body.length < 1000 && response.socket?.destroy())
+          return true
+        }),
+      )
+      const [first, second, registry] = [await mirrors[0], await mirrors[1], await serveRegistry(t)]
+      const { source, debug } = await withMirrors(
+        t,
+        registry,
+        [first, second].map((mirror) => `http://${mirror?.host}`),
+      )
+      const store = new BlobStore(await temporaryFolder(t))
+      await store.open()
+      const incoming = store.fetch(layerDescriptor, source)
+      const read: Buffer[] = []
+      for await (const piece of incoming.read()) read.push(piece)
+      assert.deepEqual(Buffer.concat(read), layer)
+      await source.root()
+      for (const mirror of [first, second]) {
+        assert.equal(mirror?.asked.length, 1)
+        assert.match(debug.join('\n'), new RegExp(`not asking the mirror ${mirror?.host} any more`))
+      }
+    })
+
+  it('that send a layer wrong are no excuse for a registry that does as well', async (t) => {
+    const wrong = () =>
+      serveRegistry(t, ({ path }, response) => path.includes('/blobs/') && !!response.end(Buffer.alloc(1000)))
+    const [mirror, registry] = [await wrong(), await wrong()]
+    const { source } = await withMirrors(t, registry, [`http://${mirror.host}`])
+    const store = new BlobStore(await temporaryFolder(t))
+    await store.open()
+    await assert.rejects(store.fetch(layerDescriptor, source).done, hasCode('digest-mismatch'))
+    assert.deepEqual([mirror.asked.length, registry.asked.length], [1, 1])
   })
 
   it('are not a way around the registry’s own answer', async (t) => {

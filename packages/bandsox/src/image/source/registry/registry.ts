@@ -19,6 +19,8 @@ export interface RegistryOptions {
   /** Default: none. */
   proxy?: ProxySettings
   limits?: Partial<HttpLimits>
+  /** Whether registry, mirrors, token servers and redirects may be on this host or in a private network. Default: true. */
+  allowLoopback?: boolean
   /** Told what went wrong without an error: a mirror passed over, another try, HTTP instead of HTTPS. */
   debug?: (message: string) => void
 }
@@ -27,7 +29,7 @@ export interface RegistryOptions {
  * Opens an image in a registry; nothing is sent yet.
  *
  * Documents asked for by digest are verified; who reads a blob checks it. The source's methods throw
- * `registry-unreachable`, `registry-unauthorized`, `image-not-found`, `registry-failed`, `digest-mismatch`, `image-invalid`, or
+ * `registry-unreachable`, `registry-unauthorized`, `permission-denied`, `image-not-found`, `registry-failed`, `digest-mismatch`, `image-invalid`, or
  * `signal.reason`; after `close()` they throw `cancelled`. The stream of a blob that breaks off fails with `registry-failed`:
  * open it again with the offset that was reached.
  *
@@ -35,7 +37,7 @@ export interface RegistryOptions {
  *   at the first request.
  */
 export async function openRegistry(options: RegistryOptions): Promise<RegistrySource> {
-  const { reference, config, credentialSources, proxy = {}, debug = () => undefined } = options
+  const { reference, config, credentialSources, proxy = {}, debug = () => undefined, allowLoopback = true } = options
   const limits = { ...DEFAULT_HTTP_LIMITS, ...options.limits }
   const { credentials } = options
   const endpoints = endpointsOf(reference.registry, reference.repository, config)
@@ -46,7 +48,7 @@ export async function openRegistry(options: RegistryOptions): Promise<RegistrySo
       const given = isMirror || credentials === undefined ? undefined : givenCredentials(credentials)
       const search = async (signal: AbortSignal) =>
         given ?? (await findCredentials(endpoint.registry, endpoint.repository, credentialSources, signal))
-      const client = await openEndpoint({ endpoint, search, proxy, limits, debug })
+      const client = await openEndpoint({ endpoint, search, proxy, limits, allowLoopback, debug })
       opened.push({ name: endpoint.host, source: endpointSource(client, reference) })
     }
   } catch (error) {

@@ -10,12 +10,16 @@ const PASSING = /^(ECONNRESET|EPIPE|EAI_AGAIN|UND_ERR_SOCKET|UND_ERR_CLOSED)$/
 
 export const isPassing = (error: unknown): boolean => PASSING.test(errorCode(error))
 
-/** @returns `registry-failed` when the server was reached and sent what is no reply, or none in time; else `registry-unreachable`. */
-export function transportError(host: string, error: unknown): BandSoxError {
+/**
+ * @param configured The entry in the configuration of registries that holds for the host.
+ * @returns `registry-failed` when the server was reached and sent what is no reply, or none in time; else `registry-unreachable`.
+ */
+export function transportError(host: string, error: unknown, configured: string): BandSoxError {
   const code = errorCode(error)
   if (NO_REPLY.test(code))
     return new BandSoxError('registry-failed', `${host} sends no reply: ${reasonOf(error)}`, { cause: error })
-  const hint = `if you trust it, set "ca" or "insecure" of ${host} in the configuration of registries`
+  const settings = configured === host ? '"ca" or "insecure"' : '"ca"' // who is insecure does not vouch for others
+  const hint = `if you trust it, set ${settings} of ${configured} in the configuration of registries`
   return new BandSoxError('registry-unreachable', `cannot reach ${host}: ${reasonOf(error)}`, {
     cause: error,
     ...(TLS_DISTRUST.test(code) && { hint }),
