@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict'
-import { readdir, writeFile } from 'node:fs/promises'
+import { readdir, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { it } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
+import { identifySelf, identityText } from '../process/identity.js'
+import { hasCode } from '../testing/errors.js'
 import { runModule } from '../testing/module-process.js'
 import { temporaryFolder } from '../testing/temporary-folder.js'
 import { beginFetching, tryCleaning } from './activity.js'
@@ -62,6 +64,43 @@ it('a process that was killed while it fetched or cleaned up stops nobody', asyn
     await cleaned()
     assert.deepEqual(await readdir(locks), [])
   }
+})
+
+it('what another boot left stops nobody, and is removed', async (t) => {
+  const locks = await temporaryFolder(t)
+  const before = { ...(await identifySelf()), bootId: '0'.repeat(32) }
+  await writeFile(join(locks, `fetching-${identityText(before)}-01234567`), '')
+  await writeFile(join(locks, `fetching-${2 ** 22 + 1}-1-01234567`), '') // of an earlier version
+  const lock = JSON.stringify({ operation: 'clean up images', ...before })
+  for (const name of ['cleaning.lock', 'cleaning.lock.0123456789ab']) await writeFile(join(locks, name), lock)
+  await (await beginFetching(locks))()
+  const cleaned = await tryCleaning(locks)
+  assert.ok(cleaned)
+  assert.deepEqual(await readdir(locks), ['cleaning.lock'])
+  await cleaned()
+})
+
+it('who fetches or cleans up in another container is waited for, and it is told what to do when it is gone', async (t) => {
+  const locks = await temporaryFolder(t)
+  const other = { ...(await identifySelf()), pid: 2 ** 22 + 1, pidNamespace: 1 }
+  const mark = join(locks, `fetching-${identityText(other)}-01234567`)
+  await writeFile(mark, '')
+  const hints: string[] = []
+  assert.equal(await tryCleaning(locks, (hint) => hints.push(hint)), undefined)
+  assert.match(hints[0] ?? '', /process 4194305 is of another container .* remove .*fetching-.*-01234567$/)
+  await rm(mark)
+  await writeFile(join(locks, 'cleaning.lock'), JSON.stringify({ operation: 'clean up images', ...other }))
+  assert.equal(await tryCleaning(locks, (hint) => hints.push(hint)), undefined)
+  assert.match(hints[1] ?? '', /remove .*cleaning\.lock$/)
+  await assert.rejects(beginFetching(locks, AbortSignal.timeout(20)), { name: 'TimeoutError' })
+  assert.deepEqual(await readdir(locks), ['cleaning.lock'])
+})
+
+it('who cannot read the lock leaves no mark', async (t) => {
+  const locks = await temporaryFolder(t)
+  await writeFile(join(locks, 'cleaning.lock'), '{"holder":"of another version"}')
+  await assert.rejects(beginFetching(locks), hasCode('artifact-damaged', /cleaning\.lock/))
+  assert.deepEqual(await readdir(locks), ['cleaning.lock'])
 })
 
 it('a fetch and a cleaning that begin at once never both go on', async (t) => {

@@ -2,12 +2,12 @@
 import { randomBytes } from 'node:crypto'
 import { readdir, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { identify, isAlive } from '../process/identity.js'
-import { lockHolder, tryLockFile, waitForLockFile } from '../process/lock-file.js'
+import { identifySelf, identityText, isAlive, type ProcessIdentity, parseIdentityText } from '../process/identity.js'
+import { lockHolder, outOfSightHint, removeDeadClaims, tryLockFile, waitForLockFile } from '../process/lock-file.js'
 
 const CLEANING = 'cleaning.lock'
-/** `fetching-<pid>-<start time>-<random>`. */
-const FETCHING = /^fetching-(\d+)-(\d+)-/
+/** And then `<identity>-<random>`. */
+const FETCHING = 'fetching-'
 
 /**
  * To be held while blobs, disks and records come to be that nothing refers to yet.
@@ -16,34 +16,62 @@ const FETCHING = /^fetching-(\d+)-(\d+)-/
  * sees the other.
  *
  * @returns The release.
+ * @throws `signal.reason`; `internal` when /proc is not readable; `artifact-damaged` for a lock.
  */
 export async function beginFetching(locks: string, signal?: AbortSignal): Promise<() => Promise<void>> {
-  const self = await identify(process.pid)
-  const mark = join(locks, `fetching-${process.pid}-${self?.startTime}-${randomBytes(4).toString('hex')}`)
+  const self = identityText(await identifySelf())
+  const mark = join(locks, `${FETCHING}${self}-${randomBytes(4).toString('hex')}`)
+  const release = () => rm(mark, { force: true })
   for (;;) {
-    await writeFile(mark, '')
-    const cleaning = await lockHolder(join(locks, CLEANING))
-    if (cleaning === undefined || !(await isAlive(cleaning))) return () => rm(mark, { force: true })
-    await rm(mark, { force: true })
+    let isFree = false
+    try {
+      await writeFile(mark, '')
+      const cleaning = await lockHolder(join(locks, CLEANING))
+      isFree = cleaning === undefined || !(await isAlive(cleaning))
+      if (isFree) return release
+    } finally {
+      if (!isFree) await release()
+    }
     await (await waitForLockFile(join(locks, CLEANING), 'wait', { signal }))()
   }
 }
 
-/** @returns The release, or undefined while anybody fetches or cleans up. */
-export async function tryCleaning(locks: string): Promise<(() => Promise<void>) | undefined> {
-  const attempt = await tryLockFile(join(locks, CLEANING), 'clean up images')
-  if ('holder' in attempt) return undefined
-  if (!(await isAnyFetching(locks))) return attempt.release
-  await attempt.release()
-  return undefined
+/**
+ * @param onOutOfSight Told what to do when who fetches or cleans up is of another container, and may be gone without our knowing.
+ * @returns The release, or undefined while anybody fetches or cleans up.
+ */
+export async function tryCleaning(
+  locks: string,
+  onOutOfSight?: (hint: string) => void,
+): Promise<(() => Promise<void>) | undefined> {
+  const refuse = async (file: string, holder: ProcessIdentity) => {
+    const hint = await outOfSightHint(file, holder)
+    if (hint !== undefined) onOutOfSight?.(hint)
+    return undefined
+  }
+  const lock = join(locks, CLEANING)
+  const attempt = await tryLockFile(lock, 'clean up images')
+  if ('holder' in attempt) return await refuse(lock, attempt.holder)
+  let isFree = false
+  try {
+    const fetching = await findFetching(locks)
+    if (fetching !== undefined) return await refuse(fetching.mark, fetching.maker)
+    await removeDeadClaims(lock)
+    isFree = true
+    return attempt.release
+  } finally {
+    if (!isFree) await attempt.release()
+  }
 }
 
-async function isAnyFetching(locks: string): Promise<boolean> {
+/** One that fetches; what dead ones left is removed. */
+async function findFetching(locks: string): Promise<{ mark: string; maker: ProcessIdentity } | undefined> {
   for (const name of await readdir(locks)) {
-    const [, pid, startTime] = FETCHING.exec(name) ?? []
-    if (pid === undefined) continue
-    if (await isAlive({ pid: Number(pid), startTime: Number(startTime) })) return true
-    await rm(join(locks, name), { force: true })
+    const maker = name.startsWith(FETCHING) ? parseIdentityText(name.slice(FETCHING.length)) : undefined
+    if (maker === undefined) continue
+    const mark = join(locks, name)
+    if (await isAlive(maker)) return { mark, maker }
+    await rm(mark, { force: true })
   }
-  return false
+  return undefined
 }

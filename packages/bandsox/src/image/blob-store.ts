@@ -9,6 +9,7 @@ import { BandSoxError, isSystemError } from '@bandsox/sdk'
 import { publishFile } from '../artifact/publish.js'
 import { type LockHolder, waitForLockFile } from '../process/lock-file.js'
 import { pause } from '../process/pause.js'
+import { hexOf } from './digest.js'
 import { type Descriptor, type ImageSource, MAX_DOCUMENT_BYTES } from './source/source.js'
 
 const PIECE_BYTES = 1024 * 1024
@@ -367,5 +368,3 @@ async function removeFile(path: string): Promise<number> {
   await rm(path, { force: true })
   return size ?? 0
 }
-
-const hexOf = (digest: string): string => digest.replace(/^sha256:/, '')

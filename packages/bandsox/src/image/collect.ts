@@ -1,4 +1,5 @@
 /** Removes what no image needs any more. Only for who has the lock of `activity.ts`: what is being fetched looks unneeded. */
+import { BandSoxError } from '@bandsox/sdk'
 import { removeAbandoned } from '../artifact/publish.js'
 import type { ImageRecord } from './image-record.js'
 import type { ImageStore } from './image-store.js'
@@ -15,8 +16,25 @@ function needs(records: readonly ImageRecord[]): { blobs: Set<string>; disks: Se
   }
 }
 
-/** Removes an image with its references, and of its disk and layers what no other image has. @returns Bytes that were freed. */
+/**
+ * Removes an image with its references, and of its disk and layers what no other image has.
+ *
+ * @returns Bytes that were freed.
+ * @throws `artifact-damaged` when a record cannot be read, whose image may have the same disk or layers; nothing was removed.
+ */
 export async function removeImage(store: ImageStore, image: ImageRecord): Promise<number> {
+  const [unreadable] = (await store.imageRecords()).damaged
+  if (unreadable !== undefined) {
+    const { message, hint } = unreadable.error
+    throw new BandSoxError(
+      'artifact-damaged',
+      `cannot remove ${image.id}, while what it shares is not known: ${message}`,
+      {
+        cause: unreadable.error,
+        ...(hint !== undefined && { hint }),
+      },
+    )
+  }
   for (const { reference, image: id } of await store.references()) {
     if (id === image.id) await store.removeReference(reference)
   }
@@ -28,12 +46,19 @@ export async function removeImage(store: ImageStore, image: ImageRecord): Promis
   return freed
 }
 
-/** Removes what no image refers to, and what killed processes left. @returns Bytes that were freed. */
+/**
+ * Removes what no image refers to, and what killed processes left. While a record cannot be read, which may be a newer version's,
+ * no disk and no blob is taken for garbage.
+ *
+ * @returns Bytes that were freed.
+ */
 export async function removeGarbage(store: ImageStore): Promise<number> {
   await removeAbandoned(store.root)
   await store.removeUnfinishedDisks()
   let freed = await store.blobs.removeUnfinished()
-  const { blobs, disks } = needs(await store.images())
+  const { readable, damaged } = await store.imageRecords()
+  if (damaged.length > 0) return freed
+  const { blobs, disks } = needs(readable)
   for (const key of await store.disks()) if (!disks.has(key)) freed += await store.removeDisk(key)
   for (const digest of await store.blobs.digests()) if (!blobs.has(digest)) freed += await store.blobs.remove(digest)
   return freed

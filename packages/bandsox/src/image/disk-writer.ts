@@ -35,7 +35,7 @@ export async function writeDisk({ layers, output, onProgress, signal }: WriteDis
 /** The disk as a tar. @param layers The highest first. */
 export async function* diskEntries(layers: readonly DiskLayer[]): AsyncGenerator<Buffer> {
   const image = new ImageTree()
-  for (const { tree, open } of layers) yield* layerContent(image.merge(await tree), open())
+  for (const { tree, open } of layers) yield* layerContent(await image.merge(await tree), open())
   // After their contents, since the attributes of a folder may be a lower layer's; sqfstar takes them at any time.
   for (const { path, attributes } of image.finish()) {
     yield entryHeader({

@@ -46,8 +46,36 @@ it('records and references come back as they were written, and are gone when rem
 it('a damaged record names its file, and what to do', async (t) => {
   const store = await openStore(t)
   await writeFile(join(store.root, 'records', `${'1'.repeat(64)}.json`), '{"version":2}')
-  await assert.rejects(store.images(), hasCode('artifact-damaged', /records\/1+\.json is damaged/))
+  await assert.rejects(store.readImage(digest('1')), hasCode('artifact-damaged', /records\/1+\.json is damaged/))
   await assert.rejects(store.readImage(digest('1')), { hint: /bandsox image pull/ })
+})
+
+it('a damaged record keeps nobody from the others', async (t) => {
+  const store = await openStore(t)
+  await store.writeImage(record)
+  const reference = {
+    version: 1,
+    reference: 'mine:1',
+    image: record.id,
+    root: digest('3'),
+    origin: 'registry',
+  } as const
+  await store.writeReference(reference)
+  assert.deepEqual(await store.damaged(), [])
+  const [newer, broken] = [join(store.root, 'records', '5.json'), join(store.root, 'references', '6.json')]
+  await writeFile(newer, '{"version":2}')
+  await writeFile(broken, '')
+  assert.deepEqual([await store.images(), await store.references()], [[record], [reference]])
+  const damaged = await store.damaged()
+  assert.deepEqual(
+    damaged.map(({ file }) => file),
+    [newer, broken],
+  )
+  for (const { file, error } of damaged) assert.ok(error.code === 'artifact-damaged' && error.message.includes(file))
+  assert.deepEqual(
+    (await store.imageRecords()).damaged.map(({ file }) => file),
+    [newer],
+  )
 })
 
 it('the last use of an image is the time of its record', async (t) => {

@@ -9,6 +9,7 @@ import { checkFile, recordFile } from '../artifact/recorded-file.js'
 import { readJsonFile } from '../process/json-file.js'
 import { type LockHolder, waitForLockFile } from '../process/lock-file.js'
 import { BlobStore } from './blob-store.js'
+import { hexOf } from './digest.js'
 import {
   diskRecordSchema,
   type ImageRecord,
@@ -20,6 +21,18 @@ import {
 const DISK_MANIFEST = 'disk.json'
 const ROOTFS = 'rootfs.squashfs'
 const DAMAGED_HINT = 'remove the file, and fetch the image again: bandsox image pull'
+
+/** Records that can be read, and those that cannot: of a newer version, or broken. These must not keep anybody from the others. */
+export interface Records<T> {
+  readable: T[]
+  damaged: DamagedRecord[]
+}
+
+export interface DamagedRecord {
+  file: string
+  error: BandSoxError
+}
+
 /** Raised when the same layers become another disk: with another layout, or another compression. */
 const DISK_FORMAT = 'bandsox-disk-1'
 
@@ -62,7 +75,12 @@ export class ImageStore {
     await rm(this.#recordFile(id), { force: true })
   }
 
+  /** Those that can be read. */
   async images(): Promise<ImageRecord[]> {
+    return (await this.imageRecords()).readable
+  }
+
+  async imageRecords(): Promise<Records<ImageRecord>> {
     return await readAll(this.#records, imageRecordSchema)
   }
 
@@ -88,8 +106,14 @@ export class ImageStore {
     await rm(this.#referenceFile(reference), { force: true })
   }
 
+  /** Those that can be read. */
   async references(): Promise<ReferenceRecord[]> {
-    return await readAll(this.#references, referenceRecordSchema)
+    return (await this.#referenceRecords()).readable
+  }
+
+  /** Records and references that cannot be read. */
+  async damaged(): Promise<DamagedRecord[]> {
+    return [...(await this.imageRecords()).damaged, ...(await this.#referenceRecords()).damaged]
   }
 
   /** @returns Path and size of a disk's file; undefined when there is none, or it was changed since it was made. */
@@ -120,7 +144,7 @@ export class ImageStore {
   /** Held by who makes a disk; others that want the same wait for it. */
   async lockDisk(
     key: string,
-    options: { onWait?: (holder: LockHolder) => void; signal?: AbortSignal | undefined },
+    options: { onWait?: (holder: LockHolder, hint: string | undefined) => void; signal?: AbortSignal | undefined },
   ): Promise<() => Promise<void>> {
     return await waitForLockFile(join(this.root, 'locks', `disk-${key}.lock`), 'make a disk', options)
   }
@@ -154,8 +178,12 @@ export class ImageStore {
     for (const folder of [this.#records, this.#references]) await removeAbandoned(folder)
   }
 
+  async #referenceRecords(): Promise<Records<ReferenceRecord>> {
+    return await readAll(this.#references, referenceRecordSchema)
+  }
+
   #recordFile(id: string): string {
-    return join(this.#records, `${id.replace(/^sha256:/, '')}.json`)
+    return join(this.#records, `${hexOf(id)}.json`)
   }
 
   /** A reference may be longer than a file's name may, and holds slashes. */
@@ -164,12 +192,18 @@ export class ImageStore {
   }
 }
 
-async function readAll<S extends z.ZodType>(folder: string, schema: S): Promise<z.infer<S>[]> {
-  const records: z.infer<S>[] = []
+async function readAll<S extends z.ZodType>(folder: string, schema: S): Promise<Records<z.infer<S>>> {
+  const records: Records<z.infer<S>> = { readable: [], damaged: [] }
   for (const name of (await readdir(folder)).sort()) {
     if (!name.endsWith('.json')) continue
-    const record = await readJsonFile(join(folder, name), schema, DAMAGED_HINT)
-    if (record !== undefined) records.push(record) // else removed since
+    const file = join(folder, name)
+    try {
+      const record = await readJsonFile(file, schema, DAMAGED_HINT)
+      if (record !== undefined) records.readable.push(record) // else removed since
+    } catch (error) {
+      if (!(error instanceof BandSoxError && error.code === 'artifact-damaged')) throw error
+      records.damaged.push({ file, error })
+    }
   }
   return records
 }

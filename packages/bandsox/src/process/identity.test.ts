@@ -5,7 +5,7 @@ import { copyFile, readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { describe, it } from 'node:test'
 import { temporaryFolder } from '../testing/temporary-folder.js'
-import { identify, isAlive } from './identity.js'
+import { identify, identifySelf, identityText, isAlive, isOutOfSight, parseIdentityText } from './identity.js'
 
 describe("a process's identity", () => {
   it('is its pid and start time, and lasts as long as it lives', async (t) => {
@@ -48,5 +48,27 @@ describe("a process's identity", () => {
 
   it('of a pid that was never there is none', async () => {
     assert.equal(await identify(2 ** 22 + 1), undefined)
+  })
+
+  it('of another boot lives no more', async () => {
+    const self = await identifySelf()
+    assert.equal(await isAlive(self), true)
+    assert.equal(await isAlive({ ...self, bootId: '0'.repeat(32) }), false)
+    assert.equal(await isAlive({ ...self, bootId: '0'.repeat(32), pidNamespace: 1 }), false)
+  })
+
+  it('of another PID namespace is taken for alive, as nobody here can know', async () => {
+    const self = await identifySelf()
+    assert.equal(await isOutOfSight(self), false)
+    const other = { ...self, pid: 2 ** 22 + 1, pidNamespace: self.pidNamespace - 1 }
+    assert.equal(await isOutOfSight(other), true)
+    assert.equal(await isAlive(other), true)
+  })
+
+  it('comes back from the name of a file', async () => {
+    const self = await identifySelf()
+    assert.deepEqual(parseIdentityText(`${identityText(self)}-0a1b`), self)
+    assert.deepEqual(parseIdentityText('12-345-01234567'), { pid: 12, startTime: 345 })
+    for (const text of ['', 'x', '12', '12-', '12-x-', '-1-2-3']) assert.equal(parseIdentityText(text), undefined)
   })
 })

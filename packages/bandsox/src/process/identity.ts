@@ -1,11 +1,24 @@
-/** Names a process beyond the reuse of its pid: pid and start time together. */
-import { readFile } from 'node:fs/promises'
-import { isSystemError } from '@bandsox/sdk'
+/**
+ * Names a process beyond the reuse of its pid: pid and start time together. Where the name is kept in files, which outlive the
+ * host's boot and may be seen from other containers, it says also of which boot and which PID namespace it is.
+ */
+import { readFile, stat } from 'node:fs/promises'
+import { BandSoxError, isSystemError } from '@bandsox/sdk'
 
 export interface ProcessIdentity {
   pid: number
   /** Field 22 of /proc/PID/stat: clock ticks since the host's boot (proc(5)). */
   startTime: number
+  /** Of the kernel, another one after each boot: 32 hexadecimal digits. Missing: this boot. */
+  bootId?: string | undefined
+  /** Inode of the PID namespace that `pid` counts in (namespaces(7)). Missing: ours. */
+  pidNamespace?: number | undefined
+}
+
+/** That can be told from the outside: from another container, and after another boot. */
+export interface CompleteIdentity extends ProcessIdentity {
+  bootId: string
+  pidNamespace: number
 }
 
 /** The identity of a living process; undefined when there is none (a zombie counts as none). */
@@ -23,7 +36,65 @@ export async function identify(pid: number): Promise<ProcessIdentity | undefined
   return { pid, startTime: Number(fields[19]) }
 }
 
-/** True while exactly this process lives. */
+/** The identity of this process. @throws `internal` when /proc is not readable. */
+export async function identifySelf(): Promise<CompleteIdentity> {
+  const self = await identify(process.pid)
+  if (self === undefined) throw unreadable('/proc/self/stat')
+  return { ...self, bootId: await readBootId(), pidNamespace: await readPidNamespace() }
+}
+
+/** False when exactly this process lives no more; true also for one that we cannot see, in another PID namespace. */
 export async function isAlive(identity: ProcessIdentity): Promise<boolean> {
+  if (identity.bootId !== undefined && identity.bootId !== (await readBootId())) return false
+  if (await isOutOfSight(identity)) return true
   return (await identify(identity.pid))?.startTime === identity.startTime
 }
+
+/** Whether it is of another PID namespace: its pid tells nothing here. */
+export async function isOutOfSight({ pidNamespace }: ProcessIdentity): Promise<boolean> {
+  return pidNamespace !== undefined && pidNamespace !== (await readPidNamespace())
+}
+
+export const isSameProcess = (one: ProcessIdentity, other: ProcessIdentity): boolean =>
+  one.pid === other.pid &&
+  one.startTime === other.startTime &&
+  one.bootId === other.bootId &&
+  one.pidNamespace === other.pidNamespace
+
+/** For the name of a file: `<pid>-<start time>-<PID namespace>-<boot id>`. */
+export const identityText = ({ pid, startTime, pidNamespace, bootId }: CompleteIdentity): string =>
+  `${pid}-${startTime}-${pidNamespace}-${bootId}`
+
+const IDENTITY_TEXT = /^(\d+)-(\d+)-(?:(\d+)-([0-9a-f]{32})-)?/
+
+/** @param text What {@link identityText} made, or pid and start time alone as it was before, and behind it `-` and anything. */
+export function parseIdentityText(text: string): ProcessIdentity | undefined {
+  const [, pid, startTime, pidNamespace, bootId] = IDENTITY_TEXT.exec(text) ?? []
+  if (pid === undefined || startTime === undefined) return undefined
+  return {
+    pid: Number(pid),
+    startTime: Number(startTime),
+    ...(bootId !== undefined && { bootId, pidNamespace: Number(pidNamespace) }),
+  }
+}
+
+const BOOT_ID = '/proc/sys/kernel/random/boot_id'
+
+async function readBootId(): Promise<string> {
+  const text = await readFile(BOOT_ID, 'latin1').catch((error: unknown) => {
+    throw unreadable(BOOT_ID, error)
+  })
+  return text.trim().replaceAll('-', '')
+}
+
+const PID_NAMESPACE = '/proc/self/ns/pid'
+
+async function readPidNamespace(): Promise<number> {
+  const { ino } = await stat(PID_NAMESPACE).catch((error: unknown) => {
+    throw unreadable(PID_NAMESPACE, error)
+  })
+  return ino
+}
+
+const unreadable = (file: string, cause?: unknown) =>
+  new BandSoxError('internal', `cannot tell who we are: ${file} is not readable`, { cause })

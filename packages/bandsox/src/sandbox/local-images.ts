@@ -176,6 +176,7 @@ export class LocalImages implements Images {
 
   async list(): Promise<ImageInfo[]> {
     await this.#host.store.open()
+    await this.#warnOfDamaged()
     const infos = await this.#infos(await this.#host.store.images())
     return infos.sort((a, b) => b.lastUsedAt.localeCompare(a.lastUsedAt))
   }
@@ -206,9 +207,12 @@ export class LocalImages implements Images {
     return await this.#cleaning(async () => {
       const result: PruneResult = { images: [], freedBytes: 0 }
       const users = await this.#host.sandboxesByImage()
+      const damaged = await this.#warnOfDamaged()
       for (const record of await store.images()) {
         const references = await this.#referencesOf(record.id)
-        const isWanted = isBuiltIn(references) || (references.length > 0 && options.all !== true)
+        // Among what cannot be read may be its name.
+        const isNamed = references.length > 0 || damaged > 0
+        const isWanted = isBuiltIn(references) || (isNamed && options.all !== true)
         const age = Date.now() - (await store.lastUsedAt(record.id)).getTime()
         if (!isWanted && !users.has(record.id) && age >= (options.olderThanMs ?? 0)) {
           result.freedBytes += await removeImage(store, record)
@@ -238,7 +242,8 @@ export class LocalImages implements Images {
   async #evictDownTo(maxBytes: number, justPulled: string, onEvent: PullOptions['onEvent']): Promise<void> {
     const { store } = this.#host
     const isRoomy = async () => (await usedBytes(store)) <= maxBytes
-    if (await isRoomy()) return
+    // What cannot be read may need what would be removed.
+    if ((await isRoomy()) || (await store.damaged()).length > 0) return
     const release = await tryCleaning(this.#locks)
     if (release === undefined) return // the next pull will
     try {
@@ -346,12 +351,20 @@ export class LocalImages implements Images {
     throw failure
   }
 
+  /** @returns How many records cannot be read. */
+  async #warnOfDamaged(): Promise<number> {
+    const damaged = await this.#host.store.damaged()
+    for (const { error } of damaged) this.#host.warn(`${error.message}; it is left as it is`)
+    return damaged.length
+  }
+
   async #cleaning<T>(work: () => Promise<T>): Promise<T> {
-    const release = await tryCleaning(this.#locks)
+    let hint = 'try again when that has ended'
+    const release = await tryCleaning(this.#locks, (outOfSight) => {
+      hint = outOfSight
+    })
     if (release === undefined) {
-      throw new BandSoxError('busy', 'cannot remove images while one is being fetched or removed', {
-        hint: 'try again when that has ended',
-      })
+      throw new BandSoxError('busy', 'cannot remove images while one is being fetched or removed', { hint })
     }
     try {
       return await work()

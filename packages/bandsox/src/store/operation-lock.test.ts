@@ -3,7 +3,8 @@ import { once } from 'node:events'
 import { readdir, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { describe, it } from 'node:test'
-import { identify } from '../process/identity.js'
+import type { BandSoxError } from '@bandsox/sdk'
+import { identify, identifySelf } from '../process/identity.js'
 import { hasCode } from '../testing/errors.js'
 import { runModule } from '../testing/module-process.js'
 import { temporaryFolder } from '../testing/temporary-folder.js'
@@ -59,6 +60,32 @@ describe('the lock of an operation', () => {
     assert.equal(await operationInProgress(folder), undefined)
     await (await lockOperation(folder, 'cleanup'))()
     assert.equal(await isLockStale(folder), false)
+  })
+
+  it('of another container says which file to remove when that is gone', async (t) => {
+    const folder = await temporaryFolder(t)
+    const file = path.join(folder, 'operation.lock')
+    const self = await identifySelf()
+    await writeFile(file, JSON.stringify({ operation: 'stop', ...self, pid: 2 ** 22 + 1, pidNamespace: 1 }))
+    assert.equal(await operationInProgress(folder), 'stop')
+    assert.equal(await isLockStale(folder), false)
+    await assert.rejects(lockOperation(folder, 'delete'), (error) => {
+      assert.ok(hasCode('busy', /stop is in progress \(process 4194305\)/)(error))
+      assert.match(
+        (error as BandSoxError).hint ?? '',
+        /another container .*: when it is gone, remove .*operation\.lock$/,
+      )
+      return true
+    })
+  })
+
+  it('of another boot is stale', async (t) => {
+    const folder = await temporaryFolder(t)
+    const before = { operation: 'stop', ...(await identifySelf()), bootId: '0'.repeat(32) }
+    await writeFile(path.join(folder, 'operation.lock'), JSON.stringify(before))
+    assert.equal(await operationInProgress(folder), undefined)
+    assert.equal(await isLockStale(folder), true)
+    await (await lockOperation(folder, 'delete'))()
   })
 
   it('left by a dead process is taken over by one of many', async (t) => {

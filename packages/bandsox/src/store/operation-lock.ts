@@ -3,7 +3,7 @@ import { rm } from 'node:fs/promises'
 import path from 'node:path'
 import { BandSoxError } from '@bandsox/sdk'
 import { isAlive } from '../process/identity.js'
-import { lockHolder, tryLockFile } from '../process/lock-file.js'
+import { lockHolder, outOfSightHint, tryLockFile } from '../process/lock-file.js'
 
 const LOCK_FILE = 'operation.lock'
 
@@ -30,11 +30,14 @@ export const unlockOperation = (directory: string): Promise<void> =>
  * @throws `busy` while another operation is in progress.
  */
 export async function lockOperation(directory: string, operation: string): Promise<() => Promise<void>> {
-  const attempt = await tryLockFile(path.join(directory, LOCK_FILE), operation)
+  const file = path.join(directory, LOCK_FILE)
+  const attempt = await tryLockFile(file, operation)
   if ('release' in attempt) return attempt.release
   const { holder } = attempt
+  const hint = await outOfSightHint(file, holder)
   throw new BandSoxError(
     'busy',
     `sandbox ${path.basename(directory)} is busy: ${holder.operation} is in progress (process ${holder.pid})`,
+    hint === undefined ? {} : { hint },
   )
 }

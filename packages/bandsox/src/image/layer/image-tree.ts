@@ -6,37 +6,59 @@
  * path show the contents of both, with the attributes of the higher; a folder above a file, or above a symbolic link, hides it
  * and all that is below it.
  */
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import { BandSoxError } from '@bandsox/sdk'
 import {
   type Directory,
   defaultAttributes,
   emptyDirectory,
   type Inode,
+  isVacant,
   type LayerNode,
   type LayerTree,
 } from './layer-tree.js'
 import { type Attributes, type ByteString, readable } from './tar-entry.js'
 
-/** A hard link to a file that one of the next layers has. */
-interface Wanted {
+/** Nodes, or steps to the targets of links, before others on the event loop have their turn: some 20 ms of work. */
+const WORK_AT_ONCE = 50_000
+/**
+ * Parts of the targets of hard links to lower layers, in all layers that they are looked for in: some seconds of work. Ten
+ * thousand such links of ten parts each through a hundred layers, which no engine makes, take 10 million.
+ */
+const MAX_LINK_STEPS = 2 ** 26
+
+/** A folder of the layer that is merged. */
+interface Visit {
+  from: Directory
+  /** The folder of the image that it meets; undefined when all of it has come into the image. */
+  into: Directory | undefined
   path: ByteString
-  target: ByteString
+  /** Whose children these folders are. */
+  above: Visit | undefined
 }
 
 export class ImageTree {
   readonly #root: Directory = emptyDirectory()
-  #wanted: Wanted[] = []
+  readonly #maxLinkSteps: number
+  /** Names of hard links to files that one of the next layers has, by target: a million of them may have the same. */
+  #wanted = new Map<ByteString, ByteString[]>()
+  #linkSteps = 0
+  #workUntilTurn = WORK_AT_ONCE
+
+  constructor(options: { maxLinkSteps?: number } = {}) {
+    this.#maxLinkSteps = options.maxLinkSteps ?? MAX_LINK_STEPS
+  }
 
   /**
    * Merges the next lower layer; the tree takes over its nodes.
    *
    * @returns The files of this layer that are in the image, with their names, in the order of its tar.
-   * @throws `layer-invalid` when a hard link leads to nothing.
+   * @throws `layer-invalid` when a hard link leads to nothing, `image-too-large` when too many lead far down.
    */
-  merge(layer: LayerTree): Inode[] {
+  async merge(layer: LayerTree): Promise<Inode[]> {
     // Before the merge, which mixes this layer's folders with those of higher ones.
-    this.#wanted = this.#wanted.filter((wanted) => !resolve(wanted, layer.root))
-    if (!this.#root.opaque) this.#mergeDirectory(this.#root, layer.root, '')
+    await this.#resolveWanted(layer.root)
+    if (!this.#root.opaque) await this.#mergeDirectory(layer.root)
     return layer.inodes.filter(({ paths }) => paths.length > 0)
   }
 
@@ -47,103 +69,124 @@ export class ImageTree {
    * @throws `layer-invalid` when a hard link leads to nothing.
    */
   *finish(): Generator<{ path: ByteString; attributes: Attributes }> {
-    const [lost] = this.#wanted
-    if (lost !== undefined) throw lostLink(lost)
-    removeVacant(this.#root)
+    for (const [target, paths] of this.#wanted) throw lostLink(target, paths)
     const todo: { path: ByteString; directory: Directory }[] = [{ path: '', directory: this.#root }]
     for (let next = todo.pop(); next !== undefined; next = todo.pop()) {
       const { path, directory } = next
       yield { path, attributes: directory.attributes ?? defaultAttributes }
       for (const [name, node] of directory.children) {
-        if (node.kind === 'directory') todo.push({ path: join(path, name), directory: node })
+        if (node.kind === 'directory' && !node.vacant) todo.push({ path: join(path, name), directory: node })
       }
     }
   }
 
-  #mergeDirectory(into: Directory, from: Directory, path: ByteString): void {
-    into.attributes ??= from.attributes
-    for (const [name, node] of from.children) {
-      const present = into.children.get(name)
-      const childPath = join(path, name)
-      if (present === undefined) {
-        into.children.set(name, node)
-        this.#adopt(node, childPath)
-      } else if (present.kind !== 'directory' || present.opaque) {
-        // hidden
-      } else if (node.kind === 'directory') {
-        this.#mergeDirectory(present, node, childPath)
-      } else if (isVacant(present)) {
-        into.children.set(name, node)
-        this.#adopt(node, childPath)
-      } else {
+  async #resolveWanted(root: Directory): Promise<void> {
+    const wanted = this.#wanted
+    this.#wanted = new Map()
+    for (const [target, paths] of wanted) {
+      const parts = target.split('/')
+      this.#linkSteps += parts.length
+      if (this.#linkSteps > this.#maxLinkSteps) throw tooManyLinks(this.#maxLinkSteps)
+      if (this.#isTurnOver(parts.length)) await nextTurn()
+      const found = resolve(parts, root)
+      if (found === 'lost') throw lostLink(target, paths)
+      if (found === 'lower') this.#want(target, paths)
+      else if (found.kind === 'lower-link') this.#want(found.target, paths)
+      else for (const path of paths) found.inode.paths.push(path)
+    }
+  }
+
+  #want(target: ByteString, paths: ByteString[]): void {
+    const others = this.#wanted.get(target) ?? []
+    // The few to the many: these may go from target to target through all layers.
+    const [few, many] = others.length < paths.length ? [others, paths] : [paths, others]
+    for (const path of few) many.push(path)
+    this.#wanted.set(target, many)
+  }
+
+  async #mergeDirectory(root: Directory): Promise<void> {
+    // Not by recursion, which could not let others have their turn.
+    const todo: Visit[] = [{ from: root, into: this.#root, path: '', above: undefined }]
+    for (let visit = todo.pop(); visit !== undefined; visit = todo.pop()) {
+      const { from, into } = visit
+      if (into !== undefined) {
+        if (into.attributes === undefined && from.attributes !== undefined) occupy(visit)
+        into.attributes ??= from.attributes
+        into.opaque ||= from.opaque
+      }
+      for (const [name, node] of from.children) {
+        if (this.#isTurnOver(1)) await nextTurn()
+        const next = this.#meet(visit, name, node)
+        if (next !== undefined) todo.push(next)
+      }
+    }
+  }
+
+  /** Brings one node of the layer into the image, unless it is hidden. @returns What is to be visited for it. */
+  #meet(visit: Visit, name: ByteString, node: LayerNode): Visit | undefined {
+    const path = join(visit.path, name)
+    const { into } = visit
+    const present = into?.children.get(name)
+    if (present !== undefined) {
+      if (present.kind !== 'directory' || present.opaque) return undefined // hidden
+      if (node.kind === 'directory') return { from: node, into: present, path, above: visit }
+      if (!present.vacant) {
         present.opaque = true // a file in between hides what is below itself
+        return undefined
       }
     }
-    into.opaque ||= from.opaque
+    if (into !== undefined) {
+      into.children.set(name, node)
+      if (!isVacant(node)) occupy(visit)
+    }
+    if (node.kind === 'directory') return { from: node, into: undefined, path, above: visit }
+    if (node.kind === 'inode') node.inode.paths.push(path)
+    else if (node.kind === 'lower-link') this.#want(node.target, [path])
+    return undefined
   }
 
-  /** Gives the files of a subtree that has become part of the image their names. */
-  #adopt(node: LayerNode, path: ByteString): void {
-    if (node.kind === 'inode') node.inode.paths.push(path)
-    else if (node.kind === 'lower-link') this.#wanted.push({ path, target: node.target })
-    else if (node.kind === 'directory') {
-      for (const [name, child] of node.children) this.#adopt(child, join(path, name))
-    }
+  /** One layer may have a million nodes. @param work That is about to be done. */
+  #isTurnOver(work: number): boolean {
+    this.#workUntilTurn -= work
+    if (this.#workUntilTurn > 0) return false
+    this.#workUntilTurn = WORK_AT_ONCE
+    return true
   }
 }
 
-/** @returns Whether it was found; else its target may be another one now. @throws `layer-invalid` when it cannot be any more. */
-function resolve(wanted: Wanted, root: Directory): boolean {
+/** @returns The file, or a link to one of a lower layer; whether a lower layer may have it, when this one has nothing there. */
+function resolve(
+  parts: readonly ByteString[],
+  root: Directory,
+): (LayerNode & { kind: 'inode' | 'lower-link' }) | 'lower' | 'lost' {
   let here = root
   let isOpaque = root.opaque
-  const parts = wanted.target.split('/')
   for (const [index, part] of parts.entries()) {
     const next = here.children.get(part)
-    if (next === undefined) {
-      if (isOpaque) throw lostLink(wanted)
-      return false
-    }
+    if (next === undefined) break
     const isLast = index === parts.length - 1
-    if (isLast && next.kind === 'inode') {
-      next.inode.paths.push(wanted.path)
-      return true
-    }
-    if (isLast && next.kind === 'lower-link') {
-      wanted.target = next.target
-      return false
-    }
-    if (next.kind !== 'directory' || (isLast && !isVacant(next))) throw lostLink(wanted)
+    if (isLast && (next.kind === 'inode' || next.kind === 'lower-link')) return next
+    if (next.kind !== 'directory' || (isLast && !next.vacant)) return 'lost'
     here = next
     isOpaque ||= next.opaque
   }
-  if (isOpaque) throw lostLink(wanted)
-  return false // only whiteouts are in its place
+  return isOpaque ? 'lost' : 'lower'
 }
 
-/** Only whiteouts are in it, and no layer described it: it is no folder of the image. */
-function isVacant({ attributes, children }: Directory): boolean {
-  if (attributes !== undefined) return false
-  for (const child of children.values()) {
-    if (child.kind === 'directory' ? !isVacant(child) : child.kind !== 'whiteout') return false
-  }
-  return true
-}
-
-/** From the bottom up, each folder once. */
-function removeVacant(directory: Directory): void {
-  for (const [name, child] of directory.children) {
-    if (child.kind !== 'directory') continue
-    removeVacant(child)
-    if (child.attributes === undefined && [...child.children.values()].every(({ kind }) => kind === 'whiteout')) {
-      directory.children.delete(name)
-    }
-  }
+/** Something came into the folder that is visited, so that it and all its parents are folders of the image. */
+function occupy(visit: Visit): void {
+  for (let each: Visit | undefined = visit; each?.into?.vacant; each = each.above) each.into.vacant = false
 }
 
 const join = (path: ByteString, name: ByteString): ByteString => (path === '' ? name : `${path}/${name}`)
 
-const lostLink = ({ path, target }: Wanted) =>
+const lostLink = (target: ByteString, [path = '']: readonly ByteString[]) =>
   new BandSoxError(
     'layer-invalid',
     `the hard link ${readable(path)} leads to nothing: no lower layer has ${readable(target)}`,
   )
+
+const tooManyLinks = (steps: number) =>
+  new BandSoxError('image-too-large', `its hard links to lower layers take over ${steps} steps to their targets`, {
+    hint: 'no ordinary image has so many: do not use it',
+  })

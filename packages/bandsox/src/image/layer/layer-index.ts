@@ -32,7 +32,8 @@ export class ImageBudget {
     if (this.#entries <= this.limits.maxEntries) return
     throw new BandSoxError(
       'image-too-large',
-      `it has over ${this.limits.maxEntries} files and folders (images.limits.maxEntries)`,
+      `it has over ${this.limits.maxEntries} files and folders (images.limits.maxEntries), where long names, many attributes ` +
+        'and long links count as several',
     )
   }
 }
@@ -55,14 +56,12 @@ export async function indexLayer(
   source: AsyncIterable<Buffer>,
   { digest, diffId, budget, warn, signal }: LayerIndexOptions,
 ): Promise<LayerTree> {
-  const tree = new LayerTree({ allowDevices: budget.limits.allowDevices, warn })
-  let counted = 0
+  const takeNodes = (count: number) => budget.takeEntries(count)
+  const tree = new LayerTree({ allowDevices: budget.limits.allowDevices, takeNodes, warn })
   const reader = new TarReader((entry) => {
     const { sizeBytes, storedBytes } = entry.content
     budget.takeBytes(Math.max(sizeBytes - storedBytes, 0)) // the holes; what is stored is counted as it comes
     tree.add(entry)
-    budget.takeEntries(tree.nodes - counted)
-    counted = tree.nodes
   })
   const hash = createHash('sha256')
   try {
@@ -73,7 +72,7 @@ export async function indexLayer(
       reader.write(piece)
     }
     reader.end()
-    tree.finish()
+    await tree.finish()
   } catch (error) {
     throw named(error, digest)
   }

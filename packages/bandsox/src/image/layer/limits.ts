@@ -3,7 +3,10 @@
 export interface ImageLimits {
   /** Bytes of all files of all layers, sparse files at their full size. */
   maxBytes: number
-  /** Entries of all layers; one with long names or attributes counts as several. Each takes some 300 bytes of memory, at most 1 KiB. */
+  /**
+   * Entries of all layers, and folders that none of them names. One with long names, many attributes, a long sparse map, or a way
+   * through long symbolic links counts as several: each takes some 300 bytes of memory, at most 1 KiB, and some microseconds.
+   */
   maxEntries: number
   maxLayers: number
   /** Device nodes besides the harmless ones that every system has, such as /dev/null. */

@@ -92,6 +92,26 @@ const escapes: ImageCase[] = [
   good('links that lead out, with nothing behind them', [tar(symlink('s', '../../../etc/shadow'))], {
     s: 'symlink 777 0:0 -> ../../../etc/shadow',
   }),
+  {
+    ...good(
+      'links above the root, as systems with /run have them, beside which all its files lie',
+      [
+        tar(folder('run'), folder('var'), symlink('var/run', '../../run'), file('run/pid', '1')),
+        tar(file('run/lock', '2'), file('var/log', '3'), hardlink('var/again', 'var/run')),
+        tar(whiteout('var/run'), file('var/run/own', '4')),
+      ],
+      {
+        run: DIR,
+        'run/lock': text('2'),
+        'run/pid': text('1'),
+        var: DIR,
+        'var/again': 'symlink 777 0:0 -> ../../run',
+        'var/log': text('3'),
+        'var/run': DIR,
+        'var/run/own': text('4'),
+      },
+    ),
+  },
   bad('a circle of links', tar(symlink('a', 'b'), symlink('b', 'a'), file('a/x')), invalid(/"a\/x" .*circle of links/)),
   bad('a link to itself', tar(symlink('a', 'a'), file('a/x')), invalid(/circle of links/)),
   bad('a file in a file', tar(file('a', 'x'), file('a/b')), invalid(/"a\/b" lies in a file/)),
@@ -255,7 +275,49 @@ const bombs: ImageCase[] = [
     ),
     { maxEntries: 2000 },
   ),
+  ...[
+    { where: 'files behind them', make: (index: number) => file(`s/${index}`) },
+    { where: 'hard links through them', make: (index: number) => hardlink(`h${index}`, 's/f') },
+    { where: 'whiteouts behind a file behind them', make: () => whiteout('s/f/x') },
+  ].map(({ where, make }) =>
+    sized(
+      bad(
+        `links that lead to and fro, with many ${where}`,
+        tar(file('f'), folder('d'), toAndFro('s'), ...Array.from({ length: 50 }, (_, index) => make(index))),
+        tooLarge(/over 1000 files/),
+      ),
+      { maxEntries: 1000 },
+    ),
+  ),
+  sized(
+    bad(
+      'links that lead to and fro, behind the many hard links through them',
+      tar(
+        ...Array.from({ length: 50 }, (_, index) => hardlink(`h${index}`, 's/f')),
+        folder('d'),
+        toAndFro('s'),
+        file('f'),
+      ),
+      tooLarge(/over 1000 files/),
+    ),
+    { maxEntries: 1000 },
+  ),
+  sized(
+    bad(
+      'small extended attributes that take more memory than its files may',
+      tar(
+        file('a', '', { pax: Array.from({ length: 2000 }, (_, index) => [`SCHILY.xattr.user.${index}`, ''] as const) }),
+      ),
+      tooLarge(/over 100 files .*many attributes/),
+    ),
+    { maxEntries: 100 },
+  ),
 ]
+
+/** 1300 folders away and back, and no name that takes memory. */
+function toAndFro(path: string): Buffer {
+  return symlink(path, 'd/../'.repeat(650))
+}
 
 const cut = (whole: Buffer, bytes: number): Buffer => whole.subarray(0, whole.length - bytes)
 const hello = file('a', 'hello')
@@ -622,7 +684,11 @@ const attributes: ImageCase[] = [
       ],
       { a: text('hello', ' user.b=79'), d: DIR, n: text('') },
     ),
-    warnings: [/"a" loses .*"system\.posix_acl_access"/, /"d" loses .*"system\.posix_acl_default"/, /"n" loses .*""/],
+    warnings: [
+      /"a" loses .*the disk cannot hold them: "system\.posix_acl_access"/,
+      /"d" loses .*"system\.posix_acl_default"/,
+      /"n" loses .*""/,
+    ],
   },
   {
     ...good(
@@ -635,7 +701,26 @@ const attributes: ImageCase[] = [
       ],
       { a: text('hello'), d: DIR },
     ),
-    warnings: [/"d" loses .*trusted\.overlay\.opaque/, /"a" loses .*user\.overlay\.redirect/],
+    warnings: [
+      /"d" loses .*mislead the overlay in the guest: "trusted\.overlay\.opaque"/,
+      /"a" loses .*mislead the overlay in the guest: "user\.overlay\.redirect"/,
+    ],
+  },
+  {
+    ...good(
+      'many attributes of one file that no disk holds',
+      [
+        tar(
+          file('a', 'hello', {
+            pax: [...Array.from({ length: 9 }, (_, index) => `${index}`), 'trusted.overlay.x'].map(
+              (name): [string, string] => [`SCHILY.xattr.${name}`, ''],
+            ),
+          }),
+        ),
+      ],
+      helloTree,
+    ),
+    warnings: [/the guest: "trusted\.overlay\.x"$/, /hold them: "0", "1", "2", 6 more$/],
   },
   good(
     'as many bytes of extended attributes as it may',

@@ -33,12 +33,12 @@ export const fuzzLayers = (run: FuzzRun): Promise<string> =>
   })
 
 /** @returns A digest of all that the disk would be made of, but for contents. */
-function merged(layers: readonly Buffer[], cut: (tar: Buffer) => Buffer[]): string {
+async function merged(layers: readonly Buffer[], cut: (tar: Buffer) => Buffer[]): Promise<string> {
   const budget = new ImageBudget(LIMITS)
   const image = new ImageTree()
   const hash = createHash('sha256')
   for (const tar of layers) {
-    for (const inode of image.merge(readLayer(tar, cut, budget))) {
+    for (const inode of await image.merge(await readLayer(tar, cut, budget))) {
       const { position, storedBytes, sizeBytes } = inode.content
       if (inode.kind === 'file') assert.ok(position + storedBytes <= tar.length)
       for (const path of inode.paths) {
@@ -55,18 +55,15 @@ function merged(layers: readonly Buffer[], cut: (tar: Buffer) => Buffer[]): stri
   return hash.digest('hex')
 }
 
-function readLayer(tar: Buffer, cut: (tar: Buffer) => Buffer[], budget: ImageBudget): LayerTree {
-  const tree = new LayerTree({ allowDevices: false })
-  let counted = 0
+async function readLayer(tar: Buffer, cut: (tar: Buffer) => Buffer[], budget: ImageBudget): Promise<LayerTree> {
+  const tree = new LayerTree({ allowDevices: false, takeNodes: (count) => budget.takeEntries(count) })
   const reader = new TarReader((entry) => {
     budget.takeBytes(entry.content.sizeBytes)
     tree.add(entry)
-    budget.takeEntries(tree.nodes - counted)
-    counted = tree.nodes
   })
   for (const piece of cut(tar)) reader.write(piece)
   reader.end()
-  tree.finish()
+  await tree.finish()
   return tree
 }
 
