@@ -12,6 +12,8 @@ import { type LockHolder, waitForLockFile } from '../process/lock-file.js'
 import { type Descriptor, type ImageSource, MAX_DOCUMENT_BYTES } from './source/source.js'
 
 const PIECE_BYTES = 1024 * 1024
+/** Bytes of a slow connection are not held back longer: they are shown, and kept if this process is killed. */
+const MAX_HELD_MS = 100
 /** Attempts that bring nothing at all, one after the other, before a download is given up. */
 const MAX_IDLE_ATTEMPTS = 4
 const FIRST_PAUSE_MS = 250
@@ -246,7 +248,7 @@ async function download(
           bytes = 0
           hash = createHash('sha256')
         }
-        for await (const piece of stream as AsyncIterable<Buffer>) {
+        for await (const piece of inPieces(stream as AsyncIterable<Buffer>)) {
           signal?.throwIfAborted()
           if (bytes + piece.length > descriptor.size) {
             throw new BandSoxError(
@@ -276,6 +278,32 @@ async function download(
     }
   }
   return hash
+}
+
+/**
+ * Larger pieces than a socket's 64 KiB, each of which would cost a trip to the threads that write files and another to those
+ * that read them again: by this, pulling from a near registry takes a sixth less time.
+ */
+async function* inPieces(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+  let held: Buffer[] = []
+  let bytes = 0
+  let since = performance.now()
+  let failure: { error: unknown } | undefined
+  try {
+    for await (const part of source) {
+      held.push(part)
+      bytes += part.length
+      if (bytes < PIECE_BYTES && performance.now() - since < MAX_HELD_MS) continue
+      yield Buffer.concat(held, bytes)
+      held = []
+      bytes = 0
+      since = performance.now()
+    }
+  } catch (error) {
+    failure = { error } // after what came before it, which need not come again
+  }
+  if (bytes > 0) yield Buffer.concat(held, bytes)
+  if (failure !== undefined) throw failure.error
 }
 
 /** A broken connection is taken up again; a refusal is not. */
