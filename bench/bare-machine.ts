@@ -36,10 +36,11 @@ export interface BareMachine extends AsyncDisposable {
 
 /** What all bare machines of a run share. */
 export interface BareBoot extends AsyncDisposable {
-  start(): Promise<BareMachine>
+  /** @param disk Path of the read-only disk, in the storage folder's file system. */
+  start(disk: string): Promise<BareMachine>
 }
 
-export async function prepareBareBoot(image: string): Promise<BareBoot> {
+export async function prepareBareBoot(): Promise<BareBoot> {
   const { storage, shimPath, searchPath } = readConfig()
   const driver = qemuDriver({ shim: shimPath, searchPath })
   const folder = await mkdtemp(path.join(storage, 'bench-'))
@@ -47,19 +48,18 @@ export async function prepareBareBoot(image: string): Promise<BareBoot> {
   const boot = await loadBoot(storage)
   const initramfs = path.join(folder, 'initramfs.cpio')
   await buildInitramfs({ kernel: boot.kernel, agentPath: benchGuest, output: initramfs })
-  const rootfs = await imageDisk(storageFolders(storage).images, image)
   let started = 0
 
-  async function start(): Promise<BareMachine> {
+  async function start(disk: string): Promise<BareMachine> {
     const directory = path.join(folder, String(started++))
     const clock = performance.now()
     await mkdir(directory, { mode: 0o711 })
-    const disk = await emptyDisk({ cacheDirectory: storageFolders(storage).disks, sizeMib: DEFAULT_DISK_MIB })
+    const empty = await emptyDisk({ cacheDirectory: storageFolders(storage).disks, sizeMib: DEFAULT_DISK_MIB })
     const overlay = path.join(directory, machineFiles.overlay)
     await link(boot.kernel.vmlinux.path, path.join(directory, machineFiles.kernel))
     await link(initramfs, path.join(directory, machineFiles.initramfs))
-    await link(rootfs, path.join(directory, machineFiles.root))
-    await copySparse(disk.path, overlay)
+    await link(disk, path.join(directory, machineFiles.root))
+    await copySparse(empty.path, overlay)
     if (process.getuid?.() === 0) await chown(overlay, UID, UID)
     const filesAt = performance.now()
     const { machine, facts } = await driver.start({
@@ -110,7 +110,9 @@ async function whenReady(socketPath: string): Promise<{ connection: BareConnecti
   }
 }
 
-async function imageDisk(images: string, reference: string): Promise<string> {
+/** Of an image that this host has. */
+export async function imageDisk(reference: string): Promise<string> {
+  const { images } = storageFolders(readConfig().storage)
   const store = new ImageStore(images)
   const named = await store.readReference(reference)
   const image = named === undefined ? undefined : await store.readImage(named.image)

@@ -1,6 +1,6 @@
 /** From the call of `create` to the agent's hello and to the end of a first command, beside a bare agent's boot. */
 import { type BandSox, openBandSox } from 'bandsox'
-import { type BareBoot, prepareBareBoot } from './bare-machine.js'
+import { type BareBoot, imageDisk, prepareBareBoot } from './bare-machine.js'
 import { figure, type Report, spread } from './report.js'
 import { summarize } from './statistics.js'
 
@@ -15,9 +15,10 @@ interface Boot {
 }
 
 export async function measureBoot({ runs, signal }: { runs: number; signal: AbortSignal }): Promise<Report> {
-  await using bareBoot = await prepareBareBoot(IMAGE)
+  await using bareBoot = await prepareBareBoot()
+  const disk = await imageDisk(IMAGE)
   await using bandsox = await openBandSox()
-  const kinds = { bandsox: () => bootSandbox(bandsox), bare: () => bootBare(bareBoot) }
+  const kinds = { bandsox: () => bootSandbox(bandsox), bare: () => bootBare(bareBoot, disk) }
   const boots: Record<keyof typeof kinds, Boot[]> = { bandsox: [], bare: [] }
   // Not counted: fills the page cache, and finds out what this host has.
   for (const boot of Object.values(kinds)) await boot()
@@ -41,10 +42,10 @@ async function bootSandbox(bandsox: BandSox): Promise<Boot> {
 }
 
 /** A boot that never answers, as the vsock daemon has it now and then, is told of and repeated: it would measure nothing. */
-async function bootBare(bareBoot: BareBoot): Promise<Boot> {
+async function bootBare(bareBoot: BareBoot, disk: string): Promise<Boot> {
   for (let failures = 0; ; ) {
     try {
-      return await bootBareOnce(bareBoot)
+      return await bootBareOnce(bareBoot, disk)
     } catch (error) {
       if (++failures === MAX_FAILURES) throw error
       console.error(
@@ -54,9 +55,9 @@ async function bootBare(bareBoot: BareBoot): Promise<Boot> {
   }
 }
 
-async function bootBareOnce(bareBoot: BareBoot): Promise<Boot> {
+async function bootBareOnce(bareBoot: BareBoot, disk: string): Promise<Boot> {
   const started = performance.now()
-  await using machine = await bareBoot.start()
+  await using machine = await bareBoot.start(disk)
   const helloMs = performance.now() - started
   await machine.connection.ask('spawn /bin/true')
   return { helloMs, execMs: performance.now() - started, stages: machine.timings }

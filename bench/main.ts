@@ -5,16 +5,18 @@ import { parseArgs } from 'node:util'
 import { measureBoot } from './boot.js'
 import { measureChecksum } from './checksum.js'
 import { measureExec } from './exec.js'
+import { measureCompressor } from './image/compressor.js'
+import { measureImage } from './image/image.js'
 import { measureMemory } from './memory.js'
 import { formatReport, isMet, type Report } from './report.js'
 import { measureTransfer } from './transfer.js'
 
 const usage = `usage: npm run bench -- [SUBJECT…] [options]
 
-Subjects (default: all of them): boot exec transfer memory checksum
+Subjects: boot exec transfer memory checksum (all of these by default), image compressor
 
-  --runs N     pairs of boots (default 5)
-  --quick      no transfers of 1 GiB
+  --runs N     pairs of boots or pulls, rounds of compressors (default 5)
+  --quick      no transfers of 1 GiB, no compressors that take a minute
   --json FILE  also writes every single measurement to FILE
 `
 
@@ -30,7 +32,11 @@ const subjects: Record<string, (options: Options) => Promise<Report>> = {
   transfer: measureTransfer,
   memory: measureMemory,
   checksum: measureChecksum,
+  image: measureImage,
+  compressor: measureCompressor,
 }
+/** The others need root, and the tools that tests make images with. */
+const usual = ['boot', 'exec', 'transfer', 'memory', 'checksum']
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -55,7 +61,7 @@ process.once('SIGINT', () => interrupted.abort(new Error('interrupted')))
 const machine = `${cpus().length} × ${cpus()[0]?.model ?? 'unknown CPU'}, Node ${process.versions.node}`
 console.log(`${machine}\n`)
 const reports: Report[] = []
-for (const name of positionals.length > 0 ? positionals : Object.keys(subjects)) {
+for (const name of positionals.length > 0 ? positionals : usual) {
   const report = await subjects[name]?.({ runs, quick: values.quick, signal: interrupted.signal })
   if (report === undefined) continue
   reports.push(report)

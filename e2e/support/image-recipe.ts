@@ -3,7 +3,7 @@ import type { ImageLayout } from './umoci.js'
 
 /** How one image is made. */
 export interface ImageRecipe {
-  readonly name: PublishedImageName
+  readonly name: string
   /** Raised by whoever changes what the recipe makes, so that no cache holds the former. */
   readonly version: number
   /** Files outside the recipe that go into the image. */

@@ -13,7 +13,7 @@ import { runTool } from './test-tools.js'
 import { createImage, type ImageLayout, removeUnused } from './umoci.js'
 
 export interface PublishedImage extends ImageLayout {
-  readonly name: PublishedImageName
+  readonly name: string
 }
 
 export type { PublishedImageName } from './image-recipe.js'
@@ -38,13 +38,16 @@ const recipes: Record<PublishedImageName, ImageRecipe> = {
  *
  * @param cacheFolder Made where it is not there.
  */
-export async function publishedImage(name: PublishedImageName, cacheFolder: string): Promise<PublishedImage> {
-  const recipe = recipes[name]
+export const publishedImage = (name: PublishedImageName, cacheFolder: string): Promise<PublishedImage> =>
+  imageOf(recipes[name], cacheFolder)
+
+/** The same for a recipe of somebody else. */
+export async function imageOf(recipe: ImageRecipe, cacheFolder: string): Promise<PublishedImage> {
   const key = await keyOf(recipe)
   await mkdir(cacheFolder, { recursive: true })
-  return withFileLock(path.join(cacheFolder, `${name}.lock`), async () => {
+  return withFileLock(path.join(cacheFolder, `${recipe.name}.lock`), async () => {
     const finished = path.join(cacheFolder, key)
-    const image: PublishedImage = { name, layout: path.join(finished, 'layout'), tag: TAG }
+    const image: PublishedImage = { name: recipe.name, layout: path.join(finished, 'layout'), tag: TAG }
     if (await isFinished(image)) return image
     await removeAbandoned(cacheFolder)
     await publishDirectory(

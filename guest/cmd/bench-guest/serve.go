@@ -19,7 +19,10 @@ const blockBytes = 65536
 //
 //	hello                    a line of JSON: when the parts of the boot were done
 //	echo                     from then on, whatever comes
-//	spawn PROGRAM            runs a program to its end; a line with the nanoseconds that it took
+//	spawn PROGRAM ARGUMENT…  runs a program to its end; a line with the nanoseconds that it took
+//	spawn-cold PROGRAM …     the same, with nothing of the disk in memory
+//	read-all FOLDER          reads all files below it, with nothing of the disk in memory; nanoseconds again
+//	read-pages FOLDER COUNT  reads single pages of large files, likewise
 //	receive MODE SIZE PATH   takes SIZE bytes; a line with their checksum. MODE: `plain` drops them, `file` writes PATH
 //	send MODE SIZE PATH      gives SIZE bytes, and a line with their checksum. MODE: `plain` is memory, `file` reads PATH
 func serve(port uint32) error {
@@ -66,9 +69,21 @@ func answer(request []string, in *bufio.Reader, out io.Writer) (string, error) {
 		return string(text), err
 	case len(request) == 1 && request[0] == "echo":
 		return "", echo(in, out)
-	case len(request) == 2 && request[0] == "spawn":
-		took, err := spawn(request[1])
-		return strconv.FormatInt(took.Nanoseconds(), 10), err
+	case len(request) >= 2 && request[0] == "spawn":
+		return nanoseconds(spawn(request[1:]))
+	case len(request) >= 2 && request[0] == "spawn-cold":
+		if err := dropCaches(); err != nil {
+			return "", err
+		}
+		return nanoseconds(spawn(request[1:]))
+	case len(request) == 2 && request[0] == "read-all":
+		return nanoseconds(readAll(request[1]))
+	case len(request) == 3 && request[0] == "read-pages":
+		count, err := strconv.Atoi(request[2])
+		if err != nil {
+			return "", err
+		}
+		return nanoseconds(readPages(request[1], count))
 	case len(request) == 4 && (request[0] == "receive" || request[0] == "send"):
 		size, err := strconv.ParseInt(request[2], 10, 64)
 		if err != nil {
@@ -77,6 +92,10 @@ func answer(request []string, in *bufio.Reader, out io.Writer) (string, error) {
 		return pumps[request[0]+" "+request[1]](size, request[3], in, out)
 	}
 	return "", fmt.Errorf("not a request")
+}
+
+func nanoseconds(took time.Duration, err error) (string, error) {
+	return strconv.FormatInt(took.Nanoseconds(), 10), err
 }
 
 func echo(in io.Reader, out io.Writer) error {
@@ -93,9 +112,9 @@ func echo(in io.Reader, out io.Writer) error {
 }
 
 // spawn forks, executes and waits.
-func spawn(program string) (time.Duration, error) {
+func spawn(argv []string) (time.Duration, error) {
 	started := time.Now()
-	pid, err := syscall.ForkExec(program, []string{program}, &syscall.ProcAttr{Files: []uintptr{0, 1, 2}})
+	pid, err := syscall.ForkExec(argv[0], argv, &syscall.ProcAttr{Files: []uintptr{0, 1, 2}})
 	if err != nil {
 		return 0, err
 	}
@@ -106,7 +125,7 @@ func spawn(program string) (time.Duration, error) {
 		}
 	}
 	if err == nil && status.ExitStatus() != 0 {
-		err = fmt.Errorf("%s exited with %d", program, status.ExitStatus())
+		err = fmt.Errorf("%s exited with %d", argv[0], status.ExitStatus())
 	}
 	return time.Since(started), err
 }

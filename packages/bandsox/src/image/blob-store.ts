@@ -10,6 +10,7 @@ import { publishFile } from '../artifact/publish.js'
 import { type LockHolder, waitForLockFile } from '../process/lock-file.js'
 import { pause } from '../process/pause.js'
 import { hexOf } from './digest.js'
+import { gather } from './gather.js'
 import { type Descriptor, type ImageSource, MAX_DOCUMENT_BYTES } from './source/source.js'
 
 const PIECE_BYTES = 1024 * 1024
@@ -279,7 +280,7 @@ async function download(
           bytes = 0
           hash = createHash('sha256')
         }
-        for await (const piece of stream as AsyncIterable<Buffer>) {
+        for await (const piece of gather(stream, PIECE_BYTES)) {
           signal?.throwIfAborted()
           if (bytes + piece.length > descriptor.size) {
             throw new BandSoxError(
