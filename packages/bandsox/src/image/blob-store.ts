@@ -273,6 +273,7 @@ async function download(
     const before = bytes
     try {
       const { stream, startsAt } = await source.openBlob(descriptor, bytes, signal)
+      const pieces = gather(stream, PIECE_BYTES)
       try {
         if (startsAt !== bytes) {
           onRestart()
@@ -280,7 +281,7 @@ async function download(
           bytes = 0
           hash = createHash('sha256')
         }
-        for await (const piece of gather(stream, PIECE_BYTES)) {
+        for await (const piece of pieces) {
           signal?.throwIfAborted()
           if (bytes + piece.length > descriptor.size) {
             throw new BandSoxError(

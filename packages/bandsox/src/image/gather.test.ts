@@ -39,6 +39,17 @@ test('a failure comes after what came before it', async () => {
   await assert.rejects(pieces.next(), /broken/)
 })
 
+test('a stream that fails before anybody reads has failed', async () => {
+  for (const isLate of [false, true]) {
+    const stream = new PassThrough()
+    stream.on('error', () => undefined)
+    const early = isLate ? undefined : gather(stream, 1000)
+    stream.destroy(new Error('broken'))
+    for (let turn = 0; turn < 5; turn++) await setImmediate()
+    await assert.rejects((early ?? gather(stream, 1000)).next(), /broken/)
+  }
+})
+
 test('a stream that is closed without a word has not ended', async () => {
   const stream = new PassThrough()
   const next = gather(stream, 1000).next()

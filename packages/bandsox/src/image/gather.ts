@@ -5,11 +5,13 @@ import type { Readable } from 'node:stream'
  * A socket's pieces have 64 KiB, and each would cost a trip to the threads that write files and one to those that read them:
  * by this, pulling from a near registry takes a sixth less time.
  *
- * @param stream Destroyed at the end, also when the reader leaves early.
+ * It listens from now on, not from the first reading on: a stream may fail while its reader still prepares.
+ *
+ * @param stream Destroyed when the reader has ended or left; before the first reading that is the caller's.
  * @param limitBytes Of what is gathered, to within one of the stream's own pieces.
- * @throws What the stream fails with, after all that came before.
+ * @returns The pieces, for one reader. It throws what the stream fails with, after all that came before.
  */
-export async function* gather(stream: Readable, limitBytes: number): AsyncGenerator<Buffer> {
+export function gather(stream: Readable, limitBytes: number): AsyncGenerator<Buffer> {
   let held: Buffer[] = []
   let bytes = 0
   let end: { error?: unknown } | undefined
@@ -18,6 +20,7 @@ export async function* gather(stream: Readable, limitBytes: number): AsyncGenera
     end ??= error === undefined ? {} : { error }
     wake()
   }
+  const closed = () => ended(stream.errored ?? new Error('the stream was closed before its end'))
   stream.on('data', (piece: Buffer) => {
     held.push(piece)
     bytes += piece.length
@@ -26,25 +29,30 @@ export async function* gather(stream: Readable, limitBytes: number): AsyncGenera
   })
   stream.once('end', () => ended())
   stream.once('error', ended)
-  stream.once('close', () => ended(new Error('the stream was closed before its end')))
-  try {
-    for (;;) {
-      if (bytes > 0) {
-        const piece = Buffer.concat(held, bytes)
-        held = []
-        bytes = 0
-        stream.resume()
-        yield piece
-      } else if (end !== undefined) {
-        if ('error' in end) throw end.error
-        return
-      } else {
-        await new Promise<void>((resolve) => {
-          wake = resolve
-        })
+  stream.once('close', closed)
+  if (stream.destroyed) closed() // its events may be over
+
+  async function* pieces(): AsyncGenerator<Buffer> {
+    try {
+      for (;;) {
+        if (bytes > 0) {
+          const piece = Buffer.concat(held, bytes)
+          held = []
+          bytes = 0
+          stream.resume()
+          yield piece
+        } else if (end !== undefined) {
+          if ('error' in end) throw end.error
+          return
+        } else {
+          await new Promise<void>((resolve) => {
+            wake = resolve
+          })
+        }
       }
+    } finally {
+      stream.destroy()
     }
-  } finally {
-    stream.destroy()
   }
+  return pieces()
 }
