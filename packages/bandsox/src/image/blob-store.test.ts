@@ -264,7 +264,9 @@ it('a fetch ends when it is cancelled, also while it waits for another, and keep
   const source = sourceOf((_, startsAt, signal) => ({ stream: streamOf(stalled(signal)), startsAt }))
   const cancel = new AbortController()
   const first = store.fetch(descriptor, source, { signal: cancel.signal })
-  await first.read().next()
+  const reader = first.read()
+  await reader.next()
+  await reader.return(undefined)
   const waiting = new AbortController()
   const second = store.fetch(descriptor, source, {
     signal: waiting.signal,
