@@ -17,12 +17,14 @@ Subjects: boot exec transfer memory checksum (all of these by default), image co
 
   --runs N     pairs of boots or pulls, rounds of compressors (default 5)
   --quick      no transfers of 1 GiB, no compressors that take a minute
+  --only NAME  of the compressors, such as "zstd 1 128K"; may be repeated
   --json FILE  also writes every single measurement to FILE
 `
 
 interface Options {
   runs: number
   quick: boolean
+  only: readonly string[]
   signal: AbortSignal
 }
 
@@ -44,6 +46,7 @@ const { values, positionals } = parseArgs({
     help: { type: 'boolean', default: false },
     runs: { type: 'string', default: '5' },
     quick: { type: 'boolean', default: false },
+    only: { type: 'string', multiple: true, default: [] },
     json: { type: 'string' },
   },
 })
@@ -62,7 +65,7 @@ const machine = `${cpus().length} × ${cpus()[0]?.model ?? 'unknown CPU'}, Node 
 console.log(`${machine}\n`)
 const reports: Report[] = []
 for (const name of positionals.length > 0 ? positionals : usual) {
-  const report = await subjects[name]?.({ runs, quick: values.quick, signal: interrupted.signal })
+  const report = await subjects[name]?.({ runs, quick: values.quick, only: values.only, signal: interrupted.signal })
   if (report === undefined) continue
   reports.push(report)
   console.log(formatReport(report))

@@ -51,22 +51,30 @@ interface Figures {
   guestSeconds: Record<Question, number[]>
 }
 
+/** @param options `only`: names of variants; none: all, but for the slow ones with `quick`. */
 export async function measureCompressor({
   runs,
   quick,
+  only,
   signal,
 }: {
   runs: number
   quick: boolean
+  only: readonly string[]
   signal: AbortSignal
 }): Promise<Report> {
+  const unknown = only.find((name) => !variants.some((variant) => variant.name === name))
+  if (unknown !== undefined) {
+    throw new Error(`there is no compressor ${unknown}, but ${variants.map(({ name }) => name).join(', ')}`)
+  }
   const missing = missingTools()
   if (missing !== false) throw new Error(missing)
   await using scratch = await scratchFolder()
   const tar = path.join(scratch.folder, 'image.tar')
   await writeImageTar(tar, scratch.folder, signal)
   await using bareBoot = await prepareBareBoot()
-  const chosen = variants.filter(({ isSlow }) => !(quick && isSlow))
+  const isChosen = ({ name, isSlow }: Variant) => (only.length > 0 ? only.includes(name) : !(quick && isSlow))
+  const chosen = variants.filter(isChosen)
   const all = new Map<string, Figures>()
   const diskOf = (name: string) => path.join(scratch.folder, `${name.replaceAll(' ', '-')}.squashfs`)
   for (let run = 0; run < runs; run++) {
