@@ -18,7 +18,7 @@ import { addUp, goTests, nodeTests, styleChecks } from './lib/test-runners.mjs'
 import { setUp } from './setup.mjs'
 
 /** A file of tests that takes longer hangs. */
-const UNIT_FILE_TIMEOUT_MS = 60_000
+const UNIT_FILE_TIMEOUT_MS = 120_000
 const E2E_FILE_TIMEOUT_MS = 240_000
 const SOAK_FILE_TIMEOUT_MS = 3 * 3_600_000
 
