@@ -126,6 +126,20 @@ test('busybox boots as it was published, and its command is what run runs', { sk
   )
   assert.equal(events.at(-1)?.changed, true)
 
+  const login = (password: string) =>
+    cli(
+      storage.folder,
+      ['login', registry.address, '--username', credentials.user, '--password-stdin'],
+      `${password}\n`,
+    )
+  process.env['XDG_CONFIG_HOME'] = path.join(folder, 'configuration')
+  assert.equal((await login('guessed')).status, 77)
+  assert.equal((await cli(storage.folder, ['image', 'pull', reference])).status, 77)
+  assert.equal((await login(credentials.password)).status, 0)
+  const known = await cli(storage.folder, ['image', 'pull', reference])
+  assert.equal(known.status, 0, known.stderr)
+  assert.match(known.stdout, /^Image is up to date: /)
+
   const bandsox = await openBandSox({ storage: storage.folder })
   const sandbox = await bandsox.create(reference, { pull: 'never' })
   const { stdout } = await sandbox.run(undefined, { input: 'echo "I am $(id -u)"\nexit 3\n' }).collect()

@@ -1,6 +1,7 @@
 /** `login` to a registry, and `logout`. */
 import type { Command } from 'commander'
-import { eraseRegistryCredentials, keepRegistryCredentials } from '../../sandbox/credentials.js'
+import { imageSettings } from '../../config.js'
+import { logIn, logOut } from '../../sandbox/credentials.js'
 import { contextOf } from '../context.js'
 import { readPassword } from '../image-options.js'
 
@@ -13,11 +14,13 @@ export function addLogin(program: Command): void {
     .argument('[registry]', REGISTRY, DEFAULT_REGISTRY)
     .requiredOption('--username <name>', 'user at the registry')
     .requiredOption('--password-stdin', 'read the password from standard input')
-    .description('keep credentials for a registry, readable for this user alone')
+    .description('try credentials at a registry, and keep them, readable for this user alone')
     .action(async (registry: string, options: { username: string }, command: Command) => {
       const context = contextOf(command)
       const [file] = context.config.authFiles
-      await keepRegistryCredentials(file, registry, { username: options.username, password: await readPassword() })
+      const credentials = { username: options.username, password: await readPassword() }
+      const { debug, signal } = context
+      await logIn(file, registry, credentials, { settings: imageSettings(context.config), debug, signal })
       context.print(`Credentials stored: ${registry}, in ${file}`, { registry, file })
     })
 }
@@ -29,7 +32,7 @@ export function addLogout(program: Command): void {
     .description('forget the credentials that login has kept')
     .action(async (registry: string, _options: unknown, command: Command) => {
       const context = contextOf(command)
-      const removed = await eraseRegistryCredentials(context.config.authFiles[0], registry)
+      const removed = await logOut(context.config.authFiles[0], registry)
       context.print(removed ? `Credentials removed: ${registry}` : `There were none: ${registry}`, {
         registry,
         removed,

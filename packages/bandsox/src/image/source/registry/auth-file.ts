@@ -115,7 +115,8 @@ export async function eraseCredentials(file: string, registry: string): Promise<
 /** The key of a registry in a file, and its name for a helper program. */
 export const serverKey = (registry: string): string => (registry === 'docker.io' ? DOCKER_HUB_KEY : registry)
 
-function keyOf(registry: string): string {
+/** @throws `bad-request` for what is no registry. */
+export function keyOf(registry: string): string {
   if (isRegistry(registry)) return serverKey(normalizeKey(registry))
   throw new BandSoxError(
     'bad-request',

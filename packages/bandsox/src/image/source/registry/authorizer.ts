@@ -69,11 +69,13 @@ export function createAuthorizer({ endpoint, http, search, closed, debug }: Auth
   }
 
   const fetchToken = async (realm: URL, { parameters }: Challenge, found: CredentialSearch): Promise<string> => {
-    const scope = parameters.get('scope') ?? `repository:${endpoint.repository}:pull`
+    // Of no repository: it is only asked whether the credentials are good.
+    const usual = endpoint.repository === '' ? undefined : `repository:${endpoint.repository}:pull`
+    const scope = parameters.get('scope') ?? usual
     const service = parameters.get('service')
     const query: [string, string][] = [
       ...(service === undefined ? [] : [['service', service] as [string, string]]),
-      ['scope', scope],
+      ...(scope === undefined ? [] : [['scope', scope] as [string, string]]),
     ]
     const reply = await (found.found?.kind === 'identity-token'
       ? http.send(refreshRequest(realm, query, found.found.token, closed))

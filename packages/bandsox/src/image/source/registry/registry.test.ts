@@ -9,6 +9,7 @@ import { type TestScope, temporaryFolder } from '../../../testing/temporary-fold
 import { BlobStore } from '../../blob-store.js'
 import { parseRegistryReference } from '../reference.js'
 import { storeCredentials } from './auth-file.js'
+import { checkCredentials } from './check-credentials.js'
 import { openRegistry, type RegistryOptions } from './registry.js'
 import { registryConfigSchema } from './registry-config.js'
 import { makeCertificate } from './testing/certificate.js'
@@ -485,6 +486,22 @@ describe('a registry that wants a password', () => {
       server.asked.map(({ headers }) => headers.authorization === undefined),
       [true, false, false],
     )
+  })
+
+  it('is asked whether credentials are good, before they are kept', async (t) => {
+    const server = await serveRegistry(t, ({ path, headers }, response) => {
+      const isRight = headers.authorization === `Basic ${Buffer.from('me:secret').toString('base64')}`
+      const status = isRight && path === '/v2/' ? 200 : 401
+      return !!response.writeHead(status, status === 401 ? { 'www-authenticate': 'Basic realm="x"' } : {}).end()
+    })
+    const check = (password: string) =>
+      checkCredentials({
+        registry: server.host,
+        credentials: { username: 'me', password },
+        config: registryConfigSchema.parse({}),
+      })
+    await check('secret')
+    await assert.rejects(check('wrong'), hasCode('registry-unauthorized', /cannot log in to .*asked as me/))
   })
 
   it('is asked no more with a wrong one, or with none', async (t) => {
