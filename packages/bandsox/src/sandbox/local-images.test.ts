@@ -240,6 +240,19 @@ describe('the images of a host', { skip }, () => {
     assert.equal((await at.images.get('mine:1')).id, mine.id)
   })
 
+  it('are imported twice without a word, and those with a damaged disk can be seen and removed', async (t) => {
+    const at = await imagesOf(t)
+    const image = await importFile(at, 'a.tar', await rootfs('a'), 'mine:1')
+    await at.images.export('mine:1', path.join(at.folder, 'again.tar'))
+    const onEvent = ({ kind }: { kind: string }) => assert.notEqual(kind, 'warning')
+    assert.equal((await at.images.import(path.join(at.folder, 'again.tar'), { onEvent })).image.id, image.id)
+    const key = (await at.store.readImage(image.id))?.disk ?? ''
+    await rm((await at.store.findDisk(key))?.path ?? '')
+    assert.equal((await at.images.get('mine:1')).diskBytes, 0)
+    assert.deepEqual((await at.images.remove('mine:1')).images, [image.id])
+    assert.deepEqual([await at.store.images(), await at.store.disks()], [[], []])
+  })
+
   it('are bounded as configured', async (t) => {
     const at = await imagesOf(t, { images: { limits: { maxBytes: 100_000 } } })
     await assert.rejects(

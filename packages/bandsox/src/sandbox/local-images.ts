@@ -1,28 +1,22 @@
 /** The images of this host: what `bandsox.images` gives to library, server and command line. */
 import path from 'node:path'
-import {
-  BandSoxError,
-  type ImageInfo,
-  type Images,
-  isSystemError,
-  messageOf,
-  type PruneResult,
-  type PullOptions,
-} from '@bandsox/sdk'
+import { BandSoxError, type ImageInfo, type Images, messageOf, type PruneResult, type PullOptions } from '@bandsox/sdk'
 import { beginFetching, tryCleaning } from '../image/activity.js'
 import { BASE_REFERENCE, isBaseReference, prepareBaseImage } from '../image/base.js'
-import { removeGarbage, removeImage, removeLayers, usedBytes } from '../image/collect.js'
+import { removeGarbage, removeImage, removeLayers } from '../image/collect.js'
 import { type ImageConfiguration, readConfiguration } from '../image/configuration.js'
 import { exportImage } from '../image/export.js'
 import type { ImageRecord, ReferenceRecord } from '../image/image-record.js'
 import type { ImageStore } from '../image/image-store.js'
 import { isPlatform, type Platform, parsePlatform, platformText } from '../image/manifest.js'
 import { type PullImageOptions, pullImage } from '../image/pull.js'
+import { isOfRegistry, isRoomy, makeRoom } from '../image/room.js'
 import { type NamedImageSource, openPath, openSource, type SourceContext } from '../image/source/open-source.js'
 import { formatReference, parseReference, type SourceReference } from '../image/source/reference.js'
 import type { CredentialSources } from '../image/source/registry/credentials.js'
 import type { ProxySettings } from '../image/source/registry/proxy.js'
 import type { Descriptor } from '../image/source/source.js'
+import { imageInfos } from './image-info.js'
 
 export interface ImageSettings {
   /** File of registries and limits; it need not be there. */
@@ -84,8 +78,9 @@ export class LocalImages implements Images {
     checkRunnable(platform)
     const { store } = this.#host
     if (policy !== 'always' || PLAIN_ID.test(text)) {
-      const present = await this.#findLocal(text, LONG_ID)
-      if (present !== undefined && isPlatform(parsePlatform(present.platform), platform)) {
+      const present = await this.#recordOf(text, LONG_ID)
+      const hasDisk = present !== undefined && (await store.findDisk(present.disk)) !== undefined // else it is made anew
+      if (hasDisk && isPlatform(parsePlatform(present.platform), platform)) {
         await store.markUsed(present.id)
         return { record: present, changed: false }
       }
@@ -121,10 +116,19 @@ export class LocalImages implements Images {
         await this.#sourceContext(platform, options.onEvent),
         options.signal,
       )
-      const name = given ?? (await this.#nameOf(source, options.onEvent))
-      const reference = name ?? path.resolve(file)
-      const keepReference = name !== undefined
-      return await this.#pullFrom(source, { ...options, reference, keepReference, platform, origin: 'local' })
+      const { free, taken } = await this.#namesOf(source, options.onEvent)
+      const name = given ?? free
+      const pulled = await this.#pullFrom(source, {
+        ...{ ...options, platform, origin: 'local' },
+        reference: name ?? path.resolve(file),
+        keepReference: name !== undefined,
+      })
+      const other = taken.find(({ image }) => image !== pulled.record.id)
+      if (name === undefined && other !== undefined) {
+        const message = `the file calls its image ${other.reference}, as another one is called here: it gets no name (see --reference)`
+        options.onEvent?.({ kind: 'warning', message })
+      }
+      return pulled
     })
   }
 
@@ -226,39 +230,26 @@ export class LocalImages implements Images {
     })
   }
 
-  /**
-   * Keeps to the configured size, when nothing is being fetched: the layers of images that a registry has go first, which only
-   * export needs, then such images as nobody uses. What came from a file or an engine cannot be had again, and stays.
-   */
+  /** Keeps to the configured size, unless somebody is fetching: then the next pull will. */
   async makeRoom(justPulled: string, onEvent?: PullOptions['onEvent']): Promise<void> {
     try {
       const { maxBytes } = (await this.#readConfiguration()).images
-      if (maxBytes !== undefined) await this.#evictDownTo(maxBytes, justPulled, onEvent)
+      if (maxBytes !== undefined) await this.#keepTo(maxBytes, justPulled, onEvent)
     } catch (error) {
       this.#host.warn(`cannot keep the images to their configured size: ${messageOf(error)}`) // the image itself is there
     }
   }
 
-  async #evictDownTo(maxBytes: number, justPulled: string, onEvent: PullOptions['onEvent']): Promise<void> {
+  async #keepTo(maxBytes: number, justPulled: string, onEvent: PullOptions['onEvent']): Promise<void> {
     const { store } = this.#host
-    const isRoomy = async () => (await usedBytes(store)) <= maxBytes
     // What cannot be read may need what would be removed.
-    if ((await isRoomy()) || (await store.damaged()).length > 0) return
+    if ((await isRoomy(store, maxBytes)) || (await store.damaged()).length > 0) return
     const release = await tryCleaning(this.#locks)
-    if (release === undefined) return // the next pull will
+    if (release === undefined) return
     try {
       const users = await this.#host.sandboxesByImage()
-      const oldestFirst = await this.#evictable()
-      for (const { record } of oldestFirst) {
-        if (await isRoomy()) return
-        await removeLayers(store, record)
-      }
-      for (const { record, references } of oldestFirst) {
-        if (await isRoomy()) return
-        if (record.id === justPulled || users.has(record.id)) continue
-        await removeImage(store, record)
-        onEvent?.({ kind: 'evicted', references, id: record.id })
-      }
+      const isKept = (id: string) => id === justPulled || users.has(id)
+      await makeRoom(store, { maxBytes, isKept, onEvicted: (image) => onEvent?.({ kind: 'evicted', ...image }) })
     } finally {
       await release()
     }
@@ -308,18 +299,6 @@ export class LocalImages implements Images {
     throw new BandSoxError('artifact-damaged', `${canonical} was imported on this host, and its disk is damaged`, {
       hint: 'import it again: bandsox image import',
     })
-  }
-
-  async #evictable(): Promise<{ record: ImageRecord; references: string[] }[]> {
-    const { store } = this.#host
-    const found = []
-    for (const record of await store.images()) {
-      const references = await this.#referencesOf(record.id)
-      if (!isOfRegistry(references)) continue
-      const names = references.map(({ reference }) => reference)
-      found.push({ record, references: names, usedAt: await store.lastUsedAt(record.id) })
-    }
-    return found.sort((a, b) => a.usedAt.getTime() - b.usedAt.getTime())
   }
 
   async #fetchMissingLayers(
@@ -377,22 +356,20 @@ export class LocalImages implements Images {
     return path.join(this.#host.store.root, 'locks')
   }
 
-  /** @throws `image-not-found`, `ambiguous-name`. */
+  /** Also one whose disk is damaged. @throws `image-not-found`, `ambiguous-name`. */
   async #find(text: string): Promise<ImageRecord> {
     await this.#host.store.open()
-    const record = await this.#findLocal(text)
+    const record = await this.#recordOf(text, ID_PREFIX)
     if (record !== undefined) return record
     throw notHere(text)
   }
 
-  /** By reference, else by id. @returns undefined also for one whose disk is damaged: fetching it again repairs it. */
-  async #findLocal(text: string, idPattern = ID_PREFIX): Promise<ImageRecord | undefined> {
+  /** By reference, else by id. */
+  async #recordOf(text: string, idPattern: RegExp): Promise<ImageRecord | undefined> {
     const { store } = this.#host
     const canonical = PLAIN_ID.test(text) ? undefined : await this.#canonical(text)
     const reference = canonical === undefined ? undefined : await store.readReference(canonical)
-    const record = reference === undefined ? await this.#byId(text, idPattern) : await store.readImage(reference.image)
-    if (record === undefined) return undefined
-    return (await store.findDisk(record.disk)) === undefined ? undefined : record
+    return reference === undefined ? await this.#byId(text, idPattern) : await store.readImage(reference.image)
   }
 
   async #byId(text: string, idPattern: RegExp): Promise<ImageRecord | undefined> {
@@ -421,8 +398,12 @@ export class LocalImages implements Images {
     return reference
   }
 
-  /** What the file itself calls its image, unless that would take the name from another one. */
-  async #nameOf({ names }: NamedImageSource, onEvent: PullOptions['onEvent']): Promise<string | undefined> {
+  /** What the file itself calls its image: the first name that no image has yet, and those that one has. */
+  async #namesOf(
+    { names }: NamedImageSource,
+    onEvent: PullOptions['onEvent'],
+  ): Promise<{ free: string | undefined; taken: ReferenceRecord[] }> {
+    const taken: ReferenceRecord[] = []
     for (const name of names) {
       // A layout may name its image by a tag alone, which means nothing outside of it.
       if (!name.includes('/') && !name.includes(':')) continue
@@ -434,11 +415,11 @@ export class LocalImages implements Images {
         onEvent?.({ kind: 'warning', message: `the file calls its image ${JSON.stringify(name)}, which is no name` })
         continue
       }
-      if ((await this.#host.store.readReference(reference)) === undefined) return reference
-      const message = `the file calls its image ${reference}, as another one is called here: it gets no name (see --reference)`
-      onEvent?.({ kind: 'warning', message })
+      const known = await this.#host.store.readReference(reference)
+      if (known === undefined) return { free: reference, taken }
+      taken.push(known)
     }
-    return undefined
+    return { free: undefined, taken }
   }
 
   async #referencesOf(id: string): Promise<ReferenceRecord[]> {
@@ -455,45 +436,17 @@ export class LocalImages implements Images {
   }
 
   #readConfiguration(): Promise<ImageConfiguration> {
-    this.#configuration ??= readConfiguration(this.#host.settings.configFile)
+    this.#configuration ??= readConfiguration(this.#host.settings.configFile).catch((error: unknown) => {
+      this.#configuration = undefined // it may be mended before the next call
+      throw error
+    })
     return this.#configuration
   }
 
-  /** Without those that were removed meanwhile. */
   async #infos(records: readonly ImageRecord[]): Promise<ImageInfo[]> {
-    const { store } = this.#host
-    const references = await store.references()
-    const users = await this.#host.sandboxesByImage()
-    const infos: ImageInfo[] = []
-    for (const record of records) {
-      const lastUsedAt = await store.lastUsedAt(record.id).catch((error: unknown) => {
-        if (isSystemError(error, 'ENOENT')) return undefined
-        throw error
-      })
-      if (lastUsedAt === undefined) continue
-      const kept = await Promise.all(record.layers.map(({ digest }) => store.blobs.sizeOf(digest)))
-      infos.push({
-        id: record.id,
-        references: references.filter(({ image }) => image === record.id).map(({ reference }) => reference),
-        digest: record.manifest.digest,
-        platform: record.platform,
-        config: record.config,
-        layers: record.layers.map(({ digest, size }) => ({ digest, sizeBytes: size })),
-        diskBytes: (await store.findDisk(record.disk))?.sizeBytes ?? 0,
-        layerBytes: kept.reduce<number>((sum, size) => sum + (size ?? 0), 0),
-        createdAt: record.createdAt,
-        pulledAt: record.pulledAt,
-        lastUsedAt: lastUsedAt.toISOString(),
-        usedBy: users.get(record.id) ?? [],
-      })
-    }
-    return infos
+    return await imageInfos(this.#host.store, records, await this.#host.sandboxesByImage())
   }
 }
-
-/** A registry has it, so that it can be had again. */
-const isOfRegistry = (references: readonly ReferenceRecord[]): boolean =>
-  references.some(({ origin }) => origin === 'registry')
 
 const isBuiltIn = (references: readonly ReferenceRecord[]): boolean =>
   references.some(({ reference }) => reference === BASE_REFERENCE)

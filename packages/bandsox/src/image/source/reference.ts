@@ -61,8 +61,8 @@ const MAX_TEXT_LENGTH = 4096
 export function parseReference(text: string, options: ReferenceOptions = {}): SourceReference {
   if (text.length > MAX_TEXT_LENGTH)
     throw invalid(`${text.slice(0, 40)}…`, `it has ${text.length} characters, over ${MAX_TEXT_LENGTH}`)
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: a NUL would end the path early in a system call
-  if (/[\u0000-\u001f\u007f]/.test(text)) throw invalid(JSON.stringify(text), 'it has control characters')
+  // A NUL would end the path early in a system call.
+  if (/\p{Cc}/u.test(text)) throw invalid(JSON.stringify(text), 'it has control characters')
   const colon = text.indexOf(':')
   const rest = text.slice(colon + 1)
   switch (text.slice(0, Math.max(colon, 0))) {
