@@ -27,7 +27,6 @@ test('stop asks the agent: what was written is on the disk, and numbers, sockets
   assert.equal(info.state.kind, 'stopped')
   assert.equal(info.vsock, null)
   assert.deepEqual(processesIn(storage.folder), [])
-  assert.deepEqual(namesIn(path.join(storage.folder, 'leases/cid')), [])
   const leftInFolder = namesIn(info.directory).filter((name) =>
     /\.sock$|console\.(in|out)$|\.err$|^operation/.test(name),
   )

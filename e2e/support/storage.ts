@@ -5,6 +5,7 @@ import { readdirSync, readlinkSync, rmSync } from 'node:fs'
 import { mkdtemp } from 'node:fs/promises'
 import path from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
+import { SandboxStore } from 'bandsox/internal/store/sandbox-store.js'
 
 /** Set by scripts/test.mjs: a storage folder with kernel, image and disk, and no sandboxes of anybody else. */
 const prepared = process.env['BANDSOX_TEST_STORAGE']
@@ -35,8 +36,10 @@ async function assertNothingLeft(folder: string): Promise<void> {
   await until(() => processesIn(folder).length === 0, 'VMM, shim and vsock daemon to end').catch(() => undefined)
   assert.deepEqual(processesIn(folder), [], 'processes left behind')
   assert.deepEqual(namesIn(path.join(folder, 'vms')), [], 'sandbox folders left behind')
-  assert.deepEqual(namesIn(path.join(folder, 'leases/cid')), [], 'CIDs left behind')
-  assert.deepEqual(namesIn(path.join(folder, 'leases/port')), [], 'ports left behind')
+  const store = await SandboxStore.open(folder)
+  const rows = await store.list()
+  store.close()
+  assert.deepEqual(rows, [], 'records, and with them CIDs and ports, left behind')
 }
 
 /** Living processes that work in a folder below this one: VMM, shim and vsock daemon run in the VM's own. */

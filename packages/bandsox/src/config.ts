@@ -2,6 +2,7 @@
 import { homedir } from 'node:os'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { BandSoxError } from '@bandsox/sdk'
 
 export interface Config {
   /** Folder of all state. */
@@ -16,6 +17,8 @@ export interface Config {
   authFiles: [string, ...string[]]
   /** URLs of proxies, and hosts without one. */
   proxy: { http?: string | undefined; https?: string | undefined; none?: string | undefined }
+  /** Of new sandboxes that name none. */
+  defaultLimits: { diskBytesPerSecond?: number | null; diskOperationsPerSecond?: number | null }
   environment: NodeJS.ProcessEnv
 }
 
@@ -57,8 +60,28 @@ export function readConfig(
       https: env['https_proxy'] ?? env['HTTPS_PROXY'],
       none: env['no_proxy'] ?? env['NO_PROXY'],
     },
+    defaultLimits: {
+      ...rateFrom(env, 'BANDSOX_DISK_BANDWIDTH_MBPS', 'diskBytesPerSecond', MIB),
+      ...rateFrom(env, 'BANDSOX_DISK_IOPS', 'diskOperationsPerSecond', 1),
+    },
     environment: env,
   }
+}
+
+const MIB = 1024 * 1024
+
+/** The earlier project's variables; 0 is no limit. @throws `bad-request`. */
+function rateFrom<K extends string>(
+  env: NodeJS.ProcessEnv,
+  variable: string,
+  key: K,
+  unit: number,
+): { [key in K]?: number | null } {
+  const text = env[variable]
+  if (text === undefined || text === '') return {}
+  if (!/^\d{1,9}$/.test(text))
+    throw new BandSoxError('bad-request', `${variable}: ${JSON.stringify(text)} is not a whole number`)
+  return { [key]: text === '0' ? null : Number(text) * unit } as { [key in K]?: number | null }
 }
 
 /** What fetching an image needs of the configuration. */

@@ -10,7 +10,12 @@ export { type PrepareEvent, prepareHost } from './sandbox/prepare.js'
 /** Opens this host's sandboxes. Any number of processes may do so at once. */
 export async function openBandSox(options: OpenOptions = {}): Promise<BandSox> {
   const config = readConfig(process.env, options)
-  const { debug = () => undefined, warn = (message: string) => process.emitWarning(message, 'BandSoxWarning') } =
-    options
-  return await LocalBandSox.open({ ...config, images: imageSettings(config), debug, warn })
+  const { debug, info, warn = (message: string) => process.emitWarning(message, 'BandSoxWarning') } = options
+  return await LocalBandSox.open({
+    ...config,
+    images: imageSettings(config),
+    warn,
+    ...(debug !== undefined && { debug }),
+    ...(info !== undefined && { info }),
+  })
 }

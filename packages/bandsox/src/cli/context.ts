@@ -1,11 +1,9 @@
-/** What every command gets: the options that all share, a printer, an abort signal, and this host's sandboxes. */
-import { type BandSox, BandSoxError, printable } from '@bandsox/sdk'
+/** What every command gets: the options that all share, a printer, a log, an abort signal, and this host's sandboxes. */
+import { BandSoxError } from '@bandsox/sdk'
 import type { Command } from 'commander'
 import { type Config, imageSettings, readConfig } from '../config.js'
 import { LocalBandSox } from '../sandbox/local-bandsox.js'
-
-export const logLevels = ['debug', 'info', 'warn', 'error'] as const
-export type LogLevel = (typeof logLevels)[number]
+import { createLog, DEFAULT_LOG_LEVEL, type Log, type LogLevel } from './log.js'
 
 interface GlobalOptions {
   storage?: string
@@ -13,47 +11,32 @@ interface GlobalOptions {
   logLevel?: LogLevel
 }
 
-export interface Context {
+export interface Context extends Log {
   readonly config: Config
   readonly isJson: boolean
   /** Aborted by Ctrl-C and SIGTERM. */
   readonly signal: AbortSignal
-  readonly debug: (message: string) => void
-  open(): Promise<BandSox>
+  open(): Promise<LocalBandSox>
   /** Prints what a person reads, or with `--json` what a program reads; one of the two. */
   print(text: string, json: unknown): void
 }
 
 export function contextOf(command: Command): Context {
-  const { storage, json, logLevel } = command.optsWithGlobals<GlobalOptions>()
+  const { storage, json, logLevel = DEFAULT_LOG_LEVEL } = command.optsWithGlobals<GlobalOptions>()
   const config = readConfig(process.env, storage === undefined ? {} : { storage })
   const isJson = json === true
-  const debug = logLevel === 'debug' ? logDebug : () => undefined
+  const log = createLog(logLevel, isJson)
   return {
     config,
     isJson,
     signal: interruptSignal(),
-    debug,
-    open: () =>
-      LocalBandSox.open({
-        ...config,
-        images: imageSettings(config),
-        debug,
-        warn: logLevel === 'error' ? () => undefined : warnUser,
-      }),
+    ...log,
+    open: () => LocalBandSox.open({ ...config, images: imageSettings(config), ...log }),
     print(text, value) {
       const line = isJson ? JSON.stringify(value) : text
       process.stdout.write(line.endsWith('\n') || line === '' ? line : `${line}\n`)
     },
   }
-}
-
-function warnUser(message: string): void {
-  process.stderr.write(`bandsox: warning: ${printable(message)}\n`)
-}
-
-function logDebug(message: string): void {
-  process.stderr.write(`${new Date().toISOString()} DEBUG ${printable(message)}\n`)
 }
 
 let interrupt: AbortController | undefined

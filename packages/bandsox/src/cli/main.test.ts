@@ -1,10 +1,11 @@
 /** The command itself, run as a user runs it. No VM is made. */
 import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
-import { mkdir, readdir, writeFile } from 'node:fs/promises'
+import { readdir, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { describe, it } from 'node:test'
 import { fileURLToPath } from 'node:url'
+import type { SandboxRecord } from '../store/record.js'
 import { SandboxStore } from '../store/sandbox-store.js'
 import { sampleRecord } from '../testing/sample-record.js'
 import { type TestScope, temporaryFolder } from '../testing/temporary-folder.js'
@@ -30,15 +31,15 @@ function bandsox(storage: string, ...args: string[]): Promise<Outcome> {
   })
 }
 
-async function storageWith(t: TestScope, ...records: Parameters<typeof sampleRecord>): Promise<string> {
+async function storageWith(t: TestScope, ...records: Partial<SandboxRecord>[]): Promise<string> {
   const storage = path.join(await temporaryFolder(t), 'storage')
-  const store = new SandboxStore(storage)
-  await store.open()
+  const store = await SandboxStore.open(storage)
   for (const over of records) {
-    const record = sampleRecord(over)
-    await (await store.makeDirectory(record.id))()
-    await store.write(record)
+    const claim = await store.insert(sampleRecord(over))
+    await store.makeDirectory(claim.record.id)
+    await claim.release()
   }
+  store.close()
   return storage
 }
 
@@ -148,16 +149,11 @@ describe('an error', PARALLEL, () => {
   })
 
   it('of an ambiguous name exits as a mistake, and deletes nothing', async (t) => {
-    const folder = await storageWith(t)
-    const store = new SandboxStore(folder)
-    for (const id of ['sbx_aaaaaaaaaa', 'sbx_aabbbbbbbb']) {
-      await (await store.makeDirectory(id))()
-      await store.write(sampleRecord({ id }))
-    }
+    const folder = await storageWith(t, { id: 'sbx_aaaaaaaaaa' }, { id: 'sbx_aabbbbbbbb' })
     const { status, stderr } = await bandsox(folder, 'vm', 'delete', 'aa')
     assert.equal(status, 64)
-    assert.match(stderr, /"aa" means 2 sandboxes: sbx_aaaaaaaaaa, sbx_aabbbbbbbb/)
-    assert.equal((await store.ids()).length, 2)
+    assert.match(stderr, /"aa" means 2 sandboxes: sbx_aaaaaaaaaa \(stopped\), sbx_aabbbbbbbb \(stopped\)/)
+    assert.equal((await readdir(path.join(folder, 'vms'))).length, 2)
   })
 })
 
@@ -198,13 +194,54 @@ describe('the command', PARALLEL, () => {
       assert.ok(help.stdout.includes(word), word)
   })
 
-  it('warns of a damaged record by the name of its file, and shows the others', async (t) => {
-    const storage = await storageWith(t)
-    await mkdir(path.join(storage, 'vms', 'sbx_aaaaaaaaaa'))
-    await writeFile(path.join(storage, 'vms', 'sbx_aaaaaaaaaa', 'sandbox.json'), '{')
-    const { status, stderr } = await bandsox(storage, 'vm', 'list')
-    assert.equal(status, 0)
-    assert.match(stderr, /^bandsox: warning: .*sbx_aaaaaaaaaa\/sandbox\.json is damaged/)
-    assert.equal((await bandsox(storage, 'vm', 'show', 'sbx_aaaaaaaaaa')).status, 74)
+  it('logs in UTC and ISO 8601, from the level that is asked for', async (t) => {
+    const storage = await storageWith(t, { name: 'web' })
+    const { stderr } = await bandsox(storage, '--log-level', 'info', 'vm', 'rm', 'web')
+    assert.match(stderr, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO deleted sbx_aaaaaaaaaa\n$/)
+  })
+
+  it('lists by filters, renames, labels and describes', async (t) => {
+    const storage = await storageWith(t, { id: 'sbx_aaaaaaaaaa', name: 'web' }, { id: 'sbx_bbbbbbbbbb', name: 'db' })
+    assert.equal((await bandsox(storage, 'vm', 'label', 'web', 'env=prod', 'zone=a')).stdout, 'env=prod\nzone=a\n')
+    assert.equal((await bandsox(storage, 'vm', 'label', 'web', 'zone-')).stdout, 'env=prod\n')
+    assert.equal((await bandsox(storage, 'list', '-q', '-l', 'env=prod')).stdout, 'sbx_aaaaaaaaaa\n')
+    assert.equal((await bandsox(storage, 'list', '-q', '--state', 'running')).stdout, '')
+    await bandsox(storage, 'vm', 'update', 'db', '--metadata', '{"team":"blue"}', '--mem', '512')
+    assert.equal((await bandsox(storage, 'list', '-q', '--metadata', 'team=blue')).stdout, 'sbx_bbbbbbbbbb\n')
+    assert.equal((await bandsox(storage, 'vm', 'rename', 'db', 'data')).stdout, 'VM renamed: sbx_bbbbbbbbbb (data)\n')
+    const taken = await bandsox(storage, 'vm', 'rename', 'data', 'web', '--unique')
+    assert.deepEqual([taken.status, /web is taken by sandbox sbx_aaaaaaaaaa/.test(taken.stderr)], [75, true])
+    const info = JSON.parse((await bandsox(storage, '--json', 'vm', 'show', 'data')).stdout) as Record<string, unknown>
+    assert.deepEqual([info['memoryMib'], info['metadata'], info['name']], [512, { team: 'blue' }, 'data'])
+  })
+
+  it('shows CIDs and ports in the shape that is known, and resets them', async (t) => {
+    const storage = await storageWith(t, { name: 'web' })
+    const { stdout } = await bandsox(storage, '--json', 'vsock', 'list')
+    assert.deepEqual(JSON.parse(stdout), {
+      cid_allocator: { free_cids: [], next_cid: 3 },
+      port_allocator: { next_port: 9000, used_ports: [] },
+      owners: [],
+    })
+    assert.match(
+      (await bandsox(storage, 'vsock', 'list')).stdout,
+      /No CIDs or ports are held\.\nnext CID: 3; next port: 9000/,
+    )
+    assert.equal((await bandsox(storage, 'vsock', 'reset')).status, 0)
+  })
+
+  it('does not keep others from their sandboxes when one of several is not there', async (t) => {
+    const storage = await storageWith(t, { id: 'sbx_aaaaaaaaaa', name: 'web' }, { id: 'sbx_bbbbbbbbbb', name: 'db' })
+    const { status, stdout, stderr } = await bandsox(storage, 'vm', 'rm', 'nobody', 'web', 'db')
+    assert.equal(status, 66)
+    assert.equal(stdout, 'VM deleted: sbx_aaaaaaaaaa\nVM deleted: sbx_bbbbbbbbbb\n')
+    assert.match(stderr, /there is no sandbox "nobody"/)
+  })
+
+  it('waits for a state, and says when it will not come', async (t) => {
+    const storage = await storageWith(t, { name: 'web' })
+    assert.equal((await bandsox(storage, 'vm', 'wait', 'web')).stdout, 'stopped\n')
+    const late = await bandsox(storage, 'vm', 'wait', 'web', '--for', 'running', '--timeout', '200ms')
+    assert.deepEqual([late.status, /is stopped and not running after 200 ms/.test(late.stderr)], [124, true])
   })
 })

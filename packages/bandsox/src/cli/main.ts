@@ -9,9 +9,11 @@ import { addDoctor } from './commands/doctor.js'
 import { addExec, addRun } from './commands/exec.js'
 import { addImage } from './commands/image.js'
 import { addLogin, addLogout } from './commands/login.js'
+import { addEvents, addLogs } from './commands/logs.js'
 import { addDownload, addUpload } from './commands/transfer.js'
-import { addLogs, addVm } from './commands/vm.js'
-import { logLevels } from './context.js'
+import { addShortcuts, addVm } from './commands/vm.js'
+import { addVsock } from './commands/vsock.js'
+import { logLevels } from './log.js'
 
 /** sysexits.h */
 const EX_USAGE = 64
@@ -33,10 +35,13 @@ export function buildProgram(asJson: boolean): Command {
   addUpload(program)
   addDownload(program)
   addVm(program)
+  addShortcuts(program)
   addImage(program)
   addLogin(program)
   addLogout(program)
   addLogs(program)
+  addEvents(program)
+  addVsock(program)
   addDoctor(program)
   for (const command of program.commands) allowGlobalOptions(command)
   return program
@@ -48,7 +53,9 @@ const globalOptions = (): Option[] => [
     'folder of all state (default: $BANDSOX_STORAGE, /var/lib/bandsox for root, else ~/.local/share/bandsox)',
   ),
   new Option('--json', 'print JSON, for programs'),
-  new Option('--log-level <level>', 'what to log on stderr (default: "warn")').choices(logLevels),
+  new Option('--log-level <level>', 'what to log on stderr, in UTC (default: $BANDSOX_LOG_LEVEL, else warn)')
+    .choices(logLevels)
+    .env('BANDSOX_LOG_LEVEL'),
 ]
 
 /** They are understood before and after the command's name. */

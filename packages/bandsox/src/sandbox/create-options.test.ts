@@ -2,12 +2,19 @@ import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import type { CreateOptions } from '@bandsox/sdk'
 import { hasCode } from '../testing/errors.js'
-import { checkedShape } from './create-options.js'
+import { checkedShape as checkedShapeFor } from './create-options.js'
+import { usualLimits } from './limits.js'
+
+const checkedShape = (options: CreateOptions) => checkedShapeFor(options, usualLimits)
 
 describe('the options of create', () => {
   it('have the documented defaults', () => {
     assert.deepEqual(checkedShape({}), {
       name: undefined,
+      unique: false,
+      labels: {},
+      metadata: {},
+      limits: { cpus: null, diskBytesPerSecond: 209_715_200, diskOperationsPerSecond: 5_000 },
       vcpu: 1,
       memoryMib: 256,
       diskMib: 4_096,
@@ -65,6 +72,44 @@ describe('the options of create', () => {
     assert.throws(
       () => checkedShape({ env: { TOKEN: 'secret\0' } }),
       (error) => error instanceof Error && !error.message.includes('secret'),
+    )
+  })
+
+  it('take labels and metadata that can be kept and shown, and no others', () => {
+    const labels = { env: 'prod', 'a.b/c-d_e': '', x: 'ä ö' }
+    assert.deepEqual(checkedShape({ labels }).labels, labels)
+    for (const key of ['', '-a', 'a-', 'a b', 'ä', 'x'.repeat(64), '../a'])
+      assert.throws(() => checkedShape({ labels: { [key]: 'v' } }), hasCode('bad-request', /^label: /), key)
+    for (const value of ['a\nb', '\u001b[31m', 'x'.repeat(256)])
+      assert.throws(() => checkedShape({ labels: { k: value } }), hasCode('bad-request', /^label k: /))
+    const many = Object.fromEntries(Array.from({ length: 65 }, (_, index) => [`k${index}`, 'v']))
+    assert.throws(() => checkedShape({ labels: many }), hasCode('bad-request', /at most 64/))
+    const metadata = { a: [1, { b: null }], c: 'd' }
+    assert.deepEqual(checkedShape({ metadata }).metadata, metadata)
+    const deep = JSON.parse(`${'{"a":'.repeat(20)}1${'}'.repeat(20)}`) as CreateOptions['metadata']
+    for (const bad of [deep, { a: 'x'.repeat(65_536) }, { a: undefined }, { a: () => 1 }, { a: Number.NaN }, []])
+      assert.throws(() => checkedShape({ metadata: bad } as CreateOptions), hasCode('bad-request', /^metadata: /))
+  })
+
+  it('take limits within bounds, and null for none', () => {
+    const limits = { cpus: 0.5, diskBytesPerSecond: null, diskOperationsPerSecond: 10 }
+    assert.deepEqual(checkedShape({ limits }).limits, limits)
+    for (const bad of [
+      { cpus: 0 },
+      { cpus: -1 },
+      { cpus: Number.NaN },
+      { diskBytesPerSecond: 1 },
+      { diskBytesPerSecond: 70000.5 },
+      { diskOperationsPerSecond: 0 },
+    ])
+      assert.throws(() => checkedShape({ limits: bad }), hasCode('bad-request', /^limits\./), JSON.stringify(bad))
+  })
+
+  it('want a name that is to be unique, and variables of a size that a program can have', () => {
+    assert.throws(() => checkedShape({ unique: true }), hasCode('bad-request', /unique needs a name/))
+    assert.throws(
+      () => checkedShape({ env: { A: 'x'.repeat(1_048_576) } }),
+      hasCode('bad-request', /at most 1048576 bytes/),
     )
   })
 })

@@ -1,41 +1,62 @@
 /** What may be asked of `create`: bounds and defaults, checked before anything is touched. */
-import { BandSoxError, type CreateOptions, type VsockMode } from '@bandsox/sdk'
+import { BandSoxError, type CreateOptions, type Limits, type Metadata, type VsockMode } from '@bandsox/sdk'
+import { checkedLabels, checkedMetadata, checkedName } from './description.js'
+import { checkedLimits, type DefaultLimits } from './limits.js'
 import { DEFAULT_DISK_MIB } from './prepare.js'
 
 export interface Shape {
   name: string | undefined
+  unique: boolean
   vcpu: number
   memoryMib: number
   diskMib: number
   env: Record<string, string>
+  labels: Record<string, string>
+  metadata: Metadata
+  limits: Limits
   vsock: VsockMode
   bootTimeoutMs: number
 }
 
-const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/
 const VSOCK_MODES: readonly string[] = ['auto', 'on', 'off']
+const DEFAULT_BOOT_TIMEOUT_MS = 60_000
+/** Of all variables together: what the guest's kernel takes for a command, with room for the command's own. */
+const MAX_ENV_BYTES = 1024 * 1024
 
 /** @throws `bad-request` naming the option, what was given and what is allowed. */
-export function checkedShape(options: CreateOptions): Shape {
-  const { name, env = {}, vsock = 'auto' } = options
-  if (name !== undefined && !NAME.test(name)) {
-    throw refuse('name', name, '1 to 64 of A-Z a-z 0-9 . _ -, beginning with a letter or digit')
-  }
-  if (name?.startsWith('sbx_')) throw refuse('name', name, 'not beginning with sbx_, which ids do')
+export function checkedShape(options: CreateOptions, defaultLimits: DefaultLimits): Shape {
+  const { name, vsock = 'auto', unique = false } = options
   if (!VSOCK_MODES.includes(vsock)) throw refuse('vsock', vsock, VSOCK_MODES.join(', '))
+  if (unique && name === undefined) throw new BandSoxError('bad-request', 'unique needs a name')
+  return {
+    name: name === undefined ? undefined : checkedName(name),
+    unique,
+    env: checkedEnv(options.env ?? {}),
+    labels: checkedLabels(options.labels ?? {}),
+    metadata: checkedMetadata(options.metadata ?? {}),
+    limits: checkedLimits(options.limits ?? {}, defaultLimits),
+    vsock,
+    vcpu: checkedVcpu(options.vcpu ?? 1),
+    memoryMib: checkedMemory(options.memoryMib ?? 256),
+    diskMib: integer('diskMib', options.diskMib ?? DEFAULT_DISK_MIB, 64, 1_048_576),
+    bootTimeoutMs: checkedBootTimeout(options.bootTimeoutMs),
+  }
+}
+
+export const checkedVcpu = (value: number): number => integer('vcpu', value, 1, 32)
+export const checkedMemory = (value: number): number => integer('memoryMib', value, 64, 1_048_576)
+export const checkedBootTimeout = (value = DEFAULT_BOOT_TIMEOUT_MS): number =>
+  integer('bootTimeoutMs', value, 1, 3_600_000)
+
+function checkedEnv(env: Record<string, string>): Record<string, string> {
+  let bytes = 0
   for (const [key, value] of Object.entries(env)) {
     if (key === '' || /[=\0]/.test(key)) throw refuse('env', key, 'names that are not empty and hold no = and no NUL')
-    if (value.includes('\0')) throw refuse('env', key, 'values without NUL')
+    if (typeof value !== 'string' || value.includes('\0')) throw refuse('env', key, 'values that are text without NUL')
+    bytes += Buffer.byteLength(key) + Buffer.byteLength(value) + 2
   }
-  return {
-    name,
-    env,
-    vsock,
-    vcpu: integer('vcpu', options.vcpu ?? 1, 1, 32),
-    memoryMib: integer('memoryMib', options.memoryMib ?? 256, 64, 1_048_576),
-    diskMib: integer('diskMib', options.diskMib ?? DEFAULT_DISK_MIB, 64, 1_048_576),
-    bootTimeoutMs: integer('bootTimeoutMs', options.bootTimeoutMs ?? 60_000, 1, 3_600_000),
-  }
+  if (bytes > MAX_ENV_BYTES) throw refuse('env', `${bytes} bytes`, `at most ${MAX_ENV_BYTES} bytes in all`)
+  return env
 }
 
 function integer(option: string, value: number, min: number, max: number): number {

@@ -1,8 +1,8 @@
 /** Credentials for registries: tried, kept, and forgotten again. */
 import type { RegistryCredentials } from '@bandsox/sdk'
-import { readConfiguration } from '../image/configuration.js'
 import { keyOf, storeCredentials } from '../image/source/registry/auth-file.js'
 import { checkCredentials } from '../image/source/registry/check-credentials.js'
+import { readConfiguration } from './configuration.js'
 import type { ImageSettings } from './local-images.js'
 
 export { eraseCredentials as logOut } from '../image/source/registry/auth-file.js'

@@ -1,6 +1,8 @@
-/** What every part of a sandbox's life needs of this host: the storage, the driver, and a place for debug messages. */
+/** What every part of a sandbox's life needs of this host: the storage, the driver, its limits, and a log. */
 import type { SandboxStore } from '../store/sandbox-store.js'
 import type { Vmm } from '../vmm/vmm.js'
+import type { Configuration } from './configuration.js'
+import type { DefaultLimits } from './limits.js'
 import type { LocalImages } from './local-images.js'
 
 export interface Host {
@@ -9,8 +11,12 @@ export interface Host {
   readonly vmm: Vmm
   /** The shim's binary. */
   readonly shimPath: string
-  /** Debug messages: allocations, releases, failed attempts. */
+  readonly defaultLimits: DefaultLimits
+  readonly configuration: () => Promise<Configuration>
+  /** Details: allocations, releases, failed attempts. */
   readonly debug: (message: string) => void
+  /** What was done, in a line each. */
+  readonly info: (message: string) => void
   /** What is wrong and was left as it is. */
   readonly warn: (message: string) => void
 }

@@ -4,7 +4,6 @@ import { BandSoxError, type ImageInfo, type Images, messageOf, type PruneResult,
 import { beginFetching, tryCleaning } from '../image/activity.js'
 import { BASE_REFERENCE, isBaseReference, prepareBaseImage } from '../image/base.js'
 import { removeGarbage, removeImage, removeLayers } from '../image/collect.js'
-import { type ImageConfiguration, readConfiguration } from '../image/configuration.js'
 import { exportImage } from '../image/export.js'
 import type { ImageRecord, ReferenceRecord } from '../image/image-record.js'
 import type { ImageStore } from '../image/image-store.js'
@@ -16,6 +15,7 @@ import { formatReference, parseReference, type SourceReference } from '../image/
 import type { CredentialSources } from '../image/source/registry/credentials.js'
 import type { ProxySettings } from '../image/source/registry/proxy.js'
 import type { Descriptor } from '../image/source/source.js'
+import { type Configuration, readConfiguration } from './configuration.js'
 import { imageInfos } from './image-info.js'
 
 export interface ImageSettings {
@@ -47,7 +47,7 @@ export const hostPlatform = (): Platform => ({ os: 'linux', architecture: archit
 
 export class LocalImages implements Images {
   readonly #host: ImagesHost
-  #configuration: Promise<ImageConfiguration> | undefined
+  #configuration: Promise<Configuration> | undefined
 
   constructor(host: ImagesHost) {
     this.#host = host
@@ -435,7 +435,7 @@ export class LocalImages implements Images {
     return { registries, credentialSources, proxy, workFolder: store.root, platform, limits, debug, onActivity }
   }
 
-  #readConfiguration(): Promise<ImageConfiguration> {
+  #readConfiguration(): Promise<Configuration> {
     this.#configuration ??= readConfiguration(this.#host.settings.configFile).catch((error: unknown) => {
       this.#configuration = undefined // it may be mended before the next call
       throw error

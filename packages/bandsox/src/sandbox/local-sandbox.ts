@@ -3,25 +3,31 @@ import {
   BandSoxError,
   type ExecOptions,
   type Files,
-  isSystemError,
   type Job,
   type Operation,
   requireAllowed,
   type Sandbox,
+  type SandboxChanges,
   type SandboxInfo,
   type SandboxState,
+  type StartOptions,
+  type StateName,
 } from '@bandsox/sdk'
 import { Agent } from '../guest/agent.js'
 import { type ExecRequest, startJob } from '../guest/job.js'
 import { parseSignal } from '../guest/signal.js'
 import { readRun } from '../process/shim.js'
-import { lockOperation } from '../store/operation-lock.js'
 import type { SandboxRecord } from '../store/record.js'
+import { changeSandbox } from './change.js'
 import { readConsole } from './console.js'
+import { checkedName } from './description.js'
 import type { Host } from './host.js'
 import { LocalFiles } from './local-files.js'
-import { destroy, killVmm, releaseNumbers, settle, stateAfterExit, stateNow } from './settle.js'
+import { sandboxInfo } from './sandbox-info.js'
+import { claimSettled, destroy, endMachine, settle, stateNow, vsockIsGone } from './settle.js'
+import { startSandbox } from './start.js'
 import { stopMachine } from './stop.js'
+import { waitForState } from './wait.js'
 
 export class LocalSandbox implements Sandbox {
   readonly id: string
@@ -30,13 +36,14 @@ export class LocalSandbox implements Sandbox {
   /** This program made the sandbox, so disposing removes it. */
   readonly #isOwned: boolean
   #agent: Agent | undefined
+  /** The start of the machine that `#agent` belongs to. */
+  #agentOfStart: string | undefined
 
-  constructor(host: Host, id: string, made?: { agent: Agent }) {
+  constructor(host: Host, id: string, made?: { agent: Agent; record: SandboxRecord }) {
     this.#host = host
     this.id = id
     this.#isOwned = made !== undefined
-    this.#agent = made?.agent
-    this.#agent?.onRefused(() => this.#replaceDeadShim())
+    if (made !== undefined) this.#keepAgent(made.agent, made.record)
     this.files = new LocalFiles(() => this.#agentFor('transfer'))
   }
 
@@ -45,11 +52,11 @@ export class LocalSandbox implements Sandbox {
   }
 
   exec(command: string | readonly string[], options: ExecOptions = {}): Job {
-    return this.#start(options, () => (typeof command === 'string' ? { shell: command } : { argv: [...command] }))
+    return this.#startJob(options, () => (typeof command === 'string' ? { shell: command } : { argv: [...command] }))
   }
 
   run(command?: readonly string[], options: ExecOptions = {}): Job {
-    return this.#start(options, ({ image: { config, reference } }) => {
+    return this.#startJob(options, ({ image: { config, reference } }) => {
       const argv = [...config.entrypoint, ...(command ?? config.cmd)]
       if (argv.length === 0)
         throw new BandSoxError('bad-request', `image ${reference} names no command to run: give one`)
@@ -58,61 +65,80 @@ export class LocalSandbox implements Sandbox {
     })
   }
 
-  async stop(options: { signal?: AbortSignal } = {}): Promise<void> {
-    await this.#exclusively('stop', async (record) => {
-      await this.#write({ ...record, state: stateNow('stopping') })
-      const machine = await this.#host.vmm.attach(this.#directory)
-      const agent = this.#agentOf(record)
-      try {
-        // A paused guest hears nobody, and what it has not written would be lost.
-        if (record.state.kind === 'paused') await machine.resume()
-        const exit = await stopMachine(machine, agent, {
-          debug: this.#host.debug,
-          signal: options.signal,
-        })
-        this.#host.debug(`stopped ${this.id}: ${JSON.stringify(exit)}`)
-      } finally {
-        machine.close()
-        this.#closeAgent()
-      }
-      await this.#write({ ...(await releaseNumbers(this.#host, record)), state: stateNow('stopped') })
+  async start(options: StartOptions = {}): Promise<void> {
+    await this.#exclusively('start', (record) => this.#startMachine(record, options))
+  }
+
+  async restart(options: StartOptions = {}): Promise<void> {
+    await this.#exclusively('restart', async (record) => {
+      const isAtRest = record.state.kind === 'stopped' || record.state.kind === 'failed'
+      const stopped = isAtRest ? record : await this.#stopMachine(record, options.signal)
+      await this.#startMachine(stopped, options)
     })
+  }
+
+  async stop(options: { signal?: AbortSignal } = {}): Promise<void> {
+    await this.#exclusively('stop', (record) => this.#stopMachine(record, options.signal))
   }
 
   async kill(): Promise<void> {
     await this.#exclusively('stop', async (record) => {
-      await killVmm(this.#host, this.#directory)
+      await endMachine(this.#host, record)
       this.#closeAgent()
-      await this.#write({ ...(await releaseNumbers(this.#host, record)), state: stateNow('stopped') })
+      await this.#host.store.transition(this.id, { state: stateNow('stopped'), releaseNumbers: true })
+      this.#host.info(`killed ${this.id}`)
     })
   }
 
   async pause(): Promise<void> {
-    await this.#exclusively('pause', async (record) => {
+    await this.#exclusively('pause', async () => {
       // Connections do not outlive a pause on every VMM, and nobody is told: they are closed first.
       this.#closeAgent(new BandSoxError('link-lost', `sandbox ${this.id} was paused`))
       await this.#withMachine((machine) => machine.pause())
-      await this.#write({ ...record, state: stateNow('paused') })
+      await this.#host.store.transition(this.id, { state: stateNow('paused') })
+      this.#host.info(`paused ${this.id}`)
     })
   }
 
   async resume(): Promise<void> {
-    await this.#exclusively('resume', async (record) => {
+    await this.#exclusively('resume', async () => {
       await this.#withMachine((machine) => machine.resume())
-      await this.#write({ ...record, state: stateNow('running') })
+      await this.#host.store.transition(this.id, { state: stateNow('running') })
+      this.#host.info(`resumed ${this.id}`)
     })
   }
 
+  async rename(name: string, options: { unique?: boolean } = {}): Promise<void> {
+    checkedName(name)
+    await this.#exclusively('describe', async () => {
+      await this.#host.store.describe(this.id, () => ({ name }), options)
+      this.#host.info(`renamed ${this.id} to ${name}`)
+    })
+  }
+
+  async update(changes: SandboxChanges): Promise<void> {
+    await changeSandbox(this.#host, this.id, changes)
+  }
+
+  async waitFor(
+    states: readonly StateName[],
+    options: { timeoutMs?: number; signal?: AbortSignal } = {},
+  ): Promise<SandboxState> {
+    return await waitForState(this.#host, this.id, states, options)
+  }
+
   async delete(options: { force?: boolean } = {}): Promise<void> {
-    const unlock = await this.#lock('delete')
+    const claim = await claimSettled(this.#host, this.id, 'delete')
     try {
-      const record = await this.#record()
-      if (options.force !== true) requireAllowed('delete', this.id, await this.#trueState(record))
-      this.#closeAgent()
-      await destroy(this.#host, record)
-    } finally {
-      await unlock()
+      if (options.force !== true) requireAllowed('delete', this.id, claim.record.state)
+    } catch (error) {
+      await claim.release() // nothing was begun, and nobody is to go on with it
+      throw error
     }
+    this.#closeAgent()
+    // When this fails in the middle the claim is left: the next process goes on with the removal.
+    await destroy(this.#host, claim.record)
+    this.#host.info(`deleted ${this.id}`)
   }
 
   async *logs(options: { follow?: boolean; signal?: AbortSignal } = {}): AsyncGenerator<Uint8Array> {
@@ -141,7 +167,7 @@ export class LocalSandbox implements Sandbox {
     return this.#host.store.directoryOf(this.id)
   }
 
-  #start(
+  #startJob(
     options: ExecOptions,
     command: (record: SandboxRecord) => Pick<ExecRequest, 'argv' | 'shell' | 'stopSignal'>,
   ): Job {
@@ -159,6 +185,29 @@ export class LocalSandbox implements Sandbox {
     })
   }
 
+  async #startMachine(record: SandboxRecord, options: StartOptions): Promise<void> {
+    const started = await startSandbox(this.#host, record, options)
+    this.#keepAgent(started.agent, started.record)
+  }
+
+  async #stopMachine(record: SandboxRecord, signal: AbortSignal | undefined): Promise<SandboxRecord> {
+    await this.#host.store.transition(this.id, { state: stateNow('stopping') })
+    const machine = await this.#host.vmm.attach(this.#directory)
+    try {
+      // A paused guest hears nobody, and what it has not written would be lost.
+      if (record.state.kind === 'paused') await machine.resume()
+      const exit = await stopMachine(machine, this.#agentOf(record), { debug: this.#host.debug, signal })
+      this.#host.debug(`stopped ${this.id}: ${JSON.stringify(exit)}`)
+    } finally {
+      machine.close()
+      this.#closeAgent()
+    }
+    await vsockIsGone(this.#host, record)
+    const stopped = await this.#host.store.transition(this.id, { state: stateNow('stopped'), releaseNumbers: true })
+    this.#host.info(`stopped ${this.id}`)
+    return stopped
+  }
+
   /** The next operation makes a new one: the port may have changed by then. */
   #closeAgent(reason?: unknown): void {
     this.#agent?.close(reason)
@@ -170,13 +219,21 @@ export class LocalSandbox implements Sandbox {
   }
 
   #agentOf(record: SandboxRecord): Agent {
-    this.#agent ??= new Agent(
+    if (this.#agent !== undefined && this.#agentOfStart === record.machine?.startedAt) return this.#agent
+    this.#closeAgent() // of a machine that another process has replaced
+    const links =
       record.machine === undefined || record.port === null
         ? []
-        : this.#host.vmm.links(this.#directory, record.machine, record.port),
-    )
-    this.#agent.onRefused(() => this.#replaceDeadShim())
-    return this.#agent
+        : this.#host.vmm.links(this.#directory, record.machine, record.port)
+    return this.#keepAgent(new Agent(links), record)
+  }
+
+  #keepAgent(agent: Agent, record: SandboxRecord): Agent {
+    this.#closeAgent()
+    agent.onRefused(() => this.#replaceDeadShim())
+    this.#agentOfStart = record.machine?.startedAt
+    this.#agent = agent
+    return agent
   }
 
   /** The links lead through the shim. @returns True when it had died and another stands in its place. */
@@ -204,34 +261,14 @@ export class LocalSandbox implements Sandbox {
     return settled
   }
 
-  /** The state with a VMM's unnoticed end taken into account; for use under the lock, where `settle` cannot act. */
-  async #trueState(record: SandboxRecord): Promise<SandboxState> {
-    if (record.state.kind !== 'running' && record.state.kind !== 'paused') return record.state
-    const { vmmAlive, exit } = await readRun(this.#directory)
-    return vmmAlive ? record.state : stateAfterExit(exit)
-  }
-
-  async #write(record: SandboxRecord): Promise<void> {
-    await this.#host.store.write(record)
-  }
-
-  async #exclusively(operation: Operation, work: (record: SandboxRecord) => Promise<void>): Promise<void> {
-    await this.#settled()
-    const unlock = await this.#lock(operation)
+  async #exclusively(operation: Operation, work: (record: SandboxRecord) => Promise<unknown>): Promise<void> {
+    requireAllowed(operation, this.id, (await this.#settled()).state) // the plainer of two reasons, when it is busy as well
+    const claim = await claimSettled(this.#host, this.id, operation)
     try {
-      await work(await this.#allowed(operation))
+      requireAllowed(operation, this.id, claim.record.state)
+      await work(claim.record)
     } finally {
-      await unlock()
-    }
-  }
-
-  async #lock(operation: string): Promise<() => Promise<void>> {
-    await this.#record()
-    try {
-      return await lockOperation(this.#directory, operation)
-    } catch (error) {
-      if (isSystemError(error, 'ENOENT')) throw this.#notFound() // removed just now
-      throw error
+      await claim.release()
     }
   }
 
@@ -264,27 +301,5 @@ function requestOf({ image: { config }, env }: SandboxRecord, options: ExecOptio
     ...(options.cwd === undefined && cwd !== '' && { makeCwd: true }),
     ...(user !== '' && { user }),
     ...(options.timeoutMs !== undefined && { timeoutMs: options.timeoutMs }),
-  }
-}
-
-export async function sandboxInfo(host: Host, record: SandboxRecord): Promise<SandboxInfo> {
-  const directory = host.store.directoryOf(record.id)
-  const { run, vmmAlive } = await readRun(directory)
-  const { machine, cid, port } = record
-  return {
-    id: record.id,
-    name: record.name,
-    image: record.image.reference,
-    state: record.state,
-    vcpu: record.vcpu,
-    memoryMib: record.memoryMib,
-    diskMib: record.diskMib,
-    vmm: machine === undefined ? '' : `${machine.vmm} ${machine.version}`,
-    accelerator: machine?.accelerator ?? '',
-    vsock: machine?.vsock && cid !== null && port !== null ? { cid, port, backend: machine.vsock.backend } : null,
-    vmmPid: vmmAlive && run !== undefined ? run.vmm.pid : null,
-    createdAt: record.createdAt,
-    directory,
-    timings: record.timings,
   }
 }

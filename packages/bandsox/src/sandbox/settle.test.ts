@@ -2,19 +2,17 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { chmod, writeFile } from 'node:fs/promises'
+import { chmod, readdir, rename, rm, stat, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { describe, it } from 'node:test'
 import type { SandboxState } from '@bandsox/sdk'
 import { identify, type ProcessIdentity } from '../process/identity.js'
-import { cidPool, portPool } from '../store/lease.js'
-import { lockOperation } from '../store/operation-lock.js'
+import { Database } from '../store/database.js'
 import type { SandboxRecord } from '../store/record.js'
-import { SandboxStore } from '../store/sandbox-store.js'
 import { hasCode } from '../testing/errors.js'
-import { noImages } from '../testing/no-images.js'
 import { sampleRecord } from '../testing/sample-record.js'
 import { type TestScope, temporaryFolder } from '../testing/temporary-folder.js'
+import { type TestHost, testHost } from '../testing/test-host.js'
 import { qemuDriver } from '../vmm/qemu/qemu.js'
 import type { Host } from './host.js'
 import { LocalBandSox } from './local-bandsox.js'
@@ -24,38 +22,46 @@ const since = '2026-01-01T00:00:00.000Z'
 const DEAD: ProcessIdentity = { pid: 2 ** 22 + 1, startTime: 1 }
 
 /** A host whose shim finds nothing to adopt, since in these cases all is dead. */
-async function hostFor(t: TestScope): Promise<Host> {
-  const root = await temporaryFolder(t)
-  const store = new SandboxStore(path.join(root, 'storage'))
-  await store.open()
-  const shimPath = path.join(root, 'shim')
+async function hostFor(t: TestScope): Promise<TestHost> {
+  const shimPath = path.join(await temporaryFolder(t), 'shim')
   await writeFile(
     shimPath,
     '#!/bin/sh\necho \'{"event":"failed","code":"vmm-gone","message":"nothing to take over"}\'; exit 1\n',
   )
   await chmod(shimPath, 0o755)
-  return {
-    store,
-    images: noImages(),
-    shimPath,
-    vmm: qemuDriver({ shim: shimPath, searchPath: [] }),
-    debug: () => undefined,
-    warn: () => undefined,
-  }
+  return await testHost(t, { shimPath, vmm: qemuDriver({ shim: shimPath, searchPath: [] }) })
 }
 
-async function sandboxIn(host: Host, state: SandboxState, over: Partial<SandboxRecord> = {}): Promise<SandboxRecord> {
+/** Comes to its state by the ways that lead there; `left`: the operation that its process, now dead, was at. */
+async function sandboxIn(
+  host: Host,
+  state: SandboxState,
+  { left, ...over }: Partial<SandboxRecord> & { left?: string } = {},
+): Promise<SandboxRecord> {
   const id = over.id ?? 'sbx_aaaaaaaaaa'
-  const record = sampleRecord({
-    id,
-    state,
-    cid: 'cid' in over ? null : await host.store.leases.take(cidPool, id),
-    port: 'port' in over ? null : await host.store.leases.take(portPool, id),
-    ...over,
-  })
-  await (await host.store.makeDirectory(id))()
-  await host.store.write(record)
+  const claim = await host.store.insert(sampleRecord({ ...over, id, state: { kind: 'creating', since } }))
+  await host.store.makeDirectory(id)
+  if (state.kind !== 'stopped') await host.store.takeNumbers(id)
+  if (state.kind !== 'creating') await host.store.transition(id, { state })
+  if (left === undefined) await claim.release()
+  else await leaveOperation(host, id, left)
+  const record = await host.store.read(id)
+  assert.ok(record !== undefined)
   return record
+}
+
+/** As a process leaves it that is killed in the middle. */
+async function leaveOperation(host: Host, id: string, name: string): Promise<void> {
+  const database = await Database.open(path.join(host.store.root, 'bandsox.db'))
+  const holder = JSON.stringify({ ...DEAD, bootId: 'b', pidNamespace: 1 })
+  await database.write((tables) =>
+    tables.change(
+      `UPDATE sandboxes SET operation = $name, operation_since = $since, operation_token = 'left', holder = $holder
+       WHERE id = $id`,
+      { id, name, since, holder },
+    ),
+  )
+  database.close()
 }
 
 async function writeRun(host: Host, id: string, shim: ProcessIdentity, vmm: ProcessIdentity): Promise<void> {
@@ -67,8 +73,10 @@ async function writeExit(host: Host, id: string, exit: object): Promise<void> {
 }
 
 async function heldBy(host: Host): Promise<number> {
-  return (await host.store.leases.list(cidPool)).length + (await host.store.leases.list(portPool)).length
+  return (await host.store.list()).filter(({ cid, port }) => cid !== null || port !== null).length
 }
+
+const ids = async (host: Host) => (await host.store.list()).map(({ id }) => id)
 
 async function selfIdentity(): Promise<ProcessIdentity> {
   const self = await identify(process.pid)
@@ -115,36 +123,57 @@ describe('settling', () => {
       const resting = sampleRecord({ id: 'sbx_bbbbbbbbbb', state: { kind, since } })
       assert.equal(await settle(host, resting), resting)
     }
-    assert.equal(await heldBy(host), 2)
+    assert.equal(await heldBy(host), 1)
   })
 
   it('does not touch what another process works on', async (t) => {
     const host = await hostFor(t)
-    const record = await sandboxIn(host, { kind: 'creating', since })
-    const unlock = await lockOperation(host.store.directoryOf(record.id), 'create')
-    assert.equal(await settle(host, record), record)
-    await unlock()
-    assert.deepEqual(await host.store.read(record.id), record)
+    const claim = await host.store.insert(sampleRecord({ state: { kind: 'creating', since } }))
+    assert.equal(await settle(host, claim.record), claim.record)
+    assert.deepEqual(await host.store.read(claim.record.id), claim.record)
   })
 
-  it('removes the remains of a creation that died', async (t) => {
+  it('removes the remains of a creation that died, also before it had a folder', async (t) => {
     const host = await hostFor(t)
-    const record = await sandboxIn(host, { kind: 'creating', since })
-    const lock = { operation: 'create', ...DEAD }
-    await writeFile(path.join(host.store.directoryOf(record.id), 'operation.lock'), JSON.stringify(lock))
+    const record = await sandboxIn(host, { kind: 'creating', since }, { left: 'create' })
     assert.equal(await settle(host, record), undefined)
-    assert.deepEqual([await host.store.ids(), await heldBy(host)], [[], 0])
+    await rm(host.store.directoryOf(record.id), { recursive: true, force: true })
+    const again = await sandboxIn(host, { kind: 'creating', since }, { left: 'create' })
+    await rm(host.store.directoryOf(record.id), { recursive: true })
+    assert.equal(await settle(host, again), undefined)
+    assert.deepEqual([await ids(host), await heldBy(host)], [[], 0])
+  })
+
+  it('goes on with a removal that died, at whatever point', async (t) => {
+    const host = await hostFor(t)
+    const whole = await sandboxIn(host, { kind: 'stopped', since }, { left: 'delete' })
+    assert.equal(await settle(host, whole), undefined)
+    const half = await sandboxIn(host, { kind: 'stopped', since }, { left: 'delete' })
+    const directory = host.store.directoryOf(half.id)
+    await rename(directory, path.join(path.dirname(directory), `.removed-${half.id}`))
+    assert.equal(await settle(host, half), undefined)
+    assert.deepEqual([await ids(host), await readdir(path.dirname(directory))], [[], []])
+  })
+
+  it('keeps a stopped sandbox whose start died, and gives back what the start had taken', async (t) => {
+    const host = await hostFor(t)
+    const record = await sandboxIn(host, { kind: 'stopped', since }, { left: 'start' })
+    await host.store.takeNumbers(record.id)
+    assert.equal(await heldBy(host), 1)
+    const settled = await settle(host, record)
+    assert.deepEqual([settled?.state.kind, settled?.operation, await heldBy(host)], ['stopped', undefined, 0])
+    await stat(host.store.directoryOf(record.id))
   })
 
   it('does not take a creation for dead that has succeeded since it looked', async (t) => {
     const host = await hostFor(t)
-    const seen = await sandboxIn(host, { kind: 'creating', since })
+    const record = await sandboxIn(host, { kind: 'running', since })
     const self = await selfIdentity()
-    const created = { ...seen, state: { kind: 'running', since } as const }
-    await writeRun(host, seen.id, self, self)
-    await host.store.write(created) // and its lock is released: what was read before is no longer true
-    assert.deepEqual(await settle(host, seen), created)
-    assert.deepEqual([await host.store.ids(), await heldBy(host)], [[seen.id], 2])
+    await writeRun(host, record.id, self, self)
+    const operation = { name: 'create', since, token: 'left', holder: { ...DEAD, bootId: 'b', pidNamespace: 1 } }
+    const seen: SandboxRecord = { ...record, state: { kind: 'creating', since }, operation }
+    assert.deepEqual(await settle(host, seen), record)
+    assert.deepEqual([await ids(host), await heldBy(host)], [[record.id], 1])
   })
 
   it('does not rename an end that another process has written down', async (t) => {
@@ -152,9 +181,34 @@ describe('settling', () => {
     const seen = await sandboxIn(host, { kind: 'running', since })
     await writeRun(host, seen.id, DEAD, DEAD)
     await writeExit(host, seen.id, { signal: 'SIGKILL' })
-    const stopped = { ...seen, cid: null, port: null, state: { kind: 'stopped', since } as const }
-    await host.store.write(stopped)
+    const stopped = await host.store.transition(seen.id, { state: { kind: 'stopped', since }, releaseNumbers: true })
     assert.deepEqual(await settle(host, seen), stopped)
+  })
+
+  it('writes the lines that operators were told to look for', async (t) => {
+    const host = await hostFor(t)
+    const record = await sandboxIn(host, { kind: 'running', since })
+    const machine = {
+      ...{ vmm: 'qemu', version: '7', accelerator: 'tcg' as const },
+      vsock: { backend: 'daemon' as const, socket: 'vsock.sock' },
+    }
+    await host.store.transition(record.id, { state: record.state, machine })
+    const socket = path.join(host.store.directoryOf(record.id), 'vsock.sock')
+    await writeFile(socket, '') // its shim died before it could remove it
+    await writeRun(host, record.id, DEAD, DEAD)
+    await settle(host, record)
+    const lines = [
+      'Allocated CID: 3',
+      'Allocated port: 9000',
+      `Removed vsock socket: ${socket}`,
+      'Released CID: 3',
+      'Released port: 9000',
+    ]
+    assert.deepEqual(
+      host.logged.filter((line) => lines.includes(line)),
+      lines,
+    )
+    await assert.rejects(stat(socket), { code: 'ENOENT' })
   })
 
   it('knows a state for an end that nobody saw', () => {
@@ -170,15 +224,13 @@ describe('opening the storage', () => {
       storage: host.store.root,
       shimPath: host.shimPath,
       searchPath: [],
-      debug: () => undefined,
       warn: () => undefined,
     })
 
-  it('sets right what dead processes left, and gives back numbers without a sandbox', async (t) => {
+  it('sets right what dead processes left', async (t) => {
     const host = await hostFor(t)
     const record = await sandboxIn(host, { kind: 'running', since })
     await writeRun(host, record.id, DEAD, DEAD)
-    await host.store.leases.take(cidPool, 'sbx_gonegonego')
     const bandsox = await open(host)
     const [info] = await bandsox.list()
     assert.deepEqual([info?.id, info?.state.kind, info?.vsock, info?.vmmPid], [record.id, 'failed', null, null])
@@ -187,7 +239,7 @@ describe('opening the storage', () => {
 
   it('refuses what a stopped sandbox cannot do, deletes it, and then knows it no more', async (t) => {
     const host = await hostFor(t)
-    const record = await sandboxIn(host, { kind: 'stopped', since }, { cid: null, port: null, name: 'web' })
+    const record = await sandboxIn(host, { kind: 'stopped', since }, { name: 'web' })
     const bandsox = await open(host)
     const sandbox = await bandsox.get('web')
     await assert.rejects(
@@ -202,7 +254,7 @@ describe('opening the storage', () => {
     await assert.rejects(sandbox.info(), hasCode('not-found', /it was removed/))
     await assert.rejects(sandbox.delete(), hasCode('not-found'))
     await assert.rejects(bandsox.get(record.id), hasCode('not-found'))
-    assert.deepEqual([await host.store.ids(), await heldBy(host)], [[], 0])
+    assert.deepEqual([await ids(host), await heldBy(host)], [[], 0])
   })
 
   it('may be done by many at once, over the same remains', async (t) => {
@@ -230,7 +282,6 @@ describe('deleting by force', () => {
       storage: host.store.root,
       shimPath: host.shimPath,
       searchPath: [],
-      debug: () => undefined,
       warn: () => undefined,
     })
     await (await bandsox.get(record.id)).delete({ force: true })

@@ -1,11 +1,12 @@
 /** Makes a record say what is true: after a VMM, a shim or a manager has died. */
+import { rm, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { BandSoxError, isSystemError, type SandboxState } from '@bandsox/sdk'
 import { isAlive } from '../process/identity.js'
 import { adoptVmm, describeExit, readRun, ShimClient, type VmmExit } from '../process/shim.js'
-import { cidPool, type NumberPool, portPool } from '../store/lease.js'
-import { lockOperation, operationInProgress } from '../store/operation-lock.js'
+import { isInProgress } from '../store/operation.js'
 import type { SandboxRecord } from '../store/record.js'
+import type { Claim } from '../store/sandbox-store.js'
 import type { Host } from './host.js'
 
 /** SIGKILL takes effect at once, unless the process hangs in the kernel. */
@@ -14,23 +15,12 @@ const KILL_TIMEOUT_MS = 10_000
 /** States in which a VMM process should be there. */
 const LIVE: readonly SandboxState['kind'][] = ['running', 'paused', 'stopping']
 
+export const isLive = ({ kind }: SandboxState): boolean => LIVE.includes(kind)
+
 export const stateNow = (kind: Exclude<SandboxState['kind'], 'failed'>): SandboxState => ({
   kind,
   since: new Date().toISOString(),
 })
-
-/** Gives back what a running sandbox holds, and returns the record without it. */
-export async function releaseNumbers(host: Host, record: SandboxRecord): Promise<SandboxRecord> {
-  await releaseNumber(host, cidPool, record.cid, record.id)
-  await releaseNumber(host, portPool, record.port, record.id)
-  return { ...record, cid: null, port: null }
-}
-
-async function releaseNumber(host: Host, pool: NumberPool, number: number | null, owner: string): Promise<void> {
-  if (number === null) return
-  await host.store.leases.release(pool, number, owner)
-  host.debug(`Released ${pool.name}: ${number}`)
-}
 
 /** The state that a VMM's end leaves: a guest that powered itself off has stopped, anything else has failed. */
 export function stateAfterExit(exit: VmmExit | undefined): SandboxState {
@@ -43,45 +33,82 @@ export function stateAfterExit(exit: VmmExit | undefined): SandboxState {
  * Compares a record with the processes that really run, and corrects it. While another process works on the sandbox, its
  * record is that one's to change and is returned as it is.
  *
- * @returns undefined when the sandbox was the remains of a creation that died, and is gone now.
+ * @returns undefined when the sandbox was the remains of a creation, or of a removal, that died, and is gone now.
  */
 export async function settle(host: Host, record: SandboxRecord): Promise<SandboxRecord | undefined> {
-  const { state } = record
-  if (state.kind !== 'creating' && !LIVE.includes(state.kind)) return record
-  const directory = host.store.directoryOf(record.id)
-  if ((await operationInProgress(directory)) !== undefined) return record
-  const found = await readRun(directory)
-  if (found.vmmAlive && found.shimAlive && state.kind !== 'creating') return record
-  const unlock = await tryLock(directory)
-  if (unlock === undefined) return record
+  if (!(await needsSettling(host, record))) return record
+  const claim = await host.store.takeOver(record.id)
+  if (claim === undefined) return await host.store.read(record.id)
   try {
-    // What was read before the lock may have been changed since: a creation that looked dead may just have succeeded.
-    const current = await host.store.read(record.id)
-    if (current === undefined || current.state.kind !== state.kind) return current
-    if (state.kind === 'creating') {
-      await destroy(host, current)
-      return undefined
-    }
-    const now = await readFinalRun(host, directory)
-    if (now.vmmAlive) return current
-    const settled = { ...(await releaseNumbers(host, current)), state: stateAfterExit(now.exit) }
-    await host.store.write(settled)
-    return settled
+    const settled = await setRight(host, claim.record, claim.interrupted)
+    return settled && { ...settled, operation: undefined }
   } finally {
-    await unlock()
+    await claim.release()
   }
 }
 
-/** Ends a VM whatever state it is in, gives back what it holds, and removes its directory. The caller holds the lock. */
+/**
+ * Begins an operation on a sandbox, once what dead processes left of it was set right.
+ *
+ * @throws `busy`, `not-found`.
+ */
+export async function claimSettled(host: Host, id: string, name: string): Promise<Claim> {
+  for (;;) {
+    const record = await host.store.read(id)
+    if (record !== undefined) await settle(host, record)
+    const claim = await host.store.claim(id, name)
+    if (claim !== undefined) return claim
+  }
+}
+
+async function needsSettling(host: Host, { id, state, operation }: SandboxRecord): Promise<boolean> {
+  if (operation !== undefined) return !(await isInProgress(operation))
+  if (!isLive(state)) return false
+  const { vmmAlive, shimAlive } = await readRun(host.store.directoryOf(id))
+  return !vmmAlive || !shimAlive
+}
+
+/** @param interrupted The operation that a process died at. */
+async function setRight(
+  host: Host,
+  record: SandboxRecord,
+  interrupted: string | undefined,
+): Promise<SandboxRecord | undefined> {
+  const { id, state } = record
+  // Of these two nothing is worth keeping: it never was there, or was to be gone.
+  if (state.kind === 'creating' || interrupted === 'delete') {
+    await destroy(host, record)
+    host.info(`removed ${id}, whose ${state.kind === 'creating' ? 'creation' : 'removal'} had been interrupted`)
+    return undefined
+  }
+  if (!isLive(state)) {
+    // A start was interrupted: the machine never became somebody's.
+    await endMachine(host, record)
+    if (record.cid === null && record.port === null) return await host.store.read(id)
+    host.info(`ended the machine of ${id}, whose start had been interrupted`)
+    return await host.store.transition(id, { state, releaseNumbers: true })
+  }
+  const now = await readFinalRun(host, host.store.directoryOf(id))
+  if (now.vmmAlive) return await host.store.read(id)
+  await vsockIsGone(host, record)
+  host.info(`${id} has ended: ${now.exit === undefined ? 'nobody saw how' : describeExit(now.exit)}`)
+  return await host.store.transition(id, { state: stateAfterExit(now.exit), releaseNumbers: true })
+}
+
+/** Ends a VM whatever state it is in, gives back what it holds, and removes it with its directory. The caller has the claim. */
 export async function destroy(host: Host, record: SandboxRecord): Promise<void> {
-  const directory = host.store.directoryOf(record.id)
-  await killVmm(host, directory)
-  await releaseNumbers(host, record)
+  await endMachine(host, record)
   await host.store.remove(record.id)
 }
 
-/** Ends the VMM with SIGKILL, if it lives. @throws `vmm-failed` when it does not end. */
-export async function killVmm(host: Host, directory: string): Promise<VmmExit | undefined> {
+/** Ends the VMM with SIGKILL, if it lives, and sees that nothing of it is left. @throws `vmm-failed` when it does not end. */
+export async function endMachine(host: Host, record: SandboxRecord): Promise<VmmExit | undefined> {
+  const exit = await killVmm(host, host.store.directoryOf(record.id))
+  await vsockIsGone(host, record)
+  return exit
+}
+
+async function killVmm(host: Host, directory: string): Promise<VmmExit | undefined> {
   const now = await readFinalRun(host, directory)
   if (!now.vmmAlive) return now.exit
   const machine = await host.vmm.attach(directory)
@@ -101,6 +128,17 @@ export async function killVmm(host: Host, directory: string): Promise<VmmExit | 
   )
 }
 
+/** Operators were told to look for these lines. The shim has removed the socket; should it have died first, we do. */
+export async function vsockIsGone(host: Host, { id, cid, machine }: SandboxRecord): Promise<void> {
+  if (cid === null || !machine?.vsock) return
+  const socket = path.join(host.store.directoryOf(id), machine.vsock.socket)
+  host.debug(`Vsock bridge loop stopped for ${id}`)
+  host.debug(`Cleaning up vsock bridge for ${id}`)
+  await rm(socket, { force: true })
+  host.debug('Closed vsock bridge socket')
+  host.debug(`Removed vsock socket: ${socket}`)
+}
+
 /** What there is of shim and VMM, once a shim that is just ending has said how it ended, and a dead one was replaced. */
 async function readFinalRun(host: Host, directory: string): Promise<Awaited<ReturnType<typeof readRun>>> {
   const found = await readRun(directory)
@@ -109,6 +147,7 @@ async function readFinalRun(host: Host, directory: string): Promise<Awaited<Retu
     await waitForShim(directory)
     return await readRun(directory)
   }
+  if (!(await isThere(directory))) return found
   try {
     await adoptVmm(host.shimPath, directory)
   } catch (error) {
@@ -116,6 +155,16 @@ async function readFinalRun(host: Host, directory: string): Promise<Awaited<Retu
     if (await isAlive(found.run.vmm)) throw error
   }
   return await readRun(directory)
+}
+
+async function isThere(directory: string): Promise<boolean> {
+  try {
+    await stat(directory)
+    return true
+  } catch (error) {
+    if (isSystemError(error, 'ENOENT')) return false
+    throw error
+  }
 }
 
 /** The VMM has ended and its shim is cleaning up. */
@@ -130,16 +179,5 @@ async function waitForShim(directory: string): Promise<void> {
   } catch (error) {
     // It was quicker than we: its socket is gone, and `exit.json` is there.
     if (!(error instanceof BandSoxError && error.code === 'vmm-failed')) throw error
-  }
-}
-
-/** @returns undefined while another process works there, or when the directory is gone. */
-export async function tryLock(directory: string): Promise<(() => Promise<void>) | undefined> {
-  try {
-    return await lockOperation(directory, 'cleanup')
-  } catch (error) {
-    if (error instanceof BandSoxError && error.code === 'busy') return undefined
-    if (isSystemError(error, 'ENOENT')) return undefined // another process removed it just now
-    throw error
   }
 }

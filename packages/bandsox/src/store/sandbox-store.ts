@@ -1,24 +1,23 @@
-/** The sandboxes of one storage folder: a directory each, whose record is replaced atomically. */
+/** The sandboxes of one storage folder: a row each, and a directory each. The row comes first and goes last. */
 import { randomBytes } from 'node:crypto'
-import { mkdir, readdir, rename, rm, stat } from 'node:fs/promises'
+import { mkdir, readdir, rename, rm } from 'node:fs/promises'
 import path from 'node:path'
-import { BandSoxError, isSystemError } from '@bandsox/sdk'
-import { identify, isAlive } from '../process/identity.js'
-import { readJsonFile, writeJsonFile } from '../process/json-file.js'
-import { Leases } from './lease.js'
-import { isLockStale, lockOperation, unlockOperation } from './operation-lock.js'
-import { recordSchema, type SandboxRecord } from './record.js'
+import { BandSoxError, isSystemError, type SandboxEvent, type SandboxState } from '@bandsox/sdk'
+import { z } from 'zod'
+import { Database, type Tables } from './database.js'
+import { readFileRecords } from './file-records.js'
+import { type AllocatorState, allocatorState, beginAfter, nextCid, nextPort, resetNumbers } from './numbers.js'
+import { busyError, isInProgress, newOperation, replaceOperation } from './operation.js'
+import { columnsOf, type MachineRecord, type RecordedOperation, recordOf, type SandboxRecord } from './record.js'
+import { DATABASE_FILE, folderIdentity, openStorageFolder, VMS_FOLDER } from './storage-folder.js'
+import { hasIdentity, refuseCopy } from './storage-identity.js'
 
-const RECORD_FILE = 'sandbox.json'
 /** Tried again for some seconds: a shim whose starter was just killed may still be ending its VM, and write there meanwhile. */
 const REMOVAL = { recursive: true, force: true, maxRetries: 12, retryDelay: 50 } as const
-const DAMAGED_HINT = 'when no process of the VM runs any more, remove its folder'
 const REMOVED_PREFIX = '.removed-'
-const UNFINISHED_PREFIX = '.creating-'
-/** `.creating-<pid>-<start time>-<id>`. */
-const UNFINISHED = /^\.creating-(\d+)-(\d+)-/
 const ALPHABET = 'abcdefghijklmnopqrstuvwxyz234567'
 const ID_LENGTH = 10
+const SANDBOX_ID = /^sbx_[a-z2-7]{10}$/
 
 /** `sbx_` and 50 random bits in RFC 4648 base32, lower case. */
 export function newSandboxId(): string {
@@ -26,21 +25,57 @@ export function newSandboxId(): string {
   return `sbx_${letters.join('')}`
 }
 
+/** Asked inside the transaction that gives a sandbox its numbers: throws when the host has no room for it. */
+export type Admission = (running: readonly Pick<SandboxRecord, 'id' | 'memoryMib'>[], wanted: SandboxRecord) => void
+
+/** An operation that this process has begun on a sandbox. */
+export interface Claim {
+  /** As it was when the operation began; later changes are made through the store. */
+  readonly record: SandboxRecord
+  /** Ends the operation. Harmless when it has ended, or the sandbox is gone. */
+  release(): Promise<void>
+}
+
+/** What a change of state takes along. `releaseNumbers` in the same transaction, so that no number is held by what has stopped. */
+export interface Transition {
+  state: SandboxState
+  releaseNumbers?: boolean
+  machine?: MachineRecord
+  timings?: Record<string, number>
+}
+
 export class SandboxStore {
   readonly root: string
-  readonly leases: Leases
-  /** What was read last, as every operation asks for it and hardly any finds it changed. */
-  readonly #known = new Map<string, { version: string; record: SandboxRecord }>()
+  readonly #database: Database
+  readonly #debug: (message: string) => void
 
-  constructor(root: string) {
+  private constructor(root: string, database: Database, debug: (message: string) => void) {
     this.root = root
-    this.leases = new Leases(path.join(root, 'leases'))
+    this.#database = database
+    this.#debug = debug
   }
 
-  /** Makes the folders. Only their owner may look inside: consoles and disks are in there. */
-  async open(): Promise<void> {
-    await mkdir(this.root, { recursive: true, mode: 0o700 })
-    await mkdir(this.#vms, { recursive: true, mode: 0o700 })
+  /**
+   * Opens the storage, and makes it where there is none.
+   *
+   * @param debug Told of each number that is allocated and released.
+   * @throws `storage-unusable`, `storage-newer`, `storage-busy`, `permission-denied`, `bad-request`.
+   */
+  static async open(root: string, debug: (message: string) => void = () => undefined): Promise<SandboxStore> {
+    await openStorageFolder(root)
+    const database = await Database.open(path.join(root, DATABASE_FILE))
+    try {
+      if (!(await hasIdentity(database))) await enterFolder(root, database)
+      await refuseCopy(root, database)
+      return new SandboxStore(root, database, debug)
+    } catch (error) {
+      database.close()
+      throw error
+    }
+  }
+
+  close(): void {
+    this.#database.close()
   }
 
   directoryOf(id: string): string {
@@ -48,139 +83,385 @@ export class SandboxStore {
   }
 
   /**
-   * Makes a sandbox's directory, locked: another process would take an unlocked one for a dead one's. It gets its name last, so
-   * that whatever a process leaves that is killed in between tells whose it was. Nobody takes it for a sandbox before its record
-   * is there.
+   * Enters a sandbox that this process makes. Nobody else works on it until the claim is released; when this process dies first,
+   * the next one removes it.
    *
-   * Mode 0711: the VM's own user reaches its disk by name, and sees nothing else.
-   *
-   * @returns The release of the lock.
+   * @param options.unique Refuses a name that another sandbox has.
+   * @throws `name-taken`.
    */
-  async makeDirectory(id: string): Promise<() => Promise<void>> {
-    const self = await identify(process.pid)
-    const unfinished = path.join(this.#vms, `${UNFINISHED_PREFIX}${process.pid}-${self?.startTime}-${id}`)
-    await mkdir(unfinished, { mode: 0o711 })
-    try {
-      await lockOperation(unfinished, 'create')
-      await rename(unfinished, this.directoryOf(id))
-    } catch (error) {
-      await rm(unfinished, REMOVAL)
-      throw error
-    }
-    return () => unlockOperation(this.directoryOf(id))
+  async insert(
+    record: Omit<SandboxRecord, 'operation'>,
+    options: { unique?: boolean; operation?: string } = {},
+  ): Promise<Claim> {
+    const operation = await newOperation(options.operation ?? 'create')
+    const entered = { ...record, operation }
+    await this.#database.write((tables) => {
+      if (options.unique === true) refuseTakenName(tables, record.id, record.name)
+      insert(tables, entered)
+    })
+    return this.#claim(entered, operation)
   }
 
-  async write(record: SandboxRecord): Promise<void> {
-    await writeJsonFile(path.join(this.directoryOf(record.id), RECORD_FILE), record)
+  /** Mode 0711: the VM's own user reaches its disk by name, and sees nothing else. */
+  async makeDirectory(id: string): Promise<void> {
+    await mkdir(this.directoryOf(id), { mode: 0o711 })
   }
 
-  /** @returns undefined when there is no such sandbox. @throws `artifact-damaged`. */
+  /** @returns undefined when there is no such sandbox. */
   async read(id: string): Promise<SandboxRecord | undefined> {
-    const file = path.join(this.directoryOf(id), RECORD_FILE)
-    const version = await fileVersion(file)
-    const known = this.#known.get(id)
-    if (known !== undefined && known.version === version) return known.record
-    this.#known.delete(id)
-    const record = await readJsonFile(file, recordSchema, DAMAGED_HINT)
-    // Of the time before the reading: what was replaced in between is read again, rather than never.
-    if (version !== undefined && record !== undefined) this.#known.set(id, { version, record })
-    return record
+    return await this.#database.read((tables) => readRecord(tables, id))
   }
 
-  async ids(): Promise<string[]> {
-    return (await this.#names()).filter((name) => name.startsWith('sbx_')).sort()
+  /** Oldest first. */
+  async list(): Promise<SandboxRecord[]> {
+    const rows = await this.#database.read((tables) => tables.rows('SELECT * FROM sandboxes ORDER BY created_at, id'))
+    return rows.map(recordOf)
   }
 
-  /** All records; a damaged one must not keep anybody from the others. */
-  async records(): Promise<{ readable: SandboxRecord[]; damaged: { id: string; error: BandSoxError }[] }> {
-    const readable: SandboxRecord[] = []
-    const damaged: { id: string; error: BandSoxError }[] = []
-    for (const id of await this.ids()) {
-      try {
-        const record = await this.read(id)
-        if (record !== undefined) readable.push(record)
-      } catch (error) {
-        if (!(error instanceof BandSoxError && error.code === 'artifact-damaged')) throw error
-        damaged.push({ id, error })
-      }
+  /** By id, by the id that it had in the earlier project, by name, or by a unique prefix of an id. @throws `not-found`, `ambiguous-name`. */
+  async find(idOrName: string): Promise<SandboxRecord> {
+    const rows = await this.#database.read((tables) => {
+      const exact = tables.rows('SELECT * FROM sandboxes WHERE id = $text OR imported_from = $text', { text: idOrName })
+      if (exact.length > 0) return exact
+      const named = tables.rows('SELECT * FROM sandboxes WHERE name = $text ORDER BY created_at', { text: idOrName })
+      if (named.length > 0) return named
+      const prefix = idOrName.replace(/^sbx_/, '')
+      if (!/^[a-z2-7]{1,10}$/.test(prefix)) return []
+      return tables.rows('SELECT * FROM sandboxes WHERE id GLOB $pattern ORDER BY id', { pattern: `sbx_${prefix}*` })
+    })
+    const [match] = rows
+    if (match === undefined) throw new BandSoxError('not-found', `there is no sandbox ${JSON.stringify(idOrName)}`)
+    if (rows.length > 1) {
+      const matches = rows.map(recordOf)
+      const listed = matches.map(({ id, state }) => `${id} (${state.kind})`).join(', ')
+      throw new BandSoxError('ambiguous-name', `${JSON.stringify(idOrName)} means ${rows.length} sandboxes: ${listed}`)
     }
-    return { readable, damaged }
+    return recordOf(match)
   }
 
-  /** Removes a sandbox's directory; from the first moment it is not found under its id any more. */
+  /** The sandboxes of each image, by the image's digest. */
+  async idsByImage(): Promise<Map<string, string[]>> {
+    const row = z.object({ image_digest: z.string(), id: z.string() })
+    const rows = await this.#database.read((tables) =>
+      tables.rows('SELECT image_digest, id FROM sandboxes ORDER BY id'),
+    )
+    const found = new Map<string, string[]>()
+    for (const { image_digest: digest, id } of rows.map((each) => row.parse(each)))
+      found.set(digest, [...(found.get(digest) ?? []), id])
+    return found
+  }
+
+  /**
+   * Begins an operation.
+   *
+   * @returns undefined when a process has died at one: what it left is to be set right first, under `takeOver`.
+   * @throws `busy` while another one is in progress; `not-found`.
+   */
+  async claim(id: string, name: string): Promise<Claim | undefined> {
+    for (;;) {
+      const record = await this.read(id)
+      if (record === undefined) throw notFound(id)
+      if (record.operation !== undefined) {
+        if (await isInProgress(record.operation)) throw await busyError(id, record.operation)
+        return undefined
+      }
+      const claim = await this.#replace(record, name)
+      if (claim !== undefined) return claim
+    }
+  }
+
+  /**
+   * Takes over from a process that died at an operation, or begins to look after a sandbox that nobody works on. A removal stays
+   * one: should this process die as well, the next one goes on with it.
+   *
+   * @returns The claim, and what had been interrupted; undefined while another process works on it, or when it is gone.
+   */
+  async takeOver(id: string): Promise<(Claim & { interrupted: string | undefined }) | undefined> {
+    for (;;) {
+      const record = await this.read(id)
+      if (record === undefined) return undefined
+      const { operation } = record
+      if (operation !== undefined && (await isInProgress(operation))) return undefined
+      const claim = await this.#replace(record, operation?.name === 'delete' ? 'delete' : 'cleanup')
+      if (claim !== undefined) return { ...claim, interrupted: operation?.name }
+    }
+  }
+
+  /** @returns undefined when another process was quicker. */
+  async #replace(before: SandboxRecord, name: string): Promise<Claim | undefined> {
+    const operation = await newOperation(name)
+    const record = await this.#database.write((tables) =>
+      replaceOperation(tables, before.id, before.operation, operation) ? readRecord(tables, before.id) : undefined,
+    )
+    return record === undefined ? undefined : this.#claim(record, operation)
+  }
+
+  /** Ends the operation of a process that cannot be seen from here, and is known to be gone. */
+  async forgetOperation(id: string): Promise<boolean> {
+    return await this.#database.write((tables) => {
+      const record = readRecord(tables, id)
+      if (record === undefined) throw notFound(id)
+      if (record.operation === undefined) return false
+      // As that of a process that is known to be dead: the next one sets right what it left.
+      const dead = { ...record.operation, holder: { ...record.operation.holder, bootId: 'gone' } }
+      return replaceOperation(tables, id, record.operation, { ...dead, token: `${dead.token}-forgotten` })
+    })
+  }
+
+  /**
+   * Gives a sandbox its numbers; under its claim.
+   *
+   * @param options.above A CID that others on this host have: the next one above it is taken.
+   * @throws `host-resource`; what `admit` throws.
+   */
+  async takeNumbers(
+    id: string,
+    options: { above?: number; admit?: Admission } = {},
+  ): Promise<{ cid: number; port: number }> {
+    const taken = await this.#database.write((tables) => {
+      const record = readRecord(tables, id)
+      if (record === undefined) throw notFound(id)
+      if (record.cid === null) options.admit?.(runningShapes(tables), record)
+      // Its own is free again for others, but not for itself: it was refused.
+      const cid = nextCid(tables, options.above)
+      const port = record.port ?? nextPort(tables)
+      tables.change('UPDATE sandboxes SET cid = $cid, port = $port WHERE id = $id', { id, cid, port })
+      return { cid, port, before: record }
+    })
+    const { cid, port, before } = taken
+    if (before.cid !== null) this.#debug(`Released CID: ${before.cid}`)
+    this.#debug(`Allocated CID: ${cid}`)
+    if (before.port === null) this.#debug(`Allocated port: ${port}`)
+    return { cid, port }
+  }
+
+  /** Changes the state; under the sandbox's claim. */
+  async transition(
+    id: string,
+    { state, releaseNumbers = false, machine, timings }: Transition,
+  ): Promise<SandboxRecord> {
+    const { before, after } = await this.#database.write((tables) => {
+      const before = readRecord(tables, id)
+      if (before === undefined) throw notFound(id)
+      const after: SandboxRecord = {
+        ...before,
+        state,
+        ...(releaseNumbers && { cid: null, port: null }),
+        ...(machine !== undefined && { machine }),
+        ...(timings !== undefined && { timings }),
+      }
+      tables.change(
+        `UPDATE sandboxes SET state = $state, since = $since, reason = $reason, cid = $cid, port = $port, machine = $machine,
+         timings = $timings WHERE id = $id`,
+        pick(columnsOf(after), ['id', 'state', 'since', 'reason', 'cid', 'port', 'machine', 'timings']),
+      )
+      return { before, after }
+    })
+    this.#tellReleased(before, after)
+    return after
+  }
+
+  /** Gives back the numbers of a start that failed; under the sandbox's claim. */
+  async releaseNumbers(id: string): Promise<void> {
+    const before = await this.#database.write((tables) => {
+      const record = readRecord(tables, id)
+      if (record !== undefined) tables.change('UPDATE sandboxes SET cid = NULL, port = NULL WHERE id = $id', { id })
+      return record
+    })
+    if (before !== undefined) this.#tellReleased(before, { ...before, cid: null, port: null })
+  }
+
+  /**
+   * Changes what is told of a sandbox, or what its next machine is like.
+   *
+   * @param change Of the record as it is now.
+   * @throws `name-taken`; `not-found`; what `change` throws.
+   */
+  async describe(
+    id: string,
+    change: (
+      record: SandboxRecord,
+    ) => Partial<Pick<SandboxRecord, 'name' | 'labels' | 'metadata' | 'limits' | 'vcpu' | 'memoryMib'>>,
+    options: { unique?: boolean } = {},
+  ): Promise<SandboxRecord> {
+    return await this.#database.write((tables) => {
+      const before = readRecord(tables, id)
+      if (before === undefined) throw notFound(id)
+      const after = { ...before, ...change(before) }
+      if (options.unique === true) refuseTakenName(tables, id, after.name)
+      tables.change(
+        `UPDATE sandboxes SET name = $name, labels = $labels, metadata = $metadata, limits = $limits, vcpu = $vcpu,
+         memory_mib = $memory_mib WHERE id = $id`,
+        pick(columnsOf(after), ['id', 'name', 'labels', 'metadata', 'limits', 'vcpu', 'memory_mib']),
+      )
+      return after
+    })
+  }
+
+  /** Removes a sandbox: its directory first, which is not found under its id from the first moment, and its row last. */
   async remove(id: string): Promise<void> {
+    await this.removeDirectory(id)
+    const before = await this.#database.write((tables) => {
+      const record = readRecord(tables, id)
+      tables.change('DELETE FROM sandboxes WHERE id = $id', { id })
+      return record
+    })
+    if (before !== undefined) this.#tellReleased(before, { ...before, cid: null, port: null })
+  }
+
+  /** Also what a process that was killed had left of it. */
+  async removeDirectory(id: string): Promise<void> {
     const removed = path.join(this.#vms, `${REMOVED_PREFIX}${id}`)
     try {
       await rename(this.directoryOf(id), removed)
     } catch (error) {
-      if (!isSystemError(error, 'ENOENT')) throw error
+      if (isSystemError(error, 'ENOTEMPTY') || isSystemError(error, 'EEXIST')) {
+        await rm(removed, REMOVAL)
+        await rename(this.directoryOf(id), removed)
+      } else if (!isSystemError(error, 'ENOENT')) throw error
     }
     await rm(removed, REMOVAL)
   }
 
-  /** Finishes removals that a killed process began, and removes what one left that died before it wrote its record. */
-  async finishRemovals(): Promise<void> {
-    for (const name of await this.#names()) {
-      const isLeft = name.startsWith(REMOVED_PREFIX) || (await isOfDeadProcess(name))
-      if (isLeft) await rm(path.join(this.#vms, name), REMOVAL)
-    }
-    const { readable, damaged } = await this.records()
-    const recorded = new Set([...readable.map(({ id }) => id), ...damaged.map(({ id }) => id)])
-    for (const id of await this.ids()) {
-      if (!recorded.has(id) && (await isLockStale(this.directoryOf(id)))) await this.remove(id)
+  /**
+   * Entries of the folder of VMs that no sandbox owns. A row is there before its folder, and after it: what has no row is nobody's.
+   */
+  async strangers(): Promise<{ name: string; path: string; id: string | undefined }[]> {
+    const names = await readdir(this.#vms)
+    const known = new Set((await this.#ids()).flatMap((id) => [id, `${REMOVED_PREFIX}${id}`]))
+    return names
+      .filter((name) => !known.has(name))
+      .map((name) => {
+        const id = name.replace(REMOVED_PREFIX, '')
+        return { name, path: path.join(this.#vms, name), id: SANDBOX_ID.test(id) ? id : undefined }
+      })
+  }
+
+  async numbers(): Promise<AllocatorState> {
+    return await this.#database.read(allocatorState)
+  }
+
+  /** @throws `wrong-state` while a sandbox holds any. */
+  async resetNumbers(): Promise<void> {
+    await this.#database.write(resetNumbers)
+  }
+
+  /** Goes on counting from the earlier project's numbers. */
+  async beginNumbersAfter(numbers: { cid: number; port: number }): Promise<void> {
+    await this.#database.write((tables) => beginAfter(tables, numbers))
+  }
+
+  /** Oldest first; at most 1000. */
+  async events(after: number): Promise<SandboxEvent[]> {
+    const rows = await this.#database.read((tables) =>
+      tables.rows('SELECT * FROM events WHERE sequence > $after ORDER BY sequence LIMIT 1000', { after }),
+    )
+    return rows.map((row) => {
+      const { name, reason, ...rest } = eventRow.parse(row)
+      return { ...rest, name: name ?? undefined, ...(reason !== null && { reason }) }
+    })
+  }
+
+  async #ids(): Promise<string[]> {
+    return (await this.#database.read((tables) => tables.rows('SELECT id FROM sandboxes'))).map(({ id }) => String(id))
+  }
+
+  #claim(record: SandboxRecord, operation: RecordedOperation): Claim {
+    return {
+      record,
+      release: async () => {
+        await this.#database.write((tables) => replaceOperation(tables, record.id, operation, undefined))
+      },
     }
   }
 
-  /** By id, unique id prefix (with or without `sbx_`), or name. @throws `not-found`, `ambiguous-name`. */
-  async find(idOrName: string): Promise<SandboxRecord> {
-    const { readable, damaged } = await this.records()
-    const exact = readable.find(({ id }) => id === idOrName)
-    if (exact !== undefined) return exact
-    const unreadable = damaged.find(({ id }) => id === idOrName)
-    if (unreadable !== undefined) throw unreadable.error
-    const named = readable.filter(({ name }) => name === idOrName)
-    const prefix = idOrName.replace(/^sbx_/, '')
-    const byPrefix = prefix === '' ? [] : readable.filter(({ id }) => id.startsWith(`sbx_${prefix}`))
-    const matches = named.length > 0 ? named : byPrefix
-    const [match] = matches
-    if (match === undefined) throw new BandSoxError('not-found', `there is no sandbox ${JSON.stringify(idOrName)}`)
-    if (matches.length > 1) {
-      const ids = matches.map(({ id }) => id).join(', ')
-      throw new BandSoxError('ambiguous-name', `${JSON.stringify(idOrName)} means ${matches.length} sandboxes: ${ids}`)
-    }
-    return match
+  #tellReleased(before: SandboxRecord, after: SandboxRecord): void {
+    if (before.cid !== null && after.cid === null) this.#debug(`Released CID: ${before.cid}`)
+    if (before.port !== null && after.port === null) this.#debug(`Released port: ${before.port}`)
   }
 
   get #vms(): string {
-    return path.join(this.root, 'vms')
-  }
-
-  async #names(): Promise<string[]> {
-    try {
-      return await readdir(this.#vms)
-    } catch (error) {
-      if (isSystemError(error, 'ENOENT')) return []
-      throw error
-    }
+    return path.join(this.root, VMS_FOLDER)
   }
 }
 
-async function isOfDeadProcess(name: string): Promise<boolean> {
-  const [, pid, startTime] = UNFINISHED.exec(name) ?? []
-  return pid !== undefined && !(await isAlive({ pid: Number(pid), startTime: Number(startTime) }))
+/**
+ * Makes a new database that of this folder, with the sandboxes of a version that kept files.
+ *
+ * @throws `storage-unusable` where other sandboxes are: their database was lost, and without it they would be removed as nobody's.
+ */
+async function enterFolder(root: string, database: Database): Promise<void> {
+  const vms = path.join(root, VMS_FOLDER)
+  const records = await readFileRecords(vms)
+  const recorded = new Set(records.map(({ id }) => id))
+  const unknown = (await readdir(vms)).filter((name) => SANDBOX_ID.test(name) && !recorded.has(name))
+  if (unknown.length > 0)
+    throw new BandSoxError(
+      'storage-unusable',
+      `the database of the storage ${root} is missing, and folders of sandboxes are there: ${unknown.slice(0, 5).join(', ')}`,
+      { hint: `put a backup of ${DATABASE_FILE} in its place; to give those sandboxes up, remove ${vms}` },
+    )
+  const identity = await folderIdentity(root)
+  await database.write((tables) => {
+    if (tables.row('SELECT 1 FROM storage') !== undefined) return // another process was quicker
+    tables.change('INSERT INTO storage VALUES (1, $path, $inode)', identity)
+    for (const record of records) insert(tables, record)
+  })
+  await rm(path.join(root, 'leases'), { recursive: true, force: true }) // an earlier version's
 }
 
-/** Within this time a file may be replaced again without showing it: file systems keep times by the timer's ticks. */
-const UNSETTLED_NS = 100_000_000n
+const eventRow = z.object({
+  sequence: z.number(),
+  at: z.string(),
+  sandbox: z.string(),
+  name: z.string().nullable(),
+  kind: z.string(),
+  reason: z.string().nullable(),
+})
 
-/** @returns What tells one content of a file from another; undefined when there is no file, or it has only just changed. */
-async function fileVersion(file: string): Promise<string | undefined> {
-  try {
-    const { ino, size, mtimeNs, ctimeNs } = await stat(file, { bigint: true })
-    if (BigInt(Date.now()) * 1_000_000n - ctimeNs < UNSETTLED_NS) return undefined
-    return [ino, size, mtimeNs, ctimeNs].join()
-  } catch (error) {
-    if (isSystemError(error, 'ENOENT')) return undefined
-    throw error
-  }
+const COLUMNS = [
+  ...[
+    'id',
+    'name',
+    'imported_from',
+    'image',
+    'vcpu',
+    'memory_mib',
+    'disk_mib',
+    'env',
+    'limits',
+    'labels',
+    'metadata',
+    'vsock',
+  ],
+  ...['machine', 'timings', 'created_at', 'state', 'since', 'reason', 'cid', 'port'],
+  ...['operation', 'operation_since', 'operation_token', 'holder'],
+]
+const INSERT = `INSERT INTO sandboxes (${COLUMNS.join(', ')}) VALUES (${COLUMNS.map((name) => `$${name}`).join(', ')})`
+
+const insert = (tables: Tables, record: SandboxRecord): void => void tables.change(INSERT, columnsOf(record))
+
+function readRecord(tables: Tables, id: string): SandboxRecord | undefined {
+  const row = tables.row('SELECT * FROM sandboxes WHERE id = $id', { id })
+  return row === undefined ? undefined : recordOf(row)
 }
+
+function runningShapes(tables: Tables): Pick<SandboxRecord, 'id' | 'memoryMib'>[] {
+  const row = z.object({ id: z.string(), memory_mib: z.number() })
+  return tables
+    .rows('SELECT id, memory_mib FROM sandboxes WHERE cid IS NOT NULL')
+    .map((each) => row.parse(each))
+    .map(({ id, memory_mib: memoryMib }) => ({ id, memoryMib }))
+}
+
+function refuseTakenName(tables: Tables, id: string, name: string | undefined): void {
+  if (name === undefined) throw new BandSoxError('bad-request', 'unique needs a name')
+  const row = tables.row('SELECT id FROM sandboxes WHERE name = $name AND id <> $id', { name, id })
+  if (row !== undefined)
+    throw new BandSoxError('name-taken', `the name ${name} is taken by sandbox ${String(row['id'])}`)
+}
+
+const notFound = (id: string) => new BandSoxError('not-found', `there is no sandbox ${id}: it was removed`)
+
+const pick = <V>(columns: Record<string, V>, names: readonly string[]): Record<string, V> =>
+  Object.fromEntries(Object.entries(columns).filter(([name]) => names.includes(name)))

@@ -2,7 +2,6 @@
 import type { SandboxRecord } from '../store/record.js'
 
 export const sampleRecord = (over: Partial<SandboxRecord> = {}): SandboxRecord => ({
-  version: 1,
   id: 'sbx_aaaaaaaaaa',
   image: {
     reference: 'bandsox/base',
@@ -13,11 +12,18 @@ export const sampleRecord = (over: Partial<SandboxRecord> = {}): SandboxRecord =
   memoryMib: 256,
   diskMib: 4_096,
   env: {},
+  name: undefined,
+  limits: { cpus: null, diskBytesPerSecond: null, diskOperationsPerSecond: null },
+  labels: {},
+  metadata: {},
   vsock: 'auto',
   cid: null,
   port: null,
   state: { kind: 'stopped', since: '2026-01-01T00:00:00.000Z' },
   createdAt: '2026-01-01T00:00:00.000Z',
   timings: {},
+  importedFrom: undefined,
+  machine: undefined,
+  operation: undefined,
   ...over,
 })

@@ -1,15 +1,37 @@
 /** The interfaces that a program uses: implemented on this host, later over HTTP as well, with the same shapes. */
 import type { ImageEvent, Images, PullPolicy, RegistryCredentials } from './image.js'
-import type { SandboxState } from './state.js'
+import type { SandboxState, StateName } from './state.js'
 
 /** Which transport carried an operation. */
 export type LinkKind = 'vsock' | 'serial'
 
 export type VsockMode = 'auto' | 'on' | 'off'
 
+/** What a sandbox may take of its host beyond CPUs and memory. `null`: no bound. */
+export interface Limits {
+  /** Host CPUs' worth of time, such as 0.5; needs cgroup v2. Default null: as many as it has virtual CPUs. */
+  cpus: number | null
+  /** Bytes per second of its disks, reads and writes together. Default 209 715 200. */
+  diskBytesPerSecond: number | null
+  /** Reads and writes per second of its disks. Default 5000. */
+  diskOperationsPerSecond: number | null
+}
+
+/** Values that JSON can hold. */
+export type JsonValue = string | number | boolean | null | readonly JsonValue[] | { readonly [key: string]: JsonValue }
+
+/** A program's own notes on a sandbox, at most 64 KiB as JSON. */
+export type Metadata = { readonly [key: string]: JsonValue }
+
 export interface CreateOptions {
-  /** Free text, at most 64 characters of `[A-Za-z0-9._-]`; need not be unique. */
+  /** At most 64 characters of `[A-Za-z0-9._-]`; need not be unique. */
   name?: string
+  /** Refuses when another sandbox has this name. Default false. */
+  unique?: boolean
+  /** For filters: keys of 1–63 characters of `[A-Za-z0-9._/-]`, values of at most 255 without control characters. */
+  labels?: Record<string, string>
+  metadata?: Metadata
+  limits?: Partial<Limits>
   /** Virtual CPUs, 1–32. Default 1. */
   vcpu?: number
   /** Guest memory in MiB, 64–1 048 576. Default 256. */
@@ -148,11 +170,23 @@ export interface Files {
   list(path: string, options?: { signal?: AbortSignal }): AsyncIterable<FileEntry>
 }
 
+/** What a process does to a sandbox just now; others are refused meanwhile. */
+export interface OperationInProgress {
+  name: string
+  since: string
+  /** Of the host. */
+  pid: number
+}
+
 export interface SandboxInfo {
   id: string
   name: string | undefined
   image: string
   state: SandboxState
+  operation: OperationInProgress | null
+  labels: Record<string, string>
+  metadata: Metadata
+  limits: Limits
   vcpu: number
   memoryMib: number
   diskMib: number
@@ -163,6 +197,8 @@ export interface SandboxInfo {
   vsock: { cid: number; port: number; backend: string } | null
   vmmPid: number | null
   createdAt: string
+  /** Of the id that the earlier project gave it, when it was imported from there. */
+  importedFrom: string | null
   /** The VM's own directory on the host. */
   directory: string
   /** Milliseconds each stage of the start took, in order. */
@@ -177,16 +213,74 @@ export interface Sandbox extends AsyncDisposable {
   exec(command: string | readonly string[], options?: ExecOptions): Job
   /** Runs the image's entrypoint with `command` (default: the image's own) as its arguments. */
   run(command?: readonly string[], options?: ExecOptions): Job
+  /** Starts a stopped sandbox: a new machine with the disk that it had. Returns when its agent answers. */
+  start(options?: StartOptions): Promise<void>
+  /** Stops it, if it runs, and starts it again. */
+  restart(options?: StartOptions): Promise<void>
   /** Asks the agent, then ACPI, then SIGTERM, then SIGKILL; each step is bounded. The disk is kept. */
   stop(options?: { signal?: AbortSignal }): Promise<void>
   /** Ends the VM at once. The disk is kept, as after a power cut. */
   kill(): Promise<void>
   pause(): Promise<void>
   resume(): Promise<void>
+  /** @param options.unique Refuses when another sandbox has this name. */
+  rename(name: string, options?: { unique?: boolean }): Promise<void>
+  /**
+   * Changes what is given. Labels are merged by key, `null` removes one; metadata is replaced; limits hold from now on; CPUs
+   * and memory need a stopped sandbox.
+   *
+   * @throws `bad-request`; `wrong-state`; `host-unsupported` for a limit that this host cannot keep.
+   */
+  update(changes: SandboxChanges): Promise<void>
+  /**
+   * Waits until it is in one of `states`.
+   *
+   * @returns The state.
+   * @throws `timeout`; `wrong-state` when it has failed and so never gets there by itself; `not-found` when it is removed.
+   */
+  waitFor(states: readonly StateName[], options?: { timeoutMs?: number; signal?: AbortSignal }): Promise<SandboxState>
   /** Removes a sandbox and its disk. @param options.force Kills a running one first. */
   delete(options?: { force?: boolean }): Promise<void>
   /** The console of the guest, oldest first; bounded by the log's rotation. */
   logs(options?: { follow?: boolean; signal?: AbortSignal }): AsyncIterable<Uint8Array>
+}
+
+export interface StartOptions {
+  /** Bounds the wait for the agent's first answer. Default 60 000. */
+  bootTimeoutMs?: number
+  signal?: AbortSignal
+}
+
+export interface SandboxChanges {
+  labels?: Record<string, string | null>
+  metadata?: Metadata
+  limits?: Partial<Limits>
+  vcpu?: number
+  memoryMib?: number
+}
+
+/** What `list` leaves in. Every field given must match. */
+export interface SandboxFilter {
+  states?: readonly StateName[]
+  name?: string
+  /** The label is there, with this value; `null`: with any. */
+  labels?: Record<string, string | null>
+  /** Values at the top of the metadata that are equal to these. */
+  metadata?: Metadata
+  /** The newest of those that match. */
+  limit?: number
+}
+
+/** Something that happened to a sandbox. */
+export interface SandboxEvent {
+  /** Grows. */
+  sequence: number
+  at: string
+  sandbox: string
+  name: string | undefined
+  /** `created`, `deleted`, `renamed`, or the state that it is in since. */
+  kind: string
+  reason?: string
 }
 
 /** One host's sandboxes. */
@@ -196,5 +290,13 @@ export interface BandSox extends AsyncDisposable {
   create(image: string, options?: CreateOptions): Promise<Sandbox>
   /** By id, unique id prefix, or name. @throws `not-found`, `ambiguous-name`. */
   get(idOrName: string): Promise<Sandbox>
-  list(): Promise<SandboxInfo[]>
+  /** Oldest first. */
+  list(filter?: SandboxFilter): Promise<SandboxInfo[]>
+  /**
+   * What has happened, oldest first; the last 10 000 events are kept.
+   *
+   * @param options.follow Goes on with what comes, until `signal` or the loop ends.
+   * @param options.after Only events with a higher `sequence`.
+   */
+  events(options?: { follow?: boolean; after?: number; signal?: AbortSignal }): AsyncIterable<SandboxEvent>
 }

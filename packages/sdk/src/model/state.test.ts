@@ -47,7 +47,7 @@ describe('the state table', () => {
     assert.throws(() => requireAllowed('exec', 'sbx_7f2', { kind: 'failed', since, reason: 'it died' }), {
       name: 'BandSoxError',
       message: 'cannot exec sandbox sbx_7f2: it is failed (it died); exec needs: running',
-      hint: 'see its state: bandsox vm list',
+      hint: 'see what it printed: bandsox logs sbx_7f2; start it again: bandsox vm start sbx_7f2',
     })
   })
 })

@@ -4,39 +4,64 @@ import { BandSoxError } from './errors.js'
 export type SandboxState =
   | { kind: 'creating'; since: string }
   | { kind: 'running'; since: string }
-  | { kind: 'paused'; since: string }
+  /** By a person; or, with a `reason`, by the VMM itself: the host's disk is full. */
+  | { kind: 'paused'; since: string; reason?: string }
   | { kind: 'stopping'; since: string }
   | { kind: 'stopped'; since: string }
   | { kind: 'hibernated'; since: string }
-  /** The machine ended by itself or could not be made; `reason` says how. */
+  /** The machine ended by itself; `reason` says how. Its disk is there. */
   | { kind: 'failed'; since: string; reason: string }
 
 export type StateName = SandboxState['kind']
+
+export const stateNames = [
+  'creating',
+  'running',
+  'paused',
+  'stopping',
+  'stopped',
+  'hibernated',
+  'failed',
+] as const satisfies readonly StateName[]
 
 /** Library, server, CLI and dashboard all refuse by this table, with the same sentence. */
 export const allowedIn = {
   exec: ['running'],
   transfer: ['running'],
+  start: ['stopped', 'failed'],
+  stop: ['creating', 'running', 'paused', 'stopping'],
+  restart: ['running', 'paused', 'stopped', 'failed'],
   pause: ['running'],
   resume: ['paused'],
-  stop: ['creating', 'running', 'paused', 'stopping'],
-  logs: ['creating', 'running', 'paused', 'stopping', 'stopped', 'failed'],
+  /** Of the name, labels and metadata. */
+  describe: ['running', 'paused', 'stopping', 'stopped', 'hibernated', 'failed'],
+  /** Of the limits. */
+  limit: ['running', 'paused', 'stopped', 'failed'],
+  /** Of CPUs and memory, which a machine has from its start. */
+  reshape: ['stopped', 'failed'],
+  logs: ['creating', 'running', 'paused', 'stopping', 'stopped', 'hibernated', 'failed'],
   delete: ['stopped', 'hibernated', 'failed'],
 } as const satisfies Record<string, readonly StateName[]>
 
 export type Operation = keyof typeof allowedIn
 
-const remedies: Partial<Record<StateName, (id: string) => string>> = {
+const remedies: Partial<Record<StateName, (id: string, operation: Operation) => string>> = {
   creating: () => 'another command makes it: wait for that',
+  running: (id, operation) =>
+    operation === 'delete'
+      ? `stop it first, or use --force: bandsox vm stop ${id}`
+      : `stop it first: bandsox vm stop ${id}`,
   paused: (id) => `let it run on: bandsox vm resume ${id}`,
+  stopped: (id) => `start it: bandsox vm start ${id}`,
+  failed: (id) => `see what it printed: bandsox logs ${id}; start it again: bandsox vm start ${id}`,
 }
 
 /** @throws `wrong-state` unless the table allows `operation` in `state`. */
 export function requireAllowed(operation: Operation, id: string, state: SandboxState): void {
   const allowed: readonly StateName[] = allowedIn[operation]
   if (allowed.includes(state.kind)) return
-  const reason = state.kind === 'failed' ? ` (${state.reason})` : ''
-  const hint = remedies[state.kind]?.(id)
+  const reason = 'reason' in state && state.reason !== undefined ? ` (${state.reason})` : ''
+  const hint = remedies[state.kind]?.(id, operation)
   throw new BandSoxError(
     'wrong-state',
     `cannot ${operation} sandbox ${id}: it is ${state.kind}${reason}; ${operation} needs: ${allowed.join(', ')}`,

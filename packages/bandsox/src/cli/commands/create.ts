@@ -1,14 +1,20 @@
 /** `create`, and the options that it shares with `run`. */
-import type { CreateOptions, Sandbox, VsockMode } from '@bandsox/sdk'
+import type { CreateOptions, Metadata, VsockMode } from '@bandsox/sdk'
 import { type Command, Option } from 'commander'
+import type { LocalSandbox } from '../../sandbox/local-sandbox.js'
 import { type Context, contextOf } from '../context.js'
+import { type LimitOptions, labelOption, limitsFrom, metadataOption } from '../description-options.js'
 import { IMAGE_ARGUMENT, type ImageOptions, imageOptions, withImageOptions } from '../image-options.js'
 import { imageProgress } from '../image-progress.js'
 import { durationOption, environmentOption, integerOption } from '../option-parsers.js'
 import { durationText } from '../text.js'
+import { withLimitOptions } from './vm.js'
 
-export interface ShapeOptions {
+export interface ShapeOptions extends LimitOptions {
   name?: string
+  unique?: boolean
+  label?: Record<string, string>
+  metadata?: Metadata
   vcpu?: number
   mem?: number
   diskSize?: number
@@ -21,8 +27,11 @@ export interface ShapeOptions {
 export interface MakeOptions extends ShapeOptions, ImageOptions {}
 
 export function withMakeOptions(command: Command): Command {
-  return withImageOptions(command, 'missing')
+  return withLimitOptions(withImageOptions(command, 'missing'))
     .option('--name <name>', 'a name to use in place of the id')
+    .option('--unique', 'refuse a name that another sandbox has')
+    .option('-l, --label <key=value>', 'label to find it by; may be repeated', labelOption)
+    .option('--metadata <json>', "a program's own notes on it, as a JSON object", metadataOption)
     .option('--vcpu <count>', 'virtual CPUs (default: 1)', integerOption)
     .option('--mem <MiB>', 'guest memory (default: 256)', integerOption)
     .option('--disk-size <MiB>', 'writable disk, takes what is written (default: 4096)', integerOption)
@@ -32,7 +41,7 @@ export function withMakeOptions(command: Command): Command {
 }
 
 /** Makes the sandbox, and shows what its image takes meanwhile. */
-export async function makeSandbox(context: Context, image: string, options: MakeOptions): Promise<Sandbox> {
+export async function makeSandbox(context: Context, image: string, options: MakeOptions): Promise<LocalSandbox> {
   const fetching = await imageOptions(options, context.signal)
   const bandsox = await context.open()
   const { onEvent, clear } = imageProgress(context)
@@ -43,9 +52,14 @@ export async function makeSandbox(context: Context, image: string, options: Make
   }
 }
 
-function shapeOptions({ name, vcpu, mem, diskSize, env, vsock, bootTimeout }: ShapeOptions): CreateOptions {
+function shapeOptions(options: ShapeOptions): CreateOptions {
+  const { name, unique, label, metadata, vcpu, mem, diskSize, env, vsock, bootTimeout } = options
   return {
+    limits: limitsFrom(options),
     ...(name !== undefined && { name }),
+    ...(unique !== undefined && { unique }),
+    ...(label !== undefined && { labels: label }),
+    ...(metadata !== undefined && { metadata }),
     ...(vcpu !== undefined && { vcpu }),
     ...(mem !== undefined && { memoryMib: mem }),
     ...(diskSize !== undefined && { diskMib: diskSize }),

@@ -1,12 +1,14 @@
-/** What a user configures about images, in the file that the environment names: registries, limits, room. */
+/** What a user configures, in the file that the environment names: registries, limits and room of images, limits of the host. */
 
 import { readFile } from 'node:fs/promises'
 import { BandSoxError, isSystemError } from '@bandsox/sdk'
 import * as z from 'zod'
-import { DEFAULT_LIMITS } from './layer/limits.js'
-import { registryConfigSchema } from './source/registry/registry-config.js'
+import { DEFAULT_LIMITS } from '../image/layer/limits.js'
+import { registryConfigSchema } from '../image/source/registry/registry-config.js'
 
 const count = z.int().positive()
+
+const DEFAULT_MEMORY_OVERCOMMIT = 1
 
 const configurationSchema = registryConfigSchema.extend({
   images: z
@@ -24,12 +26,21 @@ const configurationSchema = registryConfigSchema.extend({
         .prefault({}),
     })
     .prefault({}),
+  host: z
+    .strictObject({
+      /**
+       * How much memory all running sandboxes may have together, as a share of the host's. A guest takes what it touches: with
+       * 1 the host can never run out of memory by them, with more it relies on guests that use less than they have.
+       */
+      memoryOvercommit: z.number().positive().max(100).default(DEFAULT_MEMORY_OVERCOMMIT),
+    })
+    .prefault({}),
 })
 
-export type ImageConfiguration = z.infer<typeof configurationSchema>
+export type Configuration = z.infer<typeof configurationSchema>
 
 /** @returns The defaults when there is no such file. @throws `bad-request` naming the file and the place in it. */
-export async function readConfiguration(file: string | undefined): Promise<ImageConfiguration> {
+export async function readConfiguration(file: string | undefined): Promise<Configuration> {
   if (file === undefined) return configurationSchema.parse({})
   let text: string
   try {
@@ -49,6 +60,6 @@ export async function readConfiguration(file: string | undefined): Promise<Image
   const [issue] = result.error.issues
   const place = issue === undefined || issue.path.length === 0 ? '' : ` at ${issue.path.join('.')}`
   throw new BandSoxError('bad-request', `${file} is not what it should be${place}: ${issue?.message ?? 'unknown'}`, {
-    hint: 'its fields are described in docs/images.md',
+    hint: 'its fields are described in docs/images.md and docs/sandboxes.md',
   })
 }

@@ -1,0 +1,94 @@
+/** Labels, metadata and limits on the command line, where they are typed; what is allowed in them the library says. */
+import { type Limits, type Metadata, type StateName, stateNames } from '@bandsox/sdk'
+import { InvalidArgumentError } from 'commander'
+import { z } from 'zod'
+
+/** `key=value`; repeated options add up. */
+export function labelOption(text: string, before: Record<string, string> = {}): Record<string, string> {
+  const [key = '', ...value] = text.split('=')
+  if (key === '' || !text.includes('=')) throw new InvalidArgumentError('it must be key=value.')
+  return { ...before, [key]: value.join('=') }
+}
+
+/** `key=value`, or `key` for any value. */
+export function labelFilterOption(
+  text: string,
+  before: Record<string, string | null> = {},
+): Record<string, string | null> {
+  const [key = '', ...value] = text.split('=')
+  if (key === '') throw new InvalidArgumentError('it must be key or key=value.')
+  return { ...before, [key]: text.includes('=') ? value.join('=') : null }
+}
+
+/** `key=value` sets, `key-` removes. */
+export function labelChanges(words: readonly string[]): Record<string, string | null> {
+  const changes: Record<string, string | null> = {}
+  for (const word of words) {
+    if (word.includes('=')) Object.assign(changes, labelOption(word))
+    else if (word.endsWith('-') && word.length > 1) changes[word.slice(0, -1)] = null
+    else throw new InvalidArgumentError(`${JSON.stringify(word)}: a label is set by key=value and removed by key-.`)
+  }
+  return changes
+}
+
+const metadataSchema: z.ZodType<Metadata> = z.record(z.string(), z.json())
+
+/** An object as JSON. */
+export function metadataOption(text: string): Metadata {
+  try {
+    return metadataSchema.parse(JSON.parse(text))
+  } catch {
+    throw new InvalidArgumentError('it must be a JSON object, such as \'{"team":"blue"}\'.')
+  }
+}
+
+/** `key=value`; the value is JSON where it can be, else text. */
+export function metadataFilterOption(text: string, before: Metadata = {}): Metadata {
+  const [key = '', ...rest] = text.split('=')
+  if (key === '' || !text.includes('=')) throw new InvalidArgumentError('it must be key=value.')
+  const value = rest.join('=')
+  try {
+    return { ...before, [key]: z.json().parse(JSON.parse(value)) }
+  } catch {
+    return { ...before, [key]: value }
+  }
+}
+
+/** One or several, by commas. */
+export function statesOption(text: string, before: StateName[] = []): StateName[] {
+  const names = text.split(',').map((word) => {
+    const state = stateNames.find((name) => name === word)
+    if (state === undefined)
+      throw new InvalidArgumentError(`there is no state ${word}; there are: ${stateNames.join(', ')}.`)
+    return state
+  })
+  return [...before, ...names]
+}
+
+export interface LimitOptions {
+  cpus?: number | null
+  diskRate?: number | null
+  diskIops?: number | null
+}
+
+/** A number, or `none`. */
+export function rateOption(text: string): number | null {
+  if (text === 'none') return null
+  if (/^\d{1,12}$/.test(text)) return Number(text)
+  throw new InvalidArgumentError('it must be a whole number, or none.')
+}
+
+/** A number with or without decimals, or `none`. */
+export function shareOption(text: string): number | null {
+  if (text === 'none') return null
+  if (/^\d{1,4}(?:\.\d{1,4})?$/.test(text)) return Number(text)
+  throw new InvalidArgumentError('it must be a number such as 0.5, or none.')
+}
+
+const MIB = 1024 * 1024
+
+export const limitsFrom = ({ cpus, diskRate, diskIops }: LimitOptions): Partial<Limits> => ({
+  ...(cpus !== undefined && { cpus }),
+  ...(diskRate !== undefined && { diskBytesPerSecond: diskRate === null ? null : diskRate * MIB }),
+  ...(diskIops !== undefined && { diskOperationsPerSecond: diskIops }),
+})

@@ -1,0 +1,30 @@
+/** Log lines on stderr: UTC in ISO 8601, level, message; with `--json` an object a line. */
+import { printable, printableLine } from '@bandsox/sdk'
+
+export const logLevels = ['debug', 'info', 'warn', 'error'] as const
+export type LogLevel = (typeof logLevels)[number]
+
+export interface Log {
+  debug(message: string): void
+  info(message: string): void
+  warn(message: string): void
+}
+
+/** Nobody asked for more: then warnings are written to a person, without the trimmings of a log. */
+export const DEFAULT_LOG_LEVEL: LogLevel = 'warn'
+
+export function createLog(level: LogLevel, isJson: boolean): Log {
+  const isWanted = (of: LogLevel) => logLevels.indexOf(of) >= logLevels.indexOf(level)
+  const write = (of: LogLevel) => (message: string) => {
+    if (!isWanted(of)) return
+    process.stderr.write(lineOf(of, message, level, isJson))
+  }
+  return { debug: write('debug'), info: write('info'), warn: write('warn') }
+}
+
+function lineOf(of: LogLevel, message: string, level: LogLevel, isJson: boolean): string {
+  const time = new Date().toISOString()
+  if (isJson) return `${JSON.stringify({ time, level: of, message })}\n`
+  if (level === DEFAULT_LOG_LEVEL) return `bandsox: warning: ${printable(message)}\n`
+  return `${time} ${of.toUpperCase()} ${printableLine(message)}\n`
+}

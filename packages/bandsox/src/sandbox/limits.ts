@@ -1,0 +1,54 @@
+/** Bounds on what a sandbox takes of its host: defaults, and checks before anything is touched. */
+import { BandSoxError, type Limits } from '@bandsox/sdk'
+
+/** Limits of those who name none. */
+export type DefaultLimits = Limits
+
+const MIB = 1024 * 1024
+
+/** As the earlier project had them: without any, several sandboxes together starved the host's own disk. */
+export const usualLimits: DefaultLimits = {
+  cpus: null,
+  diskBytesPerSecond: 200 * MIB,
+  diskOperationsPerSecond: 5_000,
+}
+
+/** Below, a guest's own start would take minutes. */
+const MIN_CPUS = 0.05
+const MAX_CPUS = 1_024
+const MIN_DISK_BYTES_PER_SECOND = 64 * 1024
+const MIN_DISK_OPERATIONS_PER_SECOND = 10
+const MAX_RATE = 1e12
+
+/** @throws `bad-request` naming the limit, what was given and what is allowed. */
+export function checkedLimits(given: Partial<Limits>, otherwise: Limits): Limits {
+  const chosen = { ...otherwise, ...withoutUndefined(given) }
+  return {
+    cpus: bounded('limits.cpus', chosen.cpus, MIN_CPUS, MAX_CPUS),
+    diskBytesPerSecond: whole('limits.diskBytesPerSecond', chosen.diskBytesPerSecond, MIN_DISK_BYTES_PER_SECOND),
+    diskOperationsPerSecond: whole(
+      'limits.diskOperationsPerSecond',
+      chosen.diskOperationsPerSecond,
+      MIN_DISK_OPERATIONS_PER_SECOND,
+    ),
+  }
+}
+
+const withoutUndefined = (limits: Partial<Limits>): Partial<Limits> =>
+  Object.fromEntries(Object.entries(limits).filter(([, value]) => value !== undefined))
+
+function whole(name: string, value: number | null, min: number): number | null {
+  if (value === null || Number.isSafeInteger(value)) return bounded(name, value, min, MAX_RATE)
+  throw refuse(name, value, min, MAX_RATE, 'a whole number')
+}
+
+function bounded(name: string, value: number | null, min: number, max: number): number | null {
+  if (value === null || (typeof value === 'number' && value >= min && value <= max)) return value
+  throw refuse(name, value, min, max, 'a number')
+}
+
+const refuse = (name: string, value: unknown, min: number, max: number, what: string) =>
+  new BandSoxError(
+    'bad-request',
+    `${name}: ${JSON.stringify(value) ?? String(value)} is not allowed; it must be ${what} from ${min} to ${max}, or null for no limit`,
+  )

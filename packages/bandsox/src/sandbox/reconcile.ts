@@ -1,0 +1,159 @@
+/**
+ * Makes storage and processes agree: what died is written down, what nobody owns is removed.
+ *
+ * Only what carries our mark is touched: entries of the storage's own folder, processes that the shim has put on record there, by
+ * pid and start time, and those whose environment and working folder say of which VM they are.
+ */
+import { readdir, readFile, readlink, rm } from 'node:fs/promises'
+import path from 'node:path'
+import { isSystemError } from '@bandsox/sdk'
+import { identify, isAlive, type ProcessIdentity } from '../process/identity.js'
+import { readRun } from '../process/shim.js'
+import { isInProgress } from '../store/operation.js'
+import type { SandboxRecord } from '../store/record.js'
+import type { Host } from './host.js'
+import { isLive, settle } from './settle.js'
+
+/** Something that is not as it should be, and what would set it right. */
+export interface Finding {
+  /** What it is about: a sandbox, a process, a path. */
+  subject: string
+  /** What is wrong with it. */
+  problem: string
+  /** What `apply` does, as a person would say it: "remove its folder". */
+  action: string
+  apply(): Promise<void>
+}
+
+const REMOVAL = { recursive: true, force: true, maxRetries: 12, retryDelay: 50 } as const
+/** In the environment of shim, VMM and vsock daemon; process/shim.ts. */
+const MARK = 'BANDSOX_SANDBOX='
+
+/** Looks, and changes nothing. */
+export async function findProblems(host: Host): Promise<Finding[]> {
+  return [...(await wrongRecords(host)), ...(await strangeEntries(host)), ...(await strangeProcesses(host))]
+}
+
+/** Sets all right that {@link findProblems} finds. @param onAction Told before each action. */
+export async function reconcile(
+  host: Host,
+  onAction: (finding: Finding) => void = () => undefined,
+): Promise<Finding[]> {
+  const findings = await findProblems(host)
+  for (const finding of findings) {
+    onAction(finding)
+    await finding.apply()
+  }
+  return findings
+}
+
+async function wrongRecords(host: Host): Promise<Finding[]> {
+  const findings: Finding[] = []
+  for (const record of await host.store.list()) {
+    const problem = await problemOf(host, record)
+    if (problem === undefined) continue
+    findings.push({ subject: `sandbox ${record.id}`, ...problem, apply: async () => void (await settle(host, record)) })
+  }
+  return findings
+}
+
+async function problemOf(
+  host: Host,
+  { id, state, operation }: SandboxRecord,
+): Promise<{ problem: string; action: string } | undefined> {
+  if (operation !== undefined) {
+    if (await isInProgress(operation)) return undefined
+    const problem = `process ${operation.holder.pid} has died at its ${operation.name}`
+    const isUnfinished = state.kind === 'creating' || operation.name === 'delete'
+    return { problem, action: isUnfinished ? 'remove it' : 'write down what is left, and release what it held' }
+  }
+  if (!isLive(state)) return undefined
+  const { vmmAlive, shimAlive } = await readRun(host.store.directoryOf(id))
+  if (!vmmAlive)
+    return {
+      problem: `it is ${state.kind}, and its VMM has ended`,
+      action: 'write that down, and release its CID and port',
+    }
+  if (!shimAlive) return { problem: 'its shim has died', action: 'put another one beside its VMM' }
+  return undefined
+}
+
+async function strangeEntries(host: Host): Promise<Finding[]> {
+  const findings: Finding[] = []
+  for (const { name, path: entry, id } of await host.store.strangers()) {
+    // Of earlier versions: a folder that is just being made, and named so.
+    const [, pid, startTime] = /^\.creating-(\d+)-(\d+)-/.exec(name) ?? []
+    if (pid !== undefined && (await isAlive({ pid: Number(pid), startTime: Number(startTime) }))) continue
+    findings.push({
+      subject: entry,
+      problem: id === undefined ? 'it belongs to no sandbox' : `sandbox ${id} is not known`,
+      action: 'end what runs in it, and remove it',
+      apply: async () => {
+        await endRecorded(entry)
+        await rm(entry, REMOVAL)
+      },
+    })
+  }
+  return findings
+}
+
+/** Ends what a shim has put on record in a directory: the shim first, or it would tell of the others' end. */
+async function endRecorded(directory: string): Promise<void> {
+  const { run } = await readRun(directory).catch(() => ({ run: undefined })) // it may hold anything
+  if (run === undefined) return
+  for (const identity of [run.shim, run.vmm, ...(run.vsock === undefined ? [] : [run.vsock])])
+    await endProcess(identity)
+}
+
+async function endProcess(identity: ProcessIdentity): Promise<void> {
+  if (!(await isAlive(identity))) return
+  try {
+    process.kill(identity.pid, 'SIGKILL')
+  } catch (error) {
+    if (!isSystemError(error, 'ESRCH')) throw error // it has just ended by itself
+  }
+}
+
+/** Marked processes in the folder of a VM that is not known: its folder was removed by hand, or its record was lost. */
+async function strangeProcesses(host: Host): Promise<Finding[]> {
+  const vms = `${path.join(host.store.root, 'vms')}/`
+  const inside = (await processesBelow(vms)).filter(({ id }) => id !== undefined)
+  if (inside.length === 0) return []
+  // Read after the processes: a sandbox has its record before it has any.
+  const known = new Set((await host.store.list()).map(({ id }) => id))
+  return inside
+    .filter(({ id, cwd }) => id !== undefined && (!known.has(id) || cwd.endsWith(' (deleted)')))
+    .map(({ identity, id, program }) => ({
+      subject: `process ${identity.pid} (${program})`,
+      problem: `it is of sandbox ${id}, which is not known`,
+      action: 'end it',
+      apply: () => endProcess(identity),
+    }))
+}
+
+interface MarkedProcess {
+  identity: ProcessIdentity
+  cwd: string
+  id: string | undefined
+  program: string
+}
+
+async function processesBelow(folder: string): Promise<MarkedProcess[]> {
+  const found: MarkedProcess[] = []
+  for (const name of await readdir('/proc')) {
+    if (!/^\d+$/.test(name)) continue
+    try {
+      const cwd = await readlink(`/proc/${name}/cwd`)
+      if (!cwd.startsWith(folder)) continue
+      const identity = await identify(Number(name))
+      if (identity === undefined) continue
+      const environment = (await readFile(`/proc/${name}/environ`, 'latin1')).split('\0')
+      const id = environment.find((entry) => entry.startsWith(MARK))?.slice(MARK.length)
+      const program = (await readFile(`/proc/${name}/comm`, 'utf8')).trim()
+      found.push({ identity, cwd, id, program })
+    } catch {
+      // It has ended meanwhile, or is another user's: in both cases not one of ours to end.
+    }
+  }
+  return found
+}

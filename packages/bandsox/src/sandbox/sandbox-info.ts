@@ -1,0 +1,38 @@
+/** What is told of a sandbox to those who ask. */
+import type { SandboxInfo } from '@bandsox/sdk'
+import { readRun } from '../process/shim.js'
+import type { SandboxRecord } from '../store/record.js'
+import type { Host } from './host.js'
+import { isLive } from './settle.js'
+
+export async function sandboxInfo(host: Host, record: SandboxRecord): Promise<SandboxInfo> {
+  const directory = host.store.directoryOf(record.id)
+  const { machine, cid, port, operation } = record
+  return {
+    id: record.id,
+    name: record.name,
+    image: record.image.reference,
+    state: record.state,
+    operation:
+      operation === undefined ? null : { name: operation.name, since: operation.since, pid: operation.holder.pid },
+    labels: record.labels,
+    metadata: record.metadata,
+    limits: record.limits,
+    vcpu: record.vcpu,
+    memoryMib: record.memoryMib,
+    diskMib: record.diskMib,
+    vmm: machine === undefined ? '' : `${machine.vmm} ${machine.version}`,
+    accelerator: machine?.accelerator ?? '',
+    vsock: machine?.vsock && cid !== null && port !== null ? { cid, port, backend: machine.vsock.backend } : null,
+    vmmPid: isLive(record.state) ? await vmmPid(directory) : null,
+    createdAt: record.createdAt,
+    importedFrom: record.importedFrom ?? null,
+    directory,
+    timings: record.timings,
+  }
+}
+
+async function vmmPid(directory: string): Promise<number | null> {
+  const { run, vmmAlive } = await readRun(directory)
+  return vmmAlive && run !== undefined ? run.vmm.pid : null
+}

@@ -1,0 +1,147 @@
+/** Starts the machine of a sandbox whose directory and disk are there; the same for a new one and for one that was stopped. */
+import { chown, link, rm } from 'node:fs/promises'
+import path from 'node:path'
+import { BandSoxError, messageOf } from '@bandsox/sdk'
+import { Agent } from '../guest/agent.js'
+import { describeExit } from '../process/shim.js'
+import type { MachineRecord, SandboxRecord } from '../store/record.js'
+import type { Machine, MachineSpec } from '../vmm/vmm.js'
+import { admitWithin, hostMemoryMib } from './admission.js'
+import { consoleSaysReady, consoleTail } from './console.js'
+import { startOnFreeCid } from './free-cid.js'
+import { type Host, machineFiles } from './host.js'
+import { loadBoot } from './prepare.js'
+import type { Releases } from './releases.js'
+import { endMachine } from './settle.js'
+import { type StageClock, stageClock } from './stage-clock.js'
+
+/** Of the time for a boot, how long the console's word is waited for before the link is tried without it. */
+const HINT_SHARE = 0.75
+
+/** When root runs us, each VM's processes get a user of their own: this plus its CID, above every range that systemd hands out. */
+const FIRST_VM_UID = 1_900_000_000
+
+export interface StartMachineOptions {
+  bootTimeoutMs: number
+  signal: AbortSignal | undefined
+  /** Gets the release of each thing as it is acquired. */
+  releases: Releases
+  clock?: StageClock
+}
+
+export interface StartedMachine {
+  agent: Agent
+  facts: MachineRecord
+  /** Milliseconds of each stage, the guest's own after ours. */
+  timings: Record<string, number>
+}
+
+/**
+ * Takes the numbers, starts the VMM, and waits for the agent. The caller has the claim on the sandbox, and writes the new state.
+ *
+ * @throws `host-missing`, `host-unsupported`, `host-resource`, `vsock-unavailable`, `vmm-failed`, `boot-failed`,
+ *   `agent-unreachable`, or `signal`'s reason. What was acquired until then is in `releases`.
+ */
+export async function startMachine(
+  host: Host,
+  record: SandboxRecord,
+  { bootTimeoutMs, signal, releases, clock = stageClock() }: StartMachineOptions,
+): Promise<StartedMachine> {
+  const directory = host.store.directoryOf(record.id)
+  await linkBootFiles(host, directory)
+  clock.mark('files')
+  const { memoryOvercommit } = (await host.configuration()).host
+  const admit = admitWithin(await hostMemoryMib(), memoryOvercommit)
+  releases.add('CID and port', () => host.store.releaseNumbers(record.id))
+  releases.add('the VMM', async () => void (await endMachine(host, record)))
+  const { spec, machine, facts } = await startOnFreeCid(host, record.id, {
+    specOf: (numbers) => machineSpec(host, record, numbers),
+    admit,
+    signal,
+  })
+  releases.add('our hold on the VMM', async () => machine.close())
+  clock.mark('vmm')
+  if (facts.vsock !== null) {
+    host.debug(
+      `Configuring ${host.vmm.name} vsock: CID=${spec.cid}, socket=${path.join(directory, facts.vsock.socket)}`,
+    )
+    host.debug(`Vsock bridge enabled: CID=${spec.cid}, port=${spec.port}`)
+    host.debug(`Vsock bridge loop started for ${record.id}`)
+  }
+  const agent = new Agent(host.vmm.links(directory, facts, spec.port))
+  releases.add('connections', async () => agent.close())
+  const hello = await whenReady(machine, agent, spec, bootTimeoutMs, signal)
+  clock.mark('hello')
+  machine.close()
+  return {
+    agent,
+    facts: { ...facts, startedAt: new Date().toISOString() },
+    timings: { ...clock.stages, ...guestStages(hello.stages) },
+  }
+}
+
+/** Hard links to what all share: today's kernel and agent, also for a disk that was made with earlier ones. */
+async function linkBootFiles(host: Host, directory: string): Promise<void> {
+  const boot = await loadBoot(host.store.root)
+  await replaceLink(boot.kernel.vmlinux.path, path.join(directory, machineFiles.kernel))
+  await replaceLink(boot.initramfs.path, path.join(directory, machineFiles.initramfs))
+}
+
+async function replaceLink(from: string, to: string): Promise<void> {
+  await rm(to, { force: true })
+  await link(from, to)
+}
+
+/** What is started; the disk becomes the VM's own. */
+async function machineSpec(
+  host: Host,
+  record: SandboxRecord,
+  { cid, port }: { cid: number; port: number },
+): Promise<MachineSpec> {
+  const directory = host.store.directoryOf(record.id)
+  const uid = FIRST_VM_UID + cid
+  if (process.getuid?.() === 0) await chown(path.join(directory, machineFiles.overlay), uid, uid)
+  const { id: sandboxId, vcpu, memoryMib, vsock } = record
+  const hostname = record.name ?? record.id.replace('_', '-')
+  return { sandboxId, directory, vcpu, memoryMib, vsock, cid, port, uid, files: machineFiles, hostname }
+}
+
+/** @throws What ended the VMM, with what guest and VMM printed last, rather than a mere lack of an answer. */
+async function whenReady(
+  machine: Machine,
+  agent: Agent,
+  spec: MachineSpec,
+  timeoutMs: number,
+  signal: AbortSignal | undefined,
+): ReturnType<Agent['waitUntilReady']> {
+  const ended = new AbortController()
+  machine.exited().then(
+    (exit) => ended.abort(new BandSoxError('boot-failed', describeExit(exit))),
+    (error: unknown) => ended.abort(error),
+  )
+  const either = signal === undefined ? ended.signal : AbortSignal.any([signal, ended.signal])
+  try {
+    const startedAt = performance.now()
+    await consoleSaysReady(spec.directory, timeoutMs * HINT_SHARE, either)
+    return await agent.waitUntilReady({ timeoutMs: timeoutMs - (performance.now() - startedAt), signal: either })
+  } catch (error) {
+    signal?.throwIfAborted()
+    const printed = await consoleTail(spec.directory)
+    const code = error instanceof BandSoxError ? error.code : 'boot-failed'
+    const within = code === 'agent-unreachable' ? ` within ${timeoutMs} ms` : ''
+    throw new BandSoxError(
+      code,
+      `cannot boot sandbox ${spec.sandboxId}${within}: ${messageOf(error)}${quote(printed)}`,
+      { cause: error, hint: 'the lines above are the last of its console' },
+    )
+  }
+}
+
+const quote = (printed: string): string =>
+  printed === '' ? '; it printed nothing' : `; it printed:\n${printed.replace(/^/gm, '  | ')}`
+
+/** The guest's own stages, told apart from ours, in their order: milliseconds since its kernel began. */
+function guestStages(stages: Record<string, number> = {}): Record<string, number> {
+  const inOrder = Object.entries(stages).sort(([, a], [, b]) => a - b)
+  return Object.fromEntries(inOrder.map(([stage, ms]) => [`guest.${stage}`, ms]))
+}

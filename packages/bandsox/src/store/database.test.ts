@@ -1,0 +1,114 @@
+import assert from 'node:assert/strict'
+import { readdir, writeFile } from 'node:fs/promises'
+import path from 'node:path'
+import { describe, it } from 'node:test'
+import { setTimeout as delay } from 'node:timers/promises'
+import { hasCode } from '../testing/errors.js'
+import { temporaryFolder } from '../testing/temporary-folder.js'
+import { Database } from './database.js'
+import { connect } from './driver.js'
+
+describe('the database', () => {
+  it('waits for its turn, and lets this process go on meanwhile', async (t) => {
+    const file = path.join(await temporaryFolder(t), 'a.db')
+    const database = await Database.open(file)
+    const other = connect(file)
+    other.run('BEGIN IMMEDIATE')
+    let ticks = 0
+    const timer = setInterval(() => ticks++, 5)
+    const writing = database.write((tables) => tables.change("UPDATE allocators SET next = 7 WHERE name = 'cid'"))
+    await delay(200)
+    other.run('COMMIT')
+    await writing
+    clearInterval(timer)
+    assert.ok(ticks > 15, `the event loop stood still: ${ticks} ticks in 200 ms`)
+    assert.equal(other.row("SELECT next FROM allocators WHERE name = 'cid'")?.['next'], 7)
+    other.close()
+    database.close()
+  })
+
+  it('leaves nothing of a transaction that failed', async (t) => {
+    const file = path.join(await temporaryFolder(t), 'a.db')
+    const database = await Database.open(file)
+    await assert.rejects(
+      database.write((tables) => {
+        tables.change("UPDATE allocators SET next = 99 WHERE name = 'cid'")
+        throw new Error('changed my mind')
+      }),
+      /changed my mind/,
+    )
+    const next = await database.read((tables) => tables.row("SELECT next FROM allocators WHERE name = 'cid'"))
+    assert.equal(next?.['next'], 3)
+    database.close()
+  })
+
+  it('refuses a newer one, and says with what it could be used', async (t) => {
+    const file = path.join(await temporaryFolder(t), 'a.db')
+    ;(await Database.open(file)).close()
+    const raw = connect(file)
+    raw.run('PRAGMA user_version = 999')
+    raw.close()
+    await assert.rejects(
+      Database.open(file),
+      hasCode('storage-newer', /has version 999 of its tables; this BandSox knows/),
+    )
+  })
+
+  it("refuses another program's, and what is no database at all", async (t) => {
+    const folder = await temporaryFolder(t)
+    const foreign = connect(path.join(folder, 'foreign.db'))
+    foreign.run('CREATE TABLE theirs (a)')
+    foreign.close()
+    await assert.rejects(
+      Database.open(path.join(folder, 'foreign.db')),
+      hasCode('storage-unusable', /of another program/),
+    )
+    await writeFile(path.join(folder, 'text.db'), 'this is not a database'.repeat(100))
+    await assert.rejects(Database.open(path.join(folder, 'text.db')), hasCode('storage-unusable', /it is damaged/))
+    await assert.rejects(Database.open(path.join(folder, 'no/such/folder.db')), { code: 'ENOENT' })
+  })
+
+  it('is made by one of many at once', async (t) => {
+    const file = path.join(await temporaryFolder(t), 'a.db')
+    const databases = await Promise.all(Array.from({ length: 8 }, () => Database.open(file)))
+    for (const database of databases) database.close()
+  })
+
+  it('copies one of an earlier version before it changes it', async (t) => {
+    const folder = await temporaryFolder(t)
+    const file = path.join(folder, 'a.db')
+    ;(await Database.open(file, ['CREATE TABLE a (x) STRICT;'.replace('(x)', '(x TEXT)')])).close()
+    const raw = connect(file)
+    raw.run("INSERT INTO a VALUES ('kept')")
+    raw.close()
+    const steps = [
+      'CREATE TABLE a (x TEXT) STRICT;',
+      'ALTER TABLE a ADD COLUMN y TEXT;',
+      'CREATE TABLE b (z TEXT) STRICT;',
+    ]
+    const database = await Database.open(file, steps)
+    assert.deepEqual({ ...(await database.read((tables) => tables.row('SELECT * FROM a'))) }, { x: 'kept', y: null })
+    database.close()
+    assert.deepEqual(
+      (await readdir(folder)).filter((name) => name.includes('backup')),
+      ['a.db.backup-v1'],
+    )
+    const backup = connect(path.join(folder, 'a.db.backup-v1'))
+    assert.deepEqual({ ...backup.row('SELECT * FROM a') }, { x: 'kept' })
+    backup.close()
+  })
+
+  it('leaves one of an earlier version as it was when a step fails', async (t) => {
+    const file = path.join(await temporaryFolder(t), 'a.db')
+    ;(await Database.open(file, ['CREATE TABLE a (x TEXT) STRICT;'])).close()
+    const broken = [
+      'CREATE TABLE a (x TEXT) STRICT;',
+      'CREATE TABLE b (z TEXT) STRICT;',
+      'CREATE TABLE a (again TEXT);',
+    ]
+    await assert.rejects(Database.open(file, broken), /already exists/)
+    const database = await Database.open(file, ['CREATE TABLE a (x TEXT) STRICT;'])
+    assert.equal(await database.read((tables) => tables.row("SELECT 1 FROM sqlite_schema WHERE name = 'b'")), undefined)
+    database.close()
+  })
+})

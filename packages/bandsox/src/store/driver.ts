@@ -1,0 +1,72 @@
+/**
+ * The SQLite driver, behind the few calls that the store makes: another driver changes this file only. The one used has the
+ * interface of Node's own `node:sqlite`, which Node 20 lacks, and brings its binaries in its package.
+ */
+import { DatabaseSync, type StatementSyncInstance } from '@photostructure/sqlite'
+
+export type SqlValue = string | number | null
+export type SqlRow = Record<string, unknown>
+
+export interface Connection {
+  /** Runs statements that return nothing and take nothing. */
+  run(sql: string): void
+  /** @returns How many rows were changed. */
+  change(sql: string, values?: Record<string, SqlValue>): number
+  row(sql: string, values?: Record<string, SqlValue>): SqlRow | undefined
+  rows(sql: string, values?: Record<string, SqlValue>): SqlRow[]
+  close(): void
+}
+
+/** Primary result codes: https://www.sqlite.org/rescode.html */
+const SQLITE_BUSY = 5
+const SQLITE_READONLY = 8
+const SQLITE_CORRUPT = 11
+const SQLITE_FULL = 13
+const SQLITE_CANTOPEN = 14
+const SQLITE_CONSTRAINT = 19
+const SQLITE_NOTADB = 26
+
+/** Prepared once for each text: a process asks the same few questions over and over. */
+export function connect(file: string): Connection {
+  // 0: whoever finds the database locked waits in `database.ts`, where the event loop goes on meanwhile.
+  const database = new DatabaseSync(file, { timeout: 0 })
+  const statements = new Map<string, StatementSyncInstance>()
+  const prepared = (sql: string) => {
+    const known = statements.get(sql)
+    if (known !== undefined) return known
+    const statement = database.prepare(sql)
+    statements.set(sql, statement)
+    return statement
+  }
+  return {
+    run: (sql) => database.exec(sql),
+    change: (sql, values = {}) => Number(prepared(sql).run(values).changes),
+    row: (sql, values = {}) => prepared(sql).get(values) as SqlRow | undefined,
+    rows: (sql, values = {}) => prepared(sql).all(values) as SqlRow[],
+    close: () => database.close(),
+  }
+}
+
+export type SqlFailure = 'busy' | 'read-only' | 'corrupt' | 'full' | 'constraint' | 'cannot-open' | 'other'
+
+/** What an error of the driver means; `other` also for one that is not the driver's. */
+export function failureOf(error: unknown): SqlFailure {
+  const code = error instanceof Error && 'errcode' in error && typeof error.errcode === 'number' ? error.errcode : 0
+  switch (code & 0xff) {
+    case SQLITE_BUSY:
+      return 'busy'
+    case SQLITE_READONLY:
+      return 'read-only'
+    case SQLITE_CORRUPT:
+    case SQLITE_NOTADB:
+      return 'corrupt'
+    case SQLITE_FULL:
+      return 'full'
+    case SQLITE_CANTOPEN:
+      return 'cannot-open'
+    case SQLITE_CONSTRAINT:
+      return 'constraint'
+    default:
+      return 'other'
+  }
+}
