@@ -2,7 +2,7 @@
 import { BandSoxError } from '@bandsox/sdk'
 import type { Command } from 'commander'
 import { type Config, imageSettings, readConfig } from '../config.js'
-import { LocalBandSox } from '../sandbox/local-bandsox.js'
+import { LocalBandSox, type LocalConfig } from '../sandbox/local-bandsox.js'
 import { createLog, DEFAULT_LOG_LEVEL, type Log, type LogLevel } from './log.js'
 
 interface GlobalOptions {
@@ -17,6 +17,8 @@ export interface Context extends Log {
   /** Aborted by Ctrl-C and SIGTERM. */
   readonly signal: AbortSignal
   open(): Promise<LocalBandSox>
+  /** What `open` opens with. */
+  openConfig(): LocalConfig
   /** Prints what a person reads, or with `--json` what a program reads; one of the two. */
   print(text: string, json: unknown): void
 }
@@ -26,12 +28,14 @@ export function contextOf(command: Command): Context {
   const config = readConfig(process.env, storage === undefined ? {} : { storage })
   const isJson = json === true
   const log = createLog(logLevel, isJson)
+  const openConfig = () => ({ ...config, images: imageSettings(config), ...log })
   return {
     config,
     isJson,
     signal: interruptSignal(),
     ...log,
-    open: () => LocalBandSox.open({ ...config, images: imageSettings(config), ...log }),
+    open: () => LocalBandSox.open(openConfig()),
+    openConfig,
     print(text, value) {
       const line = isJson ? JSON.stringify(value) : text
       process.stdout.write(line.endsWith('\n') || line === '' ? line : `${line}\n`)

@@ -4,12 +4,14 @@ import { readFileSync } from 'node:fs'
 import { BandSoxError, errorTable, messageOf, printable } from '@bandsox/sdk'
 import { Command, CommanderError, Option } from 'commander'
 import { z } from 'zod'
+import { addCleanup } from './commands/cleanup.js'
 import { addCreate } from './commands/create.js'
 import { addDoctor } from './commands/doctor.js'
 import { addExec, addRun } from './commands/exec.js'
 import { addImage } from './commands/image.js'
 import { addLogin, addLogout } from './commands/login.js'
 import { addEvents, addLogs } from './commands/logs.js'
+import { addSystem } from './commands/system.js'
 import { addDownload, addUpload } from './commands/transfer.js'
 import { addShortcuts, addVm } from './commands/vm.js'
 import { addVsock } from './commands/vsock.js'
@@ -42,6 +44,8 @@ export function buildProgram(asJson: boolean): Command {
   addLogs(program)
   addEvents(program)
   addVsock(program)
+  addSystem(program)
+  addCleanup(program)
   addDoctor(program)
   for (const command of program.commands) allowGlobalOptions(command)
   return program

@@ -4,11 +4,14 @@ import { ImageStore } from '../image/image-store.js'
 import type { AllocatorState } from '../store/numbers.js'
 import { filtered } from '../store/sandbox-filter.js'
 import { SandboxStore } from '../store/sandbox-store.js'
+import type { HostTools } from '../vmm/qemu/host.js'
 import { qemuDriver } from '../vmm/qemu/qemu.js'
 import { type Configuration, readConfiguration } from './configuration.js'
 import { createSandbox } from './create.js'
+import { type DiskUsage, diskUsage } from './disk-usage.js'
 import { sandboxEvents } from './events.js'
 import type { Host } from './host.js'
+import { type HostInfo, hostInfo } from './host-info.js'
 import { usualLimits } from './limits.js'
 import { type ImageSettings, LocalImages } from './local-images.js'
 import { LocalSandbox } from './local-sandbox.js'
@@ -46,14 +49,23 @@ export interface LocalConfig {
   debug?: (message: string) => void
   info?: (message: string) => void
   warn: (message: string) => void
+  /** What is done about what dead processes have left. Default `apply`. */
+  reconcile?: 'apply' | 'look'
+  /** Told of each of these before it is set right. */
+  onFinding?: (finding: Finding) => void
+  /** Sandbox whose operation is given up though its process cannot be seen. */
+  forget?: string
 }
 
 export class LocalBandSox implements BandSox {
   readonly images: LocalImages
   readonly #host: Host
 
-  private constructor(host: Host) {
+  readonly #tools: HostTools
+
+  private constructor(host: Host, tools: HostTools) {
     this.#host = host
+    this.#tools = tools
     this.images = host.images
   }
 
@@ -64,13 +76,17 @@ export class LocalBandSox implements BandSox {
    */
   static async open(config: LocalConfig): Promise<LocalBandSox> {
     const host = await openHost(config)
+    const tell = ({ subject, problem, action }: Finding) => host.info(`${subject}: ${problem}: ${action}`)
+    const { onFinding = tell, forget } = config
     try {
-      await reconcile(host, ({ subject, problem, action }) => host.info(`${subject}: ${problem}: ${action}`))
+      if (forget !== undefined) await host.store.forgetOperation((await host.store.find(forget)).id)
+      if (config.reconcile === 'look') for (const finding of await findProblems(host)) onFinding(finding)
+      else await reconcile(host, onFinding)
     } catch (error) {
       host.store.close()
       throw error
     }
-    return new LocalBandSox(host)
+    return new LocalBandSox(host, { shim: config.shimPath, searchPath: config.searchPath })
   }
 
   async create(image: string, options: CreateOptions = {}): Promise<LocalSandbox> {
@@ -104,9 +120,12 @@ export class LocalBandSox implements BandSox {
     await this.#host.store.resetNumbers()
   }
 
-  /** What is not as it should be; nothing is changed. */
-  async problems(): Promise<Finding[]> {
-    return await findProblems(this.#host)
+  async diskUsage(): Promise<DiskUsage> {
+    return await diskUsage(this.#host)
+  }
+
+  async hostInfo(): Promise<HostInfo> {
+    return await hostInfo(this.#host, this.#tools)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
