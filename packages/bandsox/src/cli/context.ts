@@ -2,7 +2,6 @@
 import { type BandSox, BandSoxError, printable } from '@bandsox/sdk'
 import type { Command } from 'commander'
 import { type Config, imageSettings, readConfig } from '../config.js'
-import { LocalBandSox } from '../sandbox/local-bandsox.js'
 
 export const logLevels = ['debug', 'info', 'warn', 'error'] as const
 export type LogLevel = (typeof logLevels)[number]
@@ -34,13 +33,16 @@ export function contextOf(command: Command): Context {
     isJson,
     signal: interruptSignal(),
     debug,
-    open: () =>
-      LocalBandSox.open({
+    open: async () => {
+      // Here, not at the top: it takes 200 ms to load, which help and completion, asked for at each Tab, need not wait for.
+      const { LocalBandSox } = await import('../sandbox/local-bandsox.js')
+      return await LocalBandSox.open({
         ...config,
         images: imageSettings(config),
         debug,
         warn: logLevel === 'error' ? () => undefined : warnUser,
-      }),
+      })
+    },
     print(text, value) {
       const line = isJson ? JSON.stringify(value) : text
       process.stdout.write(line.endsWith('\n') || line === '' ? line : `${line}\n`)

@@ -1,6 +1,6 @@
 /** `doctor`: what this host has and lacks, each with its remedy. */
 import type { Command } from 'commander'
-import { type Check, examineHost } from '../../sandbox/doctor.js'
+import type { Check } from '../../sandbox/doctor.js'
 import { contextOf } from '../context.js'
 import { table } from '../text.js'
 
@@ -11,6 +11,7 @@ export function addDoctor(program: Command): void {
     .command('doctor')
     .description('check what this host has and lacks; exits with 1 when a sandbox could not start')
     .action(async (_options: unknown, command: Command) => {
+      const { examineHost } = await import('../../sandbox/doctor.js') // late, for the sake of completion: see context.ts
       const context = contextOf(command)
       const checks = await examineHost(context.config)
       const hints = checks
