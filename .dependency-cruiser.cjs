@@ -43,6 +43,14 @@ module.exports = {
     layer('vmm', ['link', 'process']),
     layer('sandbox', ['vmm', 'image', 'boot', 'guest', 'store', 'link', 'artifact', 'process']),
     layer('cli', ['sandbox', 'config']),
+    {
+      name: 'definitions-of-commands-load-no-sandboxes',
+      comment:
+        'Completion loads all definitions at each Tab. What an action needs, it imports when it runs: await import(…)',
+      severity: 'warn',
+      from: { path: `${inner}cli/`, pathNot: tests },
+      to: { path: `${inner}sandbox/`, dependencyTypesNot: ['dynamic-import', 'type-only'] },
+    },
   ],
   options: {
     doNotFollow: { path: 'node_modules|/dist/' },

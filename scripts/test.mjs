@@ -11,7 +11,7 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { command } from './lib/command.mjs'
 import { prepareStorage } from './lib/host.mjs'
-import { ensurePackages, testRequirements } from './lib/packages.mjs'
+import { commandLineTestRequirements, ensurePackages, testRequirements } from './lib/packages.mjs'
 import { cacheFolder, nativeFolder, root } from './lib/paths.mjs'
 import { runSteps, StepError } from './lib/step.mjs'
 import { addUp, goTests, nodeTests, styleChecks } from './lib/test-runners.mjs'
@@ -93,7 +93,8 @@ function testSetUp() {
  */
 async function ensureTestTools(activity) {
   try {
-    return await ensurePackages({ wanted: testRequirements, env: process.env, install: true, activity })
+    const wanted = [...testRequirements, ...commandLineTestRequirements]
+    return await ensurePackages({ wanted, env: process.env, install: true, activity })
   } catch (error) {
     if (!(error instanceof StepError)) throw error
     return { detail: '', lacking: error.message, ...(error.remedy === undefined ? {} : { remedy: error.remedy }) }

@@ -58,6 +58,19 @@ export const testRequirements = [
   { program: 'setfattr', package: 'attr', purpose: 'gives files of a test image their attributes' },
 ]
 
+/**
+ * What checks what the command line generates: scripts for completion, and the manual. A list of its own, as tests of images do
+ * without.
+ *
+ * @type {Requirement[]}
+ */
+export const commandLineTestRequirements = [
+  { program: 'bash', package: 'bash', purpose: 'is a shell to complete in' },
+  { program: 'zsh', package: 'zsh', purpose: 'is a shell to complete in' },
+  { program: 'fish', package: 'fish', purpose: 'is a shell to complete in' },
+  { program: 'groff', package: 'groff-base', purpose: 'reads the manual' },
+]
+
 const LISTS = '/var/lib/apt/lists'
 
 /**

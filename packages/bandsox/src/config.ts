@@ -19,6 +19,8 @@ export interface Config {
   proxy: { http?: string | undefined; https?: string | undefined; none?: string | undefined }
   /** Of new sandboxes that name none. */
   defaultLimits: { diskBytesPerSecond?: number | null; diskOperationsPerSecond?: number | null }
+  /** As it was written: the command line checks it. */
+  logLevel: string | undefined
   environment: NodeJS.ProcessEnv
 }
 
@@ -64,6 +66,7 @@ export function readConfig(
       ...rateFrom(env, 'BANDSOX_DISK_BANDWIDTH_MBPS', 'diskBytesPerSecond', MIB),
       ...rateFrom(env, 'BANDSOX_DISK_IOPS', 'diskOperationsPerSecond', 1),
     },
+    logLevel: env['BANDSOX_LOG_LEVEL'],
     environment: env,
   }
 }

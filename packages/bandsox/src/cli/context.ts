@@ -2,8 +2,8 @@
 import { BandSoxError } from '@bandsox/sdk'
 import type { Command } from 'commander'
 import { type Config, imageSettings, readConfig } from '../config.js'
-import { LocalBandSox, type LocalConfig } from '../sandbox/local-bandsox.js'
-import { createLog, DEFAULT_LOG_LEVEL, type Log, type LogLevel } from './log.js'
+import type { LocalBandSox, LocalConfig } from '../sandbox/local-bandsox.js'
+import { createLog, type Log, type LogLevel, logLevelFrom } from './log.js'
 
 interface GlobalOptions {
   storage?: string
@@ -24,17 +24,21 @@ export interface Context extends Log {
 }
 
 export function contextOf(command: Command): Context {
-  const { storage, json, logLevel = DEFAULT_LOG_LEVEL } = command.optsWithGlobals<GlobalOptions>()
+  const { storage, json, logLevel } = command.optsWithGlobals<GlobalOptions>()
   const config = readConfig(process.env, storage === undefined ? {} : { storage })
   const isJson = json === true
-  const log = createLog(logLevel, isJson)
+  const log = createLog(logLevel ?? logLevelFrom(config.logLevel), isJson)
   const openConfig = () => ({ ...config, images: imageSettings(config), ...log })
   return {
     config,
     isJson,
     signal: interruptSignal(),
     ...log,
-    open: () => LocalBandSox.open(openConfig()),
+    open: async () => {
+      // Here, not at the top: it takes 200 ms to load, which help and completion, asked for at each Tab, need not wait for.
+      const { LocalBandSox } = await import('../sandbox/local-bandsox.js')
+      return await LocalBandSox.open(openConfig())
+    },
     openConfig,
     print(text, value) {
       const line = isJson ? JSON.stringify(value) : text

@@ -1,7 +1,6 @@
 /** Labels, metadata and limits on the command line, where they are typed; what is allowed in them the library says. */
-import { type Limits, type Metadata, type StateName, stateNames } from '@bandsox/sdk'
+import { type JsonValue, type Limits, type Metadata, type StateName, stateNames } from '@bandsox/sdk'
 import { InvalidArgumentError } from 'commander'
-import { z } from 'zod'
 
 /** `key=value`; repeated options add up. */
 export function labelOption(text: string, before: Record<string, string> = {}): Record<string, string> {
@@ -31,14 +30,22 @@ export function labelChanges(words: readonly string[]): Record<string, string | 
   return changes
 }
 
-const metadataSchema: z.ZodType<Metadata> = z.record(z.string(), z.json())
-
 /** An object as JSON. */
 export function metadataOption(text: string): Metadata {
+  const value = jsonOrUndefined(text)
+  if (isMetadata(value)) return value
+  throw new InvalidArgumentError('it must be a JSON object, such as \'{"team":"blue"}\'.')
+}
+
+/** What `JSON.parse` makes holds nothing that is not JSON. */
+const isMetadata = (value: unknown): value is Metadata =>
+  typeof value === 'object' && value !== null && !Array.isArray(value)
+
+function jsonOrUndefined(text: string): JsonValue | undefined {
   try {
-    return metadataSchema.parse(JSON.parse(text))
+    return JSON.parse(text) as JsonValue
   } catch {
-    throw new InvalidArgumentError('it must be a JSON object, such as \'{"team":"blue"}\'.')
+    return undefined // not JSON: what that means, the caller knows
   }
 }
 
@@ -47,11 +54,7 @@ export function metadataFilterOption(text: string, before: Metadata = {}): Metad
   const [key = '', ...rest] = text.split('=')
   if (key === '' || !text.includes('=')) throw new InvalidArgumentError('it must be key=value.')
   const value = rest.join('=')
-  try {
-    return { ...before, [key]: z.json().parse(JSON.parse(value)) }
-  } catch {
-    return { ...before, [key]: value }
-  }
+  return { ...before, [key]: jsonOrUndefined(value) ?? value }
 }
 
 /** One or several, by commas. */

@@ -1,5 +1,5 @@
 /** Log lines on stderr: UTC in ISO 8601, level, message; with `--json` an object a line. */
-import { printable, printableLine } from '@bandsox/sdk'
+import { BandSoxError, printable, printableLine } from '@bandsox/sdk'
 
 export const logLevels = ['debug', 'info', 'warn', 'error'] as const
 export type LogLevel = (typeof logLevels)[number]
@@ -11,7 +11,15 @@ export interface Log {
 }
 
 /** Nobody asked for more: then warnings are written to a person, without the trimmings of a log. */
-export const DEFAULT_LOG_LEVEL: LogLevel = 'warn'
+const DEFAULT_LOG_LEVEL: LogLevel = 'warn'
+
+/** @param text Of the environment. @throws `bad-request`. */
+export function logLevelFrom(text: string | undefined): LogLevel {
+  if (text === undefined || text === '') return DEFAULT_LOG_LEVEL
+  const level = logLevels.find((each) => each === text)
+  if (level !== undefined) return level
+  throw new BandSoxError('bad-request', `BANDSOX_LOG_LEVEL: ${JSON.stringify(text)} is none of ${logLevels.join(', ')}`)
+}
 
 export function createLog(level: LogLevel, isJson: boolean): Log {
   const isWanted = (of: LogLevel) => logLevels.indexOf(of) >= logLevels.indexOf(level)

@@ -1,78 +1,12 @@
 #!/usr/bin/env node
 /** The command `bandsox`: parses, runs, and turns every error into a sentence, a hint and an exit status. */
-import { readFileSync } from 'node:fs'
 import { BandSoxError, errorTable, messageOf, printable } from '@bandsox/sdk'
-import { Command, CommanderError, Option } from 'commander'
-import { z } from 'zod'
-import { addCleanup } from './commands/cleanup.js'
-import { addCreate } from './commands/create.js'
-import { addDoctor } from './commands/doctor.js'
-import { addExec, addRun } from './commands/exec.js'
-import { addImage } from './commands/image.js'
-import { addLogin, addLogout } from './commands/login.js'
-import { addEvents, addLogs } from './commands/logs.js'
-import { addSystem } from './commands/system.js'
-import { addDownload, addUpload } from './commands/transfer.js'
-import { addShortcuts, addVm } from './commands/vm.js'
-import { addVsock } from './commands/vsock.js'
-import { logLevels } from './log.js'
+import { CommanderError } from 'commander'
+import { SIGPIPE_STATUS } from './man/exit-statuses.js'
+import { buildProgram } from './program.js'
 
 /** sysexits.h */
 const EX_USAGE = 64
-/** What a shell reports for a program that SIGPIPE ended. */
-const SIGPIPE_STATUS = 141
-
-export function buildProgram(asJson: boolean): Command {
-  const program = new Command('bandsox')
-    .description('A real virtual machine per sandbox.')
-    .version(packageVersion())
-    .enablePositionalOptions()
-    .configureOutput(asJson ? { writeErr: () => undefined } : {}) // `reportError` says it then, as JSON
-    .configureHelp({ showGlobalOptions: true })
-    .exitOverride()
-  for (const option of globalOptions()) program.addOption(option)
-  addCreate(program)
-  addRun(program)
-  addExec(program)
-  addUpload(program)
-  addDownload(program)
-  addVm(program)
-  addShortcuts(program)
-  addImage(program)
-  addLogin(program)
-  addLogout(program)
-  addLogs(program)
-  addEvents(program)
-  addVsock(program)
-  addSystem(program)
-  addCleanup(program)
-  addDoctor(program)
-  for (const command of program.commands) allowGlobalOptions(command)
-  return program
-}
-
-const globalOptions = (): Option[] => [
-  new Option(
-    '--storage <folder>',
-    'folder of all state (default: $BANDSOX_STORAGE, /var/lib/bandsox for root, else ~/.local/share/bandsox)',
-  ),
-  new Option('--json', 'print JSON, for programs'),
-  new Option('--log-level <level>', 'what to log on stderr, in UTC (default: $BANDSOX_LOG_LEVEL, else warn)')
-    .choices(logLevels)
-    .env('BANDSOX_LOG_LEVEL'),
-]
-
-/** They are understood before and after the command's name. */
-function allowGlobalOptions(command: Command): void {
-  command.exitOverride()
-  if (command.commands.length === 0) for (const option of globalOptions()) command.addOption(option.hideHelp())
-  for (const child of command.commands) allowGlobalOptions(child)
-}
-
-function packageVersion(): string {
-  const file = new URL('../../package.json', import.meta.url)
-  return z.object({ version: z.string() }).parse(JSON.parse(readFileSync(file, 'utf8'))).version
-}
 
 /** @returns The exit status. */
 function reportError(error: unknown, asJson: boolean): number {

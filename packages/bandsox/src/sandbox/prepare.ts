@@ -1,6 +1,5 @@
 /** Prepares a host: guest kernel, initramfs, base image and an empty disk, all in the storage folder. */
 import { mkdir } from 'node:fs/promises'
-import { join } from 'node:path'
 import { type Boot, loadBootFiles, prepareBoot } from '../boot/boot.js'
 import type { GivenKernel } from '../boot/kernel-source.js'
 import { BASE_REFERENCE, prepareBaseImage } from '../image/base.js'
@@ -8,16 +7,12 @@ import { emptyDisk } from '../image/disk.js'
 import type { ImageRecord } from '../image/image-record.js'
 import { ImageStore } from '../image/image-store.js'
 import { hostPlatform } from './local-images.js'
+import { storageFolders } from './storage-folders.js'
+
+export { storageFolders }
 
 /** Size of a sandbox's writable layer when nobody says otherwise. Sparse: it takes what is written. */
 export const DEFAULT_DISK_MIB = 4096
-
-/** One file system holds them all, since a sandbox's folder hard-links what it boots from. */
-export const storageFolders = (storage: string) => ({
-  boot: join(storage, 'boot'),
-  images: join(storage, 'images'),
-  disks: join(storage, 'disks'),
-})
 
 export type PrepareEvent =
   /** Something that takes a while begins. */

@@ -27,9 +27,9 @@ const SQLITE_CONSTRAINT = 19
 const SQLITE_NOTADB = 26
 
 /** Prepared once for each text: a process asks the same few questions over and over. */
-export function connect(file: string): Connection {
+export function connect(file: string, options: { readOnly?: boolean } = {}): Connection {
   // 0: whoever finds the database locked waits in `database.ts`, where the event loop goes on meanwhile.
-  const database = new DatabaseSync(file, { timeout: 0 })
+  const database = new DatabaseSync(file, { timeout: 0, readOnly: options.readOnly === true })
   const statements = new Map<string, StatementSyncInstance>()
   const prepared = (sql: string) => {
     const known = statements.get(sql)

@@ -1,6 +1,5 @@
 /** `cleanup`: sets right what dead processes have left, and says what it does before it does it. */
 import type { Command } from 'commander'
-import { LocalBandSox } from '../../sandbox/local-bandsox.js'
 import { type Context, contextOf } from '../context.js'
 import { counted } from '../text.js'
 
@@ -35,6 +34,7 @@ export async function cleanUp(
   options: { dryRun?: boolean; forget?: string } = {},
 ): Promise<Cleaned[]> {
   const cleaned: Cleaned[] = []
+  const { LocalBandSox } = await import('../../sandbox/local-bandsox.js') // late, for the sake of completion: see context.ts
   const bandsox = await LocalBandSox.open({
     ...context.openConfig(),
     reconcile: options.dryRun === true ? 'look' : 'apply',

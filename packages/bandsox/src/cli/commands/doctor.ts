@@ -1,7 +1,7 @@
 /** `doctor`: what this host has and lacks, and what dead processes have left; each with its remedy. */
 import { messageOf } from '@bandsox/sdk'
 import type { Command } from 'commander'
-import { type Check, examineHost } from '../../sandbox/doctor.js'
+import type { Check } from '../../sandbox/doctor.js'
 import { type Context, contextOf } from '../context.js'
 import { table } from '../text.js'
 import { type Cleaned, cleanUp } from './cleanup.js'
@@ -14,6 +14,7 @@ export function addDoctor(program: Command): void {
     .option('--fix', 'set right what dead processes have left, each explained before it is done')
     .description('check what this host has and lacks; exits with 1 when a sandbox could not start')
     .action(async (options: { fix?: boolean }, command: Command) => {
+      const { examineHost } = await import('../../sandbox/doctor.js') // late, for the sake of completion: see context.ts
       const context = contextOf(command)
       const checks = await examineHost(context.config)
       const hints = checks
