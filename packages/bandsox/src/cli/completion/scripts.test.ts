@@ -186,7 +186,7 @@ describe('the script', { concurrency: 2 }, () => {
         const matching = described(found[index]).filter((value) => value.startsWith(words.at(-1) ?? ''))
         assert.deepEqual(matching.sort(), values, words.join(' '))
       }
-      assert.ok(found[0]?.includes('list:list all of them'), found[0]?.join('\n'))
+      assert.ok(found[0]?.includes('list:list the sandboxes'), found[0]?.join('\n'))
       assert.ok(found[3]?.includes('web:stopped, bandsox/base'), found[3]?.join('\n'))
     })
 
@@ -225,7 +225,7 @@ describe('the script', { concurrency: 2 }, () => {
         const matching = valuesOf(found[index]).filter((value) => value.startsWith(words.at(-1) ?? ''))
         assert.deepEqual(matching.sort(), values, words.join(' '))
       }
-      assert.ok(found[0]?.includes('list\tlist all of them'), found[0]?.join('\n'))
+      assert.ok(found[0]?.includes('list\tlist the sandboxes'), found[0]?.join('\n'))
       assert.ok(found[3]?.includes('web\tstopped, bandsox/base'), found[3]?.join('\n'))
     })
 
