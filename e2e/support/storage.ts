@@ -43,14 +43,14 @@ async function assertNothingLeft(folder: string): Promise<void> {
 }
 
 /** Living processes that work in a folder below this one: VMM, shim and vsock daemon run in the VM's own. */
-export function processesIn(folder: string): { pid: number; program: string }[] {
-  const found: { pid: number; program: string }[] = []
+export function processesIn(folder: string): { pid: number; program: string; cwd: string }[] {
+  const found: { pid: number; program: string; cwd: string }[] = []
   for (const name of readdirSync('/proc')) {
     if (!/^\d+$/.test(name)) continue
     try {
       const cwd = readlinkSync(`/proc/${name}/cwd`)
       if (cwd.startsWith(`${folder}/`))
-        found.push({ pid: Number(name), program: path.basename(readlinkSync(`/proc/${name}/exe`)) })
+        found.push({ pid: Number(name), program: path.basename(readlinkSync(`/proc/${name}/exe`)), cwd })
     } catch {
       // It has ended meanwhile, or is another user's or a kernel's: not one of ours.
     }
