@@ -8,6 +8,7 @@ import type { ImageRecord } from '../image/image-record.js'
 import type { ImageOfSandbox, SandboxRecord } from '../store/record.js'
 import { newSandboxId } from '../store/sandbox-store.js'
 import { checkedShape, type Shape } from './create-options.js'
+import { requireFreeSpace, SANDBOX_BYTES } from './free-space.js'
 import { type Host, machineFiles } from './host.js'
 import { storageFolders } from './prepare.js'
 import { Releases } from './releases.js'
@@ -17,7 +18,7 @@ import { startMachine } from './start-machine.js'
 
 /**
  * @returns The record of a running sandbox, and the agent that answered.
- * @throws `bad-request`, `name-taken`, what fetching the image throws, what {@link startMachine} throws, or `options.signal`'s
+ * @throws `bad-request`, `name-taken`, `no-space`, what fetching the image throws, what {@link startMachine} throws, or `options.signal`'s
  *   reason. Nothing is left behind.
  */
 export async function createSandbox(
@@ -28,6 +29,7 @@ export async function createSandbox(
   const { signal } = options
   const shape = checkedShape(options, host.defaultLimits)
   signal?.throwIfAborted()
+  await requireFreeSpace(host.store.root, SANDBOX_BYTES, 'a sandbox')
   const releases = new Releases()
   const clock = stageClock()
   try {
