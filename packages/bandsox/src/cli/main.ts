@@ -9,6 +9,7 @@ import { addDoctor } from './commands/doctor.js'
 import { addExec, addRun } from './commands/exec.js'
 import { addImage } from './commands/image.js'
 import { addLogin, addLogout } from './commands/login.js'
+import { addTerminal } from './commands/terminal.js'
 import { addDownload, addUpload } from './commands/transfer.js'
 import { addLogs, addVm } from './commands/vm.js'
 import { logLevels } from './context.js'
@@ -30,6 +31,7 @@ export function buildProgram(asJson: boolean): Command {
   addCreate(program)
   addRun(program)
   addExec(program)
+  addTerminal(program)
   addUpload(program)
   addDownload(program)
   addVm(program)
@@ -88,7 +90,8 @@ function usageError({ code, message }: CommanderError): { detail: string; code: 
 let asJson = process.argv.includes('--json')
 
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code === 'EPIPE') process.exit(SIGPIPE_STATUS) // `bandsox logs | head`: nobody reads any more
+  // `bandsox logs | head`, or a terminal that was closed: nobody reads any more.
+  if (error.code === 'EPIPE' || (error.code === 'EIO' && process.stdout.isTTY)) process.exit(SIGPIPE_STATUS)
   throw error
 })
 
