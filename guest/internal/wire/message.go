@@ -62,6 +62,9 @@ func (m Message) TextMap(name string) map[string]string {
 	return values
 }
 
+// Object gives a field that is an object, without fields when it was not sent.
+func (m Message) Object(name string) Message { return Message{Fields: parseObject(m.Fields[name])} }
+
 // parseMessage checks a payload in the order of PROTOCOL.md section 1. Fields are matched by hand because encoding/json
 // would match names without regard to case and replace what is not UTF-8.
 func parseMessage(payload []byte, direction Direction) (Message, error) {

@@ -29,6 +29,7 @@ const (
 	maxModeBits      = 4095
 	minWindowBytes   = 65536
 	maxWindowBytes   = 16777216
+	maxTerminalSide  = 10000
 )
 
 var anyInteger = integerIn(0, maxInteger)
@@ -54,11 +55,12 @@ var toGuest = map[string]shape{
 			may("argv", arrayOf(1, 4096, textUpTo(maxArgumentBytes))), may("shell", textUpTo(maxArgumentBytes)),
 			may("env", environment), may("cwd", isPath), may("user", anyText),
 			may("stdin", isFlag), may("timeoutMs", integerIn(1, maxTimeoutMs)),
-			may("makeCwd", isFlag), may("stopSignal", anyText),
+			may("makeCwd", isFlag), may("stopSignal", anyText), may("pty", objectOf(sizeShape)),
 		},
 		exactlyOneOf: []string{"argv", "shell"},
 	},
 	"signal": {fields: []field{need("signal", anyText)}},
+	"resize": sizeShape,
 	"eof":    {},
 	"upload": {fields: []field{
 		need("path", isPath), may("size", anyInteger), may("mode", integerIn(0, maxModeBits)), may("makeParents", isFlag),
@@ -92,8 +94,8 @@ var toHost = map[string]shape{
 	}},
 	"ack":      ackShape,
 	"complete": completeShape,
-	"info":     {fields: []field{need("file", isEntry)}},
-	"entries":  {fields: []field{need("files", arrayOf(1, 256, isEntry))}},
+	"info":     {fields: []field{need("file", objectOf(entryShape))}},
+	"entries":  {fields: []field{need("files", arrayOf(1, 256, objectOf(entryShape)))}},
 	"listed":   {fields: []field{need("count", anyInteger)}},
 	"stopping": {},
 	"error":    {fields: []field{need("code", textUpTo(64)), need("message", anyText)}},
@@ -101,6 +103,9 @@ var toHost = map[string]shape{
 
 var completeShape = shape{fields: []field{need("size", anyInteger), need("checksum", isChecksum)}}
 var ackShape = shape{fields: []field{need("offset", anyInteger)}}
+
+// sizeShape is a terminal's size in characters.
+var sizeShape = shape{fields: []field{need("cols", integerIn(1, maxTerminalSide)), need("rows", integerIn(1, maxTerminalSide))}}
 
 var entryShape = shape{fields: []field{
 	need("name", anyText), may("rawName", anyText),
@@ -116,12 +121,12 @@ func shapesOf(direction Direction) map[string]shape {
 	return toHost
 }
 
-func isEntry(raw json.RawMessage) bool {
-	var fields map[string]json.RawMessage
-	if json.Unmarshal(raw, &fields) != nil || fields == nil {
-		return false
+// objectOf checks an object inside a message.
+func objectOf(s shape) check {
+	return func(raw json.RawMessage) bool {
+		fields := parseObject(raw)
+		return fields != nil && s.check(fields) == ""
 	}
-	return entryShape.check(fields) == ""
 }
 
 func rangeIsOrdered(fields map[string]json.RawMessage) string {

@@ -57,6 +57,15 @@ func escapedUnit(text []byte) (uint64, bool) {
 	return unit, err == nil
 }
 
+// parseObject decodes a JSON object; nil says that it is none.
+func parseObject(raw json.RawMessage) map[string]json.RawMessage {
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(raw, &fields) != nil {
+		return nil
+	}
+	return fields
+}
+
 // parseInteger decodes an integer without fraction or exponent, between -maxInteger and maxInteger.
 func parseInteger(raw json.RawMessage) (int64, bool) {
 	if len(raw) == 0 || len(raw) > 17 || string(raw) == "-0" || strings.ContainsAny(string(raw), ".eE\"") {

@@ -24,15 +24,17 @@ type Command struct {
 	child    *reaper.Child
 	reaper   *reaper.Reaper
 	out      *wire.Writer
-	input    *input // nil: /dev/null
-	streams  [2]stream
+	input    *input    // nil: /dev/null, or a terminal at which nobody types
+	terminal *terminal // nil: pipes
+	streams  []stream
 	watch    *watch
 	timer    *time.Timer
 	timedOut int32 // atomic
 	ended    int32 // atomic: `exit` is written, or about to be
 	hangUp   func()
 	// held are the command's ends of its output pipes. Were they the command's alone, it would wake the runner by closing each
-	// when it exits, before its end does: two more switches to and fro, on what may be the only CPU.
+	// when it exits, before its end does: two more switches to and fro, on what may be the only CPU. Of a terminal it is the
+	// slave: a command may close all its descriptors of it and open it again, which would look like its end.
 	held []int
 }
 
@@ -51,39 +53,28 @@ func Start(message wire.Message, r *reaper.Reaper, out *wire.Writer, hangUp func
 	c := &Command{reaper: r, out: out, hangUp: hangUp}
 	var given descriptors
 	defer given.close()
-	stdin, err := c.openInput(request.wantStdin, &given)
+	files, err := c.openStreams(request, &given)
 	if err != nil {
+		c.closeOwn()
 		return nil, err
-	}
-	for i, kind := range []wire.Kind{wire.KindStdout, wire.KindStderr} {
-		readEnd, err := given.pipe()
-		if err != nil {
-			c.closeOwn()
-			return nil, err
-		}
-		c.streams[i] = stream{kind: kind, fd: readEnd, open: true}
-		if err := syscall.SetNonblock(readEnd, true); err != nil {
-			c.closeOwn()
-			return nil, fmt.Errorf("cannot make a pipe non-blocking: %w", err)
-		}
 	}
 	c.child, err = r.Start(reaper.Program{Path: request.program, Argv: request.argv, StopSignal: request.stopSignal}, &syscall.ProcAttr{
 		Dir:   request.folder,
 		Env:   request.env,
-		Files: []uintptr{uintptr(stdin), uintptr(given.fds[len(given.fds)-2]), uintptr(given.fds[len(given.fds)-1])},
-		Sys:   &syscall.SysProcAttr{Setsid: true, Credential: credential(request)},
+		Files: files,
+		Sys:   &syscall.SysProcAttr{Setsid: true, Setctty: c.terminal != nil, Credential: credential(request)},
 	})
 	if err != nil {
 		c.closeOwn()
 		return nil, startFailure(err, request)
 	}
-	if c.watch, err = newWatch(c.child.PidFD, c.streams[:]); err != nil {
+	if c.watch, err = newWatch(c.child.PidFD, c.streams); err != nil {
 		c.kill() // nobody could tell when it ends
 		closeFD(c.child.PidFD)
 		c.closeOwn()
 		return nil, err
 	}
-	c.held, given.fds = given.fds[len(given.fds)-2:], given.fds[:len(given.fds)-2]
+	c.held = given.keep(len(c.streams)) // each stream's other end was the last to be opened
 	if request.timeoutMs > 0 {
 		c.timer = time.AfterFunc(time.Duration(request.timeoutMs)*time.Millisecond, c.timeOut)
 	}
@@ -126,6 +117,12 @@ func (c *Command) Message(message wire.Message) error {
 			return wire.Violatef(wire.MessageInvalid, "eof for a command without stdin")
 		}
 		return c.input.end()
+	case "resize":
+		if c.terminal == nil {
+			return wire.Violatef(wire.MessageInvalid, "resize of a command without a terminal")
+		}
+		c.terminal.resize(sizeOf(message))
+		return nil
 	}
 	return wire.Violatef(wire.MessageInvalid, "%s while a command runs", message.Type)
 }
@@ -138,7 +135,14 @@ func (c *Command) Cancel() { c.kill() }
 
 // CrossedBy says whether the host may have sent this before it saw `exit`.
 func (c *Command) CrossedBy(frame wire.Frame) bool {
-	return frame.Kind == wire.KindData || frame.Message.Type == "eof" || frame.Message.Type == "signal"
+	if frame.Kind == wire.KindData {
+		return true
+	}
+	switch frame.Message.Type {
+	case "eof", "signal", "resize":
+		return true
+	}
+	return false
 }
 
 func (c *Command) timeOut() {
@@ -146,7 +150,14 @@ func (c *Command) timeOut() {
 	c.kill()
 }
 
+// kill ends the command with all of its group; at a terminal, with all of its session.
 func (c *Command) kill() {
+	if c.terminal != nil {
+		if err := c.child.KillSession(); err != nil {
+			console.Printf("cannot kill the session of process %d: %v", c.child.Pid, err)
+		}
+		return
+	}
 	if _, err := c.child.SignalGroup(syscall.SIGKILL); err != nil {
 		console.Printf("cannot kill the group of process %d: %v", c.child.Pid, err)
 	}
@@ -155,6 +166,45 @@ func (c *Command) kill() {
 func (c *Command) abandon() {
 	c.kill()
 	c.hangUp()
+}
+
+// openStreams makes what the command reads from and writes to, and gives its descriptors 0 to 2.
+func (c *Command) openStreams(request request, given *descriptors) ([]uintptr, error) {
+	if request.terminal != nil {
+		return c.openTerminal(request, given)
+	}
+	stdin, err := c.openInput(request.wantStdin, given)
+	if err != nil {
+		return nil, err
+	}
+	files := []uintptr{uintptr(stdin)}
+	for _, kind := range []wire.Kind{wire.KindStdout, wire.KindStderr} {
+		readEnd, writeEnd, err := given.pipe()
+		if err != nil {
+			return nil, err
+		}
+		c.streams = append(c.streams, stream{kind: kind, fd: readEnd, open: true})
+		if err := syscall.SetNonblock(readEnd, true); err != nil {
+			return nil, fmt.Errorf("cannot make a pipe non-blocking: %w", err)
+		}
+		files = append(files, uintptr(writeEnd))
+	}
+	return files, nil
+}
+
+// openTerminal gives the command a terminal in place of pipes: what it shows is one stream.
+func (c *Command) openTerminal(request request, given *descriptors) ([]uintptr, error) {
+	opened, output, slave, err := openTerminal(*request.terminal, request.user.UID)
+	if err != nil {
+		return nil, err
+	}
+	given.fds = append(given.fds, slave)
+	c.terminal = opened
+	c.streams = []stream{{kind: wire.KindStdout, fd: output, open: true, isTerminal: true}}
+	if request.wantStdin {
+		c.input = newInput(opened, c.out)
+	}
+	return []uintptr{uintptr(slave), uintptr(slave), uintptr(slave)}, nil
 }
 
 // openInput gives the descriptor for the command's standard input.
@@ -178,14 +228,19 @@ func (c *Command) openInput(wanted bool, given *descriptors) (int, error) {
 		given.fds = append(given.fds, ends[1])
 		return 0, fmt.Errorf("cannot make a pipe non-blocking: %w", err)
 	}
-	c.input = newInput(os.NewFile(uintptr(ends[1]), "stdin"), c.out)
+	c.input = newInput(pipe{os.NewFile(uintptr(ends[1]), "stdin")}, c.out)
 	return ends[0], nil
 }
 
-// closeOwn closes the agent's ends of the pipes, when the command did not start.
+// closeOwn closes the agent's ends of the pipes, or of the terminal, which hangs it up. Harmless when repeated.
 func (c *Command) closeOwn() {
 	if c.input != nil {
-		c.input.closePipe()
+		c.input.close()
+	}
+	if c.terminal != nil {
+		if err := c.terminal.Close(); err != nil && !isClosed(err) {
+			console.Printf("cannot close a terminal: %v", err)
+		}
 	}
 	for i := range c.streams {
 		c.streams[i].close()
@@ -230,14 +285,22 @@ func haveGroups(wanted []uint32) bool {
 // descriptors are the ends that the command gets; the agent closes its copies once the command has them.
 type descriptors struct{ fds []int }
 
-// pipe makes a pipe for output, keeps the end that the command gets, and gives the other.
-func (d *descriptors) pipe() (int, error) {
+// pipe makes a pipe for output, of which the command gets the end for writing.
+func (d *descriptors) pipe() (readEnd, writeEnd int, err error) {
 	var ends [2]int
 	if err := syscall.Pipe2(ends[:], syscall.O_CLOEXEC); err != nil {
-		return 0, fmt.Errorf("cannot make a pipe: %w", err)
+		return 0, 0, fmt.Errorf("cannot make a pipe: %w", err)
 	}
 	d.fds = append(d.fds, ends[1])
-	return ends[0], nil
+	return ends[0], ends[1], nil
+}
+
+// keep hands the last ones over to another owner.
+func (d *descriptors) keep(count int) []int {
+	at := len(d.fds) - count
+	kept := d.fds[at:]
+	d.fds = d.fds[:at]
+	return kept
 }
 
 func (d *descriptors) close() {
@@ -254,3 +317,6 @@ func closeFD(fd int) {
 }
 
 func isClosed(err error) bool { return errors.Is(err, os.ErrClosed) }
+
+// isHungUp is what a terminal says when nobody has its other side open.
+func isHungUp(err error) bool { return errors.Is(err, syscall.EIO) }

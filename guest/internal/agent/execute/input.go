@@ -16,9 +16,19 @@ const windowBytes = 262144
 // while the command reads.
 const pieceBytes = 32768
 
+// sink takes a command's standard input to it.
+type sink interface {
+	// Write waits for the command to read. An error says that nobody will.
+	Write(data []byte) (int, error)
+	// End tells the command that no more comes.
+	End()
+	// Close also ends a Write that waits. Closing twice is expected.
+	Close() error
+}
+
 // input is a command's standard input: what the host has sent and the command has not taken.
 type input struct {
-	pipe *os.File
+	to   sink
 	out  *wire.Writer
 	done chan struct{} // closed when pump has ended
 
@@ -31,8 +41,8 @@ type input struct {
 	stopped  bool // the command has ended
 }
 
-func newInput(pipe *os.File, out *wire.Writer) *input {
-	i := &input{pipe: pipe, out: out, done: make(chan struct{})}
+func newInput(to sink, out *wire.Writer) *input {
+	i := &input{to: to, out: out, done: make(chan struct{})}
 	i.changed = sync.NewCond(&i.mutex)
 	return i
 }
@@ -71,18 +81,18 @@ func (i *input) stop() {
 	i.stopped = true
 	i.changed.Signal()
 	i.mutex.Unlock()
-	i.closePipe() // ends a write that waits for the command to read
+	i.close() // ends a write that waits for the command to read
 	<-i.done
 }
 
-// pump writes what waits into the pipe, at the command's pace, and acknowledges it.
+// pump gives the command what waits, at its own pace, and acknowledges it.
 func (i *input) pump() {
 	defer close(i.done)
-	defer i.closePipe()
 	reads := true // until the command closes its input; from then on nobody will read, and everything counts as taken
 	for {
 		batch := i.next()
 		if batch == nil {
+			i.to.End()
 			return
 		}
 		for len(batch) > 0 {
@@ -92,8 +102,8 @@ func (i *input) pump() {
 			}
 			batch = batch[len(piece):]
 			if reads {
-				// EPIPE, or the pipe was closed by stop: neither is an error of the host's.
-				_, err := i.pipe.Write(piece)
+				// EPIPE, or a hang-up, or it was closed by stop: none is an error of the host's.
+				_, err := i.to.Write(piece)
 				reads = err == nil
 			}
 			if !i.acknowledge(len(piece)) {
@@ -127,9 +137,19 @@ func (i *input) acknowledge(bytes int) bool {
 	return !stopped && i.out.WriteMessage(wire.Ack{Type: "ack", Offset: offset}) == nil
 }
 
-// closePipe gives the command its end of input. Closing twice (eof, then the command's end) is expected.
-func (i *input) closePipe() {
-	if err := i.pipe.Close(); err != nil && !isClosed(err) {
+// close lets go of the sink. Closing twice (eof, then the command's end) is expected.
+func (i *input) close() {
+	if err := i.to.Close(); err != nil && !isClosed(err) {
+		console.Printf("cannot close a command's input: %v", err)
+	}
+}
+
+// pipe is the end of standard input that is no terminal.
+type pipe struct{ *os.File }
+
+// End closes it, which is how a pipe says that no more comes.
+func (p pipe) End() {
+	if err := p.Close(); err != nil && !isClosed(err) {
 		console.Printf("cannot close a command's input: %v", err)
 	}
 }

@@ -27,11 +27,16 @@ const (
 
 var batches = sync.Pool{New: func() interface{} { b := make([]byte, 0, batchBytes); return &b }}
 
-// stream is the agent's end of one of the command's output pipes.
+// terminalBytes is more than a terminal holds of what was written to it: the kernel has no call that counts it, as FIONREAD
+// does for a pipe, but keeps to 8 KiB on the way and 4 KiB at the end (drivers/tty/pty.c, n_tty.c).
+const terminalBytes = 65536
+
+// stream is the agent's end of one of the command's output pipes, or of its terminal.
 type stream struct {
-	kind wire.Kind
-	fd   int
-	open bool
+	kind       wire.Kind
+	fd         int
+	open       bool
+	isTerminal bool
 }
 
 func (s *stream) close() {
@@ -56,11 +61,7 @@ func (c *Command) run() {
 	defer closeFD(c.child.PidFD)
 	defer c.watch.close()
 	defer c.letGo()
-	defer func() {
-		for i := range c.streams {
-			c.streams[i].close()
-		}
-	}()
+	defer c.closeOwn()
 
 	r.append(wire.Started{Type: "started", Pid: c.child.Pid})
 	ended := c.watch.wait(startedDelay)
@@ -100,12 +101,12 @@ func (c *Command) exit() wire.Exit {
 	return exit
 }
 
-// drain delivers what the command itself wrote: all that was in the pipes when it had ended. What its children add is
-// taken for stragglerGrace only.
+// drain delivers what the command itself wrote: all that was in the pipes or the terminal when it had ended. What its children
+// add is taken for stragglerGrace only.
 func (r *runner) drain() {
 	for i := range r.streams {
 		s := &r.streams[i]
-		left := r.inPipe(s)
+		left := r.inPipe(s) // a terminal says that it is empty only when nothing is on its way through it either (n_tty_read)
 		for s.open && left > 0 {
 			n := r.copyFrom(s, left)
 			if n == 0 {
@@ -116,7 +117,7 @@ func (r *runner) drain() {
 		r.copyFrom(s, frameBytes) // at its end, unless a child holds it
 	}
 	deadline := time.Now().Add(stragglerGrace)
-	for !r.gone && (r.streams[0].open || r.streams[1].open) {
+	for !r.gone && r.isOpen() {
 		left := time.Until(deadline)
 		if left <= 0 {
 			return
@@ -125,6 +126,16 @@ func (r *runner) drain() {
 		r.watch.wait(left)
 		r.copyReady()
 	}
+}
+
+// isOpen says whether anybody may still write.
+func (r *runner) isOpen() bool {
+	for _, s := range r.streams {
+		if s.open {
+			return true
+		}
+	}
+	return false
 }
 
 // copyReady takes what each stream has, one frame each at most.
@@ -154,6 +165,9 @@ func (r *runner) copyFrom(s *stream, limit int) int {
 		case err == syscall.EINTR:
 			continue
 		case err == syscall.EAGAIN:
+			return 0
+		case s.isTerminal && isHungUp(err):
+			r.end(s)
 			return 0
 		case err != nil:
 			console.Printf("cannot read a command's output: %v", err)
@@ -196,15 +210,18 @@ func (r *runner) append(message interface{}) {
 	r.batch = frames
 }
 
-// inPipe asks how much a stream's pipe holds.
+// inPipe asks how much a stream's pipe holds; of a terminal it gives a bound.
 func (r *runner) inPipe(s *stream) int {
 	if !s.open {
 		return 0
 	}
+	if s.isTerminal {
+		return terminalBytes
+	}
 	var bytes int32
 	const fionread = 0x541b // asm-generic/ioctls.h
-	if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(s.fd), fionread, uintptr(unsafe.Pointer(&bytes))); errno != 0 {
-		console.Printf("cannot ask a pipe for its content: %v", errno)
+	if err := ioctl(s.fd, fionread, unsafe.Pointer(&bytes)); err != nil {
+		console.Printf("cannot ask a pipe for its content: %v", err)
 		return frameBytes
 	}
 	return int(bytes)

@@ -25,6 +25,8 @@ type request struct {
 	timeoutMs int64
 	// stopSignal is 0 when nothing was said.
 	stopSignal syscall.Signal
+	// terminal is nil for a command with pipes.
+	terminal *size
 }
 
 func newRequest(message wire.Message) (request, error) {
@@ -47,6 +49,10 @@ func newRequest(message wire.Message) (request, error) {
 		}
 		r.stopSignal = number
 	}
+	if message.Has("pty") {
+		dimensions := sizeOf(message.Object("pty"))
+		r.terminal = &dimensions
+	}
 	var err error
 	if r.user, err = users.Lookup(message.Text("user")); err != nil {
 		return r, failure.Of(err, "cannot run a command as %q", message.Text("user"))
@@ -60,19 +66,22 @@ func newRequest(message wire.Message) (request, error) {
 		return r, failure.New(failure.NoSuchFolder, "cannot run a command in %s: no such folder", r.folder)
 	}
 	var searchPath string
-	r.env, searchPath = environment(r.user, message.TextMap("env"))
+	r.env, searchPath = environment(r.user, message.TextMap("env"), r.terminal != nil)
 	r.program, err = findProgram(r.argv[0], r.folder, searchPath, r.user)
 	return r, err
 }
 
 // environment lays the request's variables over the agent's defaults, and gives PATH too.
-func environment(user users.User, wanted map[string]string) (env []string, searchPath string) {
+func environment(user users.User, wanted map[string]string, atTerminal bool) (env []string, searchPath string) {
 	hostname, err := os.Hostname()
 	if err != nil {
 		hostname = "localhost" // only uname(2) without /proc could fail so; a command runs without its name as well
 	}
 	values := map[string]string{
 		"PATH": defaultPath, "HOME": user.Home, "USER": user.Name, "LANG": "C.UTF-8", "HOSTNAME": hostname,
+	}
+	if atTerminal {
+		values["TERM"] = defaultTerm
 	}
 	for name, value := range wanted {
 		values[name] = value

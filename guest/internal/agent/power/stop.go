@@ -4,12 +4,12 @@ package power
 import (
 	"fmt"
 	"os"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
 
 	"bandsox.dev/guest/internal/agent/console"
+	"bandsox.dev/guest/internal/agent/processes"
 )
 
 // The modes of PROTOCOL.md's `shutdown`.
@@ -86,18 +86,18 @@ func signalAll(sig syscall.Signal) {
 // signalEach asks leaders by their own signals and leaves their sessions to them, as a container's stop does: a server that
 // ends in good order tells its children itself. Everybody else gets SIGTERM.
 func signalEach(own map[int]syscall.Signal) {
-	pids, err := processes()
+	pids, err := processes.List()
 	if err != nil {
 		signalAll(syscall.SIGTERM) // without /proc nobody can be told apart
 		return
 	}
 	for _, pid := range pids {
-		session, _, errno := syscall.RawSyscall(syscall.SYS_GETSID, uintptr(pid), 0, 0)
-		if errno != 0 || session == 0 { // ended, or the kernel's own
+		session := processes.SessionOf(pid)
+		if session == 0 {
 			continue
 		}
-		sig, isOwn := own[int(session)]
-		if isOwn && pid != int(session) {
+		sig, isOwn := own[session]
+		if isOwn && pid != session {
 			continue
 		}
 		if !isOwn {
@@ -123,7 +123,7 @@ func waitUntil(deadline time.Time, isTrue func() bool) bool {
 
 // isAlone says whether every other process is a kernel thread or a zombie: only living user processes have a command line.
 func isAlone() bool {
-	pids, err := processes()
+	pids, err := processes.List()
 	if err != nil {
 		return true // without /proc nobody can tell: the signals were sent
 	}
@@ -134,26 +134,6 @@ func isAlone() bool {
 		}
 	}
 	return true
-}
-
-// processes are all but this one, kernel threads among them.
-func processes() ([]int, error) {
-	folder, err := os.Open("/proc")
-	if err != nil {
-		return nil, err
-	}
-	defer folder.Close() // read only: its error has nothing to tell
-	names, err := folder.Readdirnames(-1)
-	if err != nil {
-		return nil, err
-	}
-	pids := make([]int, 0, len(names))
-	for _, name := range names {
-		if pid, err := strconv.Atoi(name); err == nil && pid != os.Getpid() {
-			pids = append(pids, pid)
-		}
-	}
-	return pids, nil
 }
 
 // Restart ends the machine at once: for a boot that failed. A VMM told not to reboot ends with it.

@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"bandsox.dev/guest/internal/agent/console"
+	"bandsox.dev/guest/internal/agent/processes"
 )
 
 const sysPidfdOpen = 434 // the same on every architecture; since Linux 5.3
@@ -118,6 +119,44 @@ func (c *Child) SignalGroup(sig syscall.Signal) (bool, error) {
 		return false, err
 	}
 	return true, nil
+}
+
+// killPasses bounds KillSession against processes that fork as fast as they are killed.
+const killPasses = 20
+
+// KillSession kills every process of the session that the child leads, if the child has not been collected. The group is not
+// enough for a shell at a terminal: each of its jobs has a group of its own.
+func (c *Child) KillSession() error {
+	c.reaper.mutex.Lock()
+	defer c.reaper.mutex.Unlock()
+	if _, alive := c.reaper.children[c.Pid]; !alive {
+		return nil
+	}
+	killed := map[int]bool{}
+	for pass := 0; pass < killPasses; pass++ {
+		pids, err := processes.List()
+		if err != nil {
+			// Without /proc only the group can be found.
+			if killErr := syscall.Kill(-c.Pid, syscall.SIGKILL); killErr != nil && killErr != syscall.ESRCH {
+				return killErr
+			}
+			return err
+		}
+		found := false
+		for _, pid := range pids {
+			if killed[pid] || processes.SessionOf(pid) != c.Pid {
+				continue
+			}
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && err != syscall.ESRCH {
+				return err
+			}
+			killed[pid], found = true, true
+		}
+		if !found {
+			return nil // nobody was forked since the last look
+		}
+	}
+	return fmt.Errorf("new processes appear as fast as they are killed")
 }
 
 // StopSignals gives the children that want another signal than SIGTERM when the machine stops, by pid.

@@ -141,6 +141,28 @@ describe('an error', PARALLEL, () => {
     assert.deepEqual(await readdir(path.join(storage, 'vms')), [])
   })
 
+  it('of a terminal where there is none comes before anything is made, and says how to do without', async (t) => {
+    const storage = path.join(await temporaryFolder(t), 'storage')
+    for (const [args, hint] of [
+      [['exec', '-it', 'web', 'sh'], 'leave out -t'],
+      [['run', '-t', 'bandsox/base'], 'leave out -t'],
+      [['terminal', 'web'], 'run it without one: bandsox exec VM -- COMMAND'],
+    ] as const) {
+      const { status, stdout, stderr } = await bandsox(storage, ...args)
+      assert.deepEqual(
+        { status, stdout, stderr },
+        {
+          status: 64,
+          stdout: '',
+          stderr: `bandsox: cannot give the command a terminal: standard input is no terminal\nhint: ${hint}\n`,
+        },
+      )
+      const json = await bandsox(storage, '--json', ...args)
+      assert.equal(json.status, 64)
+      assert.match(json.stderr, /"cannot give the command a terminal: what it shows is no JSON","code":"bad-request"/)
+    }
+  })
+
   it('of a sandbox in the wrong state says which it needs', async (t) => {
     const storage = await storageWith(t, { name: 'web' })
     const { status, stderr } = await bandsox(storage, 'exec', 'web', 'true')

@@ -33,7 +33,8 @@ function usageError({ code, message }: CommanderError): { detail: string; code: 
 let asJson = process.argv.includes('--json')
 
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code === 'EPIPE') process.exit(SIGPIPE_STATUS) // `bandsox logs | head`: nobody reads any more
+  // `bandsox logs | head`, or a terminal that was closed: nobody reads any more.
+  if (error.code === 'EPIPE' || (error.code === 'EIO' && process.stdout.isTTY)) process.exit(SIGPIPE_STATUS)
   throw error
 })
 

@@ -11,6 +11,7 @@ import { addLogin, addLogout } from './commands/login.js'
 import { addEvents, addLogs } from './commands/logs.js'
 import { addMan } from './commands/man.js'
 import { addSystem } from './commands/system.js'
+import { addTerminal } from './commands/terminal.js'
 import { addDownload, addUpload } from './commands/transfer.js'
 import { addShortcuts, addVm } from './commands/vm.js'
 import { addVsock } from './commands/vsock.js'
@@ -28,6 +29,7 @@ export function buildProgram(asJson: boolean): Command {
   addCreate(program)
   addRun(program)
   addExec(program)
+  addTerminal(program)
   addUpload(program)
   addDownload(program)
   addVm(program)

@@ -4,7 +4,7 @@ import type { OutputChunk } from '@bandsox/sdk'
 import { hasCode } from '../testing/errors.js'
 import { statFile } from './inspect.js'
 import { startJob } from './job.js'
-import { agentWith, greet, type HostPeer, messageFrame, type Script } from './testing/stand-in-agent.js'
+import { agentWith, greet, HELLO, type HostPeer, messageFrame, type Script } from './testing/stand-in-agent.js'
 
 const STDIN_WINDOW_BYTES = 262_144
 const STARTED = { type: 'started', pid: 42 } as const
@@ -274,6 +274,72 @@ describe('a signal', () => {
     await new Promise((resolve) => setImmediate(resolve))
     await statFile(agent, '/a')
     assert.equal(guest.connections, 1)
+  })
+})
+
+describe('a terminal', () => {
+  const pty = { cols: 100, rows: 30 }
+
+  it('is asked for with its size, and resized while the command runs', async (t) => {
+    const { agent } = await agentWith(t, async (host) => {
+      await greet(host)
+      const request = await host.expect('exec')
+      assert.deepEqual({ pty: request.pty, stdin: request.stdin }, { pty, stdin: undefined })
+      host.say(STARTED)
+      const { cols, rows } = await host.expect('resize')
+      host.bulk('stdout', `${cols} × ${rows}`)
+      host.say({ type: 'exit', code: 0 })
+      await host.expect('exec') // and not the second resize
+      host.say(STARTED, { type: 'exit', code: 0 })
+    })
+    const job = startJob(async () => agent, { argv: ['x'], pty })
+    job.resize(132, 50)
+    assert.deepEqual(await texts(job.output), ['stdout:132 × 50'])
+    job.resize(80, 24)
+    await startJob(async () => agent, { argv: ['x'] }).wait()
+  })
+
+  it('has sides of whole characters, and not more than the protocol lets it', async (t) => {
+    const { agent } = await agentWith(
+      t,
+      command((host) => host.say({ type: 'exit', code: 0 })),
+    )
+    const job = startJob(async () => agent, { argv: ['x'], pty })
+    for (const [cols, rows] of [
+      [0, 24],
+      [80, 10_001],
+      [80.5, 24],
+      [80, Number.NaN],
+    ] as const)
+      assert.throws(() => job.resize(cols, rows), hasCode('bad-request', /1 to 10000 each/))
+    assert.equal((await job.wait()).exitCode, 0)
+    await assert.rejects(
+      startJob(async () => agent, { argv: ['x'], pty: { cols: 0, rows: 24 } }).wait(),
+      hasCode('bad-request', /terminal 0 × 24/),
+    )
+  })
+
+  it('is not asked for from an agent that would ignore it', async (t) => {
+    const { agent, guest } = await agentWith(t, async (host) => {
+      await greet(host, { ...HELLO, capabilities: ['resume'] })
+      assert.equal(await host.next(), undefined)
+    })
+    await assert.rejects(
+      startJob(async () => agent, { argv: ['x'], pty }).wait(),
+      hasCode('agent-incompatible', /stand-in has no terminals/),
+    )
+    await guest.idle()
+  })
+
+  it('that there is not cannot be resized: the command fails by it', async (t) => {
+    const { agent, guest } = await agentWith(
+      t,
+      command((host) => host.closed()),
+    )
+    const job = startJob(async () => agent, { argv: ['x'] })
+    job.resize(80, 24)
+    await assert.rejects(job.wait(), hasCode('bad-request', /a command that has none/))
+    await guest.idle()
   })
 })
 

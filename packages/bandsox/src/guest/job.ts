@@ -7,8 +7,10 @@ import {
   type Job,
   messageOf,
   type OutputChunk,
+  printableLine,
+  type TerminalSize,
 } from '@bandsox/sdk'
-import { signalNames, type ToGuest } from '../wire/message.js'
+import { MAX_TERMINAL_SIDE, signalNames, type ToGuest } from '../wire/message.js'
 import type { Agent } from './agent.js'
 import type { GuestConnection } from './connection.js'
 import { Pieces } from './pieces.js'
@@ -17,6 +19,8 @@ import { Pieces } from './pieces.js'
 const INPUT_WINDOW_BYTES = 262_144
 const INPUT_CHUNK_BYTES = 65_536
 const DEFAULT_MAX_OUTPUT_BYTES = 16 * 1024 * 1024
+/** PROTOCOL.md section 3: an agent without it would run the command with pipes, and say nothing. */
+const TERMINAL_CAPABILITY = 'pty'
 
 export type ExecRequest = Omit<Extract<ToGuest, { type: 'exec' }>, 'type' | 'stdin'>
 
@@ -96,10 +100,23 @@ class GuestJob implements Job {
   kill(signal = 'SIGTERM'): void {
     if (!signalNames.includes(signal))
       throw new BandSoxError('bad-request', `cannot kill with ${JSON.stringify(signal)}: there is no such signal`)
+    this.#whileRunning((connection) => connection.send({ type: 'signal', signal }))
+  }
+
+  resize(cols: number, rows: number): void {
+    requireTerminalSize({ cols, rows })
+    this.#whileRunning((connection) => {
+      // Known only now: a request may be completed up to its start.
+      if (this.#request.pty !== undefined) connection.send({ type: 'resize', cols, rows })
+      else connection.close(new BandSoxError('bad-request', 'cannot resize the terminal of a command that has none'))
+    })
+  }
+
+  #whileRunning(act: (connection: GuestConnection) => void): void {
     this.#started.then(
       ({ connection }) => {
-        // Once over, the connection may carry another command, which the signal would reach.
-        if (!this.#isOver && connection.isOpen) connection.send({ type: 'signal', signal })
+        // Once over, the connection may carry another command, which a signal would reach.
+        if (!this.#isOver && connection.isOpen) act(connection)
       },
       () => undefined, // it never started: `wait` and `output` say so
     )
@@ -110,6 +127,10 @@ class GuestJob implements Job {
     const connection = await agent.acquire(this.#signal)
     this.#listenForAbort(agent, connection)
     try {
+      if (this.#request.pty !== undefined) {
+        requireTerminalSize(this.#request.pty)
+        requireTerminals(connection)
+      }
       connection.send({ type: 'exec', ...this.#request, ...(this.#input !== undefined && { stdin: true }) })
       await connection.receiveMessage('started', { signal: this.#signal, about: `run ${commandName(this.#request)}` })
       return { agent, connection }
@@ -183,6 +204,17 @@ class GuestJob implements Job {
       ? Number.POSITIVE_INFINITY
       : Math.min(timeoutMs + connection.answerTimeoutMs, 2 ** 31 - 1)
   }
+}
+
+function requireTerminals({ hello }: GuestConnection): void {
+  if (hello.capabilities.includes(TERMINAL_CAPABILITY)) return
+  throw new BandSoxError('agent-incompatible', `the agent ${printableLine(hello.agent)} has no terminals to give`)
+}
+
+function requireTerminalSize({ cols, rows }: TerminalSize): void {
+  const isGood = (side: number) => Number.isInteger(side) && side >= 1 && side <= MAX_TERMINAL_SIDE
+  if (isGood(cols) && isGood(rows)) return
+  throw new BandSoxError('bad-request', `cannot make a terminal ${cols} × ${rows}: 1 to ${MAX_TERMINAL_SIDE} each`)
 }
 
 const commandName = (request: ExecRequest): string => request.argv?.[0] ?? 'a shell command'

@@ -5,7 +5,7 @@ import { describe, it } from 'node:test'
 import { openDescriptors } from '../testing/descriptors.js'
 import { seededRandom } from '../testing/random.js'
 import { temporaryFolder } from '../testing/temporary-folder.js'
-import { consoleTail, readConsole } from './console.js'
+import { consolePosition, consoleSaysReady, consoleTail, readConsole } from './console.js'
 
 const log = (folder: string) => path.join(folder, 'console.log')
 /** What the shim does at `maxBytes`. */
@@ -138,5 +138,19 @@ describe('the tail of the console', () => {
     assert.ok(lines.length <= 12)
     assert.ok(lines.includes('[31mpanic'))
     assert.equal(lines.at(-1), 'qemu: gone')
+  })
+
+  it('says ready of the machine that is meant, whatever earlier ones have said', async (t) => {
+    const folder = await temporaryFolder(t)
+    const file = path.join(folder, 'console.log')
+    await writeFile(file, 'bandsox-agent: 0.1.0 ready on vsock port 9000 (boot 1 ms)\n')
+    const after = await consolePosition(folder)
+    const ask = (port: number, timeoutMs: number) =>
+      consoleSaysReady(folder, { port, after, timeoutMs, signal: new AbortController().signal })
+    assert.equal(await ask(9000, 100), false)
+    await appendFile(file, 'bandsox-agent: 0.1.0 ready on vsock port 9001 (boot 1 ms)\nlast words\n')
+    assert.equal(await ask(9000, 100), false)
+    assert.equal(await ask(9001, 5_000), true)
+    assert.match(await consoleTail(folder, after), /^bandsox-agent: .*9001.*\nlast words$/)
   })
 })

@@ -1,6 +1,6 @@
 /** The guest's console, read from the bounded log that the shim keeps. */
 import { type FSWatcher, watch } from 'node:fs'
-import { type FileHandle, open, readFile, stat } from 'node:fs/promises'
+import { type FileHandle, open, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { isSystemError } from '@bandsox/sdk'
 import { CONSOLE_LOG, VMM_LOG } from '../process/shim.js'
@@ -8,17 +8,20 @@ import { CONSOLE_LOG, VMM_LOG } from '../process/shim.js'
 const TAIL_BYTES = 4096
 const READ_BYTES = 65_536
 
-/** The whole log, oldest first; with `follow`, also what comes, until `signal`, the loop or the directory itself ends. */
+/**
+ * The whole log, oldest first, or what was written `after`; with `follow`, also what comes, until `signal`, the loop or the
+ * directory itself ends.
+ */
 export async function* readConsole(
   directory: string,
-  options: { follow?: boolean; signal?: AbortSignal } = {},
+  options: { follow?: boolean; after?: ConsolePosition | undefined; signal?: AbortSignal } = {},
 ): AsyncGenerator<Uint8Array> {
-  const { follow = false, signal } = options
+  const { follow = false, after, signal } = options
   const file = path.join(directory, CONSOLE_LOG)
   // Watched before the first look, so that no change falls between the two.
   const changes = follow ? new FolderChanges(directory, signal) : undefined
   try {
-    let reading = yield* readLog(file, undefined)
+    let reading = yield* readLog(file, after)
     while (changes !== undefined && (await changes.next())) {
       if (!(await isThere(directory))) return
       reading = yield* readLog(file, reading)
@@ -28,45 +31,72 @@ export async function* readConsole(
   }
 }
 
-/** What the agent prints once it listens; guest/internal/agent. */
-const READY_LINE = /^bandsox-agent: .*\bready on vsock port \d+/m
+/** What the agent prints once it listens on `port`; guest/internal/agent. */
+const readyLine = (port: number) => new RegExp(`^bandsox-agent: .*\\bready on vsock port ${port}\\b`, 'm')
 /** Kept of the console while its line is looked for. */
 const WINDOW_CHARACTERS = 8_192
+
+/** How far the log has been written; what comes later is of the next machine. */
+export async function consolePosition(directory: string): Promise<ConsolePosition | undefined> {
+  await using log = await openLog(path.join(directory, CONSOLE_LOG))
+  return log && { inode: log.inode, offset: (await log.handle.stat()).size }
+}
 
 /**
  * Waits until the console says that the agent listens. It is a hint from the guest, no more: it decides when a connection is
  * first tried, since `vhost-device-vsock` confuses descriptors (and then never answers again) after one that was given up
  * before the guest's driver was there.
  *
+ * @param options.after What earlier machines of this directory have said does not count.
  * @returns False when nothing was said within `timeoutMs`.
  * @throws `signal.reason`.
  */
-export async function consoleSaysReady(directory: string, timeoutMs: number, signal: AbortSignal): Promise<boolean> {
+export async function consoleSaysReady(
+  directory: string,
+  {
+    port,
+    after,
+    timeoutMs,
+    signal,
+  }: { port: number; after: ConsolePosition | undefined; timeoutMs: number; signal: AbortSignal },
+): Promise<boolean> {
   const limit = AbortSignal.timeout(timeoutMs)
+  const ready = readyLine(port)
   let window = ''
-  for await (const chunk of readConsole(directory, { follow: true, signal: AbortSignal.any([signal, limit]) })) {
+  const console = readConsole(directory, { follow: true, after, signal: AbortSignal.any([signal, limit]) })
+  for await (const chunk of console) {
     window = (window + Buffer.from(chunk).toString('latin1')).slice(-WINDOW_CHARACTERS)
-    if (READY_LINE.test(window)) return true
+    if (ready.test(window)) return true
   }
   signal.throwIfAborted()
   return false
 }
 
-/** The end of what guest and VMM printed, as text for an error message. */
-export async function consoleTail(directory: string): Promise<string> {
-  const parts = await Promise.all([tailOf(path.join(directory, CONSOLE_LOG)), tailOf(path.join(directory, VMM_LOG))])
+/**
+ * The end of what guest and VMM printed, as text for an error message.
+ *
+ * @param after What earlier machines of this directory have printed is left out.
+ */
+export async function consoleTail(directory: string, after?: ConsolePosition): Promise<string> {
+  const parts = await Promise.all([
+    tailOf(path.join(directory, CONSOLE_LOG), after),
+    tailOf(path.join(directory, VMM_LOG), undefined),
+  ])
   // biome-ignore lint/suspicious/noControlCharactersInRegex: a guest's control characters must not reach a terminal
   const text = parts.join('\n').replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g, '')
   return text.trim().split('\n').slice(-12).join('\n')
 }
 
-interface Reading {
+export interface ConsolePosition {
   inode: number
   offset: number
 }
 
 /** Yields what the log holds beyond `from`; what was rotated away since comes first. */
-async function* readLog(file: string, from: Reading | undefined): AsyncGenerator<Uint8Array, Reading | undefined> {
+async function* readLog(
+  file: string,
+  from: ConsolePosition | undefined,
+): AsyncGenerator<Uint8Array, ConsolePosition | undefined> {
   // Opened first: from then on a rotation cannot put another file in its place.
   await using current = await openLog(file)
   await using rotated = await openLog(`${file}.1`)
@@ -161,20 +191,12 @@ class FolderChanges {
   readonly #aborted = () => this.#wake()
 }
 
-async function tailOf(file: string): Promise<string> {
-  try {
-    const { size } = await stat(file)
-    if (size <= TAIL_BYTES) return await readFile(file, 'utf8')
-    const handle = await open(file)
-    try {
-      const buffer = Buffer.alloc(TAIL_BYTES)
-      const { bytesRead } = await handle.read(buffer, 0, TAIL_BYTES, size - TAIL_BYTES)
-      return buffer.toString('utf8', 0, bytesRead)
-    } finally {
-      await handle.close()
-    }
-  } catch (error) {
-    if (isSystemError(error, 'ENOENT')) return ''
-    throw error
-  }
+async function tailOf(file: string, after: ConsolePosition | undefined): Promise<string> {
+  await using log = await openLog(file)
+  if (log === undefined) return ''
+  const { size } = await log.handle.stat()
+  const start = Math.max(size - TAIL_BYTES, log.inode === after?.inode ? after.offset : 0)
+  const buffer = Buffer.alloc(Math.max(0, size - start))
+  const { bytesRead } = await log.handle.read(buffer, 0, buffer.length, start)
+  return buffer.toString('utf8', 0, bytesRead)
 }

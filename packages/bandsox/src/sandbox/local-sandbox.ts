@@ -301,5 +301,6 @@ function requestOf({ image: { config }, env }: SandboxRecord, options: ExecOptio
     ...(options.cwd === undefined && cwd !== '' && { makeCwd: true }),
     ...(user !== '' && { user }),
     ...(options.timeoutMs !== undefined && { timeoutMs: options.timeoutMs }),
+    ...(options.pty !== undefined && { pty: options.pty }),
   }
 }

@@ -7,7 +7,7 @@ import { describeExit } from '../process/shim.js'
 import type { MachineRecord, SandboxRecord } from '../store/record.js'
 import type { Machine, MachineSpec } from '../vmm/vmm.js'
 import { admitWithin, hostMemoryMib } from './admission.js'
-import { consoleSaysReady, consoleTail } from './console.js'
+import { type ConsolePosition, consolePosition, consoleSaysReady, consoleTail } from './console.js'
 import { startOnFreeCid } from './free-cid.js'
 import { type Host, machineFiles } from './host.js'
 import { loadBoot } from './prepare.js'
@@ -48,6 +48,7 @@ export async function startMachine(
   { bootTimeoutMs, signal, releases, clock = stageClock() }: StartMachineOptions,
 ): Promise<StartedMachine> {
   const directory = host.store.directoryOf(record.id)
+  const printed = await consolePosition(directory)
   await linkBootFiles(host, directory)
   clock.mark('files')
   const { memoryOvercommit } = (await host.configuration()).host
@@ -70,7 +71,7 @@ export async function startMachine(
   }
   const agent = new Agent(host.vmm.links(directory, facts, spec.port))
   releases.add('connections', async () => agent.close())
-  const hello = await whenReady(machine, agent, spec, bootTimeoutMs, signal)
+  const hello = await whenReady(machine, agent, spec, { printed, timeoutMs: bootTimeoutMs, signal })
   clock.mark('hello')
   machine.close()
   return {
@@ -111,8 +112,11 @@ async function whenReady(
   machine: Machine,
   agent: Agent,
   spec: MachineSpec,
-  timeoutMs: number,
-  signal: AbortSignal | undefined,
+  {
+    printed: after,
+    timeoutMs,
+    signal,
+  }: { printed: ConsolePosition | undefined; timeoutMs: number; signal: AbortSignal | undefined },
 ): ReturnType<Agent['waitUntilReady']> {
   const ended = new AbortController()
   machine.exited().then(
@@ -122,11 +126,16 @@ async function whenReady(
   const either = signal === undefined ? ended.signal : AbortSignal.any([signal, ended.signal])
   try {
     const startedAt = performance.now()
-    await consoleSaysReady(spec.directory, timeoutMs * HINT_SHARE, either)
+    await consoleSaysReady(spec.directory, {
+      port: spec.port,
+      after,
+      timeoutMs: timeoutMs * HINT_SHARE,
+      signal: either,
+    })
     return await agent.waitUntilReady({ timeoutMs: timeoutMs - (performance.now() - startedAt), signal: either })
   } catch (error) {
     signal?.throwIfAborted()
-    const printed = await consoleTail(spec.directory)
+    const printed = await consoleTail(spec.directory, after)
     const code = error instanceof BandSoxError ? error.code : 'boot-failed'
     const within = code === 'agent-unreachable' ? ` within ${timeoutMs} ms` : ''
     throw new BandSoxError(

@@ -61,6 +61,11 @@ const signalName = z.string().refine((name) => signalNames.includes(name), 'must
 const complete = z.object({ type: z.literal('complete'), size, checksum })
 const ack = z.object({ type: z.literal('ack'), offset: size })
 
+/** PROTOCOL.md section 3: the largest side of a terminal, in characters. */
+export const MAX_TERMINAL_SIDE = 10_000
+const terminalSide = integer(1, MAX_TERMINAL_SIDE)
+const terminalSize = { cols: terminalSide, rows: terminalSide }
+
 const exec = z
   .object({
     type: z.literal('exec'),
@@ -77,6 +82,7 @@ const exec = z
     timeoutMs: integer(1, 2 ** 31 - 1).optional(),
     makeCwd: z.boolean().optional(),
     stopSignal: signalName.optional(),
+    pty: z.object(terminalSize).optional(),
   })
   .refine((request) => (request.argv === undefined) !== (request.shell === undefined), 'needs argv or shell, not both')
 
@@ -87,6 +93,7 @@ const toGuest = {
   ping: z.object({ type: z.literal('ping') }),
   exec,
   signal: z.object({ type: z.literal('signal'), signal: signalName }),
+  resize: z.object({ type: z.literal('resize'), ...terminalSize }),
   eof: z.object({ type: z.literal('eof') }),
   upload: z.object({
     type: z.literal('upload'),

@@ -55,6 +55,12 @@ export interface CreateOptions {
   signal?: AbortSignal
 }
 
+/** A terminal's size in characters, 1–10 000 each. */
+export interface TerminalSize {
+  cols: number
+  rows: number
+}
+
 export interface ExecOptions {
   /** Added to the image's and the sandbox's variables. */
   env?: Record<string, string>
@@ -64,9 +70,15 @@ export interface ExecOptions {
   user?: string
   /** Standard input; absent = /dev/null. Read at the pace of the command. */
   input?: string | AsyncIterable<Uint8Array>
-  /** After this the guest kills the command's process group; the result says `timedOut`. */
+  /**
+   * Gives the command a terminal of this size in place of pipes. All that it shows comes as `stdout`, what is in `input` is typed,
+   * and the end of `input` is typed, too (Ctrl-D). `TERM` is `xterm-256color` unless `env` says otherwise.
+   * @throws `agent-incompatible` when the sandbox was made by a version without terminals.
+   */
+  pty?: TerminalSize
+  /** After this the guest kills the command's process group, at a terminal its session; the result says `timedOut`. */
   timeoutMs?: number
-  /** Abort kills the command's process group. */
+  /** Abort kills the command's process group, at a terminal its session. */
   signal?: AbortSignal
 }
 
@@ -103,6 +115,11 @@ export interface Job {
   collect(options?: { maxOutputBytes?: number }): Promise<CollectedOutput>
   /** Sends a signal to the command's process group. */
   kill(signal?: string): void
+  /**
+   * Changes the size of the command's terminal. Once the command has ended it does nothing; a command without `pty` fails by it.
+   * @throws `bad-request` for a size that no terminal has.
+   */
+  resize(cols: number, rows: number): void
 }
 
 export type ChecksumName = 'xxh64' | 'sha256' | 'md5'

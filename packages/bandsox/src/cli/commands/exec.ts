@@ -1,14 +1,17 @@
 /** `exec` in a sandbox that runs, and `run` in one made for it. */
-import type { ExecOptions } from '@bandsox/sdk'
+import type { ExecOptions, Job } from '@bandsox/sdk'
 import type { Command } from 'commander'
 import { attach, standardInput } from '../attach.js'
 import { type Context, contextOf } from '../context.js'
 import { IMAGE_ARGUMENT } from '../image-options.js'
+import { LEAVE_KEYS_HELP } from '../leave-keys.js'
 import { durationOption, environmentOption } from '../option-parsers.js'
+import { attachTerminal, requireTerminal } from '../terminal.js'
 import { type MakeOptions, makeSandbox, withMakeOptions } from './create.js'
 
 interface CommandOptions {
   interactive?: boolean
+  tty?: boolean
   env?: Record<string, string>
   workdir?: string
   user?: string
@@ -18,17 +21,38 @@ interface CommandOptions {
 function withCommandOptions(command: Command): Command {
   return command
     .option('-i, --interactive', 'pass standard input on')
+    .option('-t, --tty', 'give the command a terminal; with -i, this one')
     .option('-w, --workdir <path>', 'working folder in the guest')
     .option('-u, --user <user>', 'name, uid, name:group or uid:gid')
     .option('--timeout <time>', 'kill the command after this time, such as 30s', durationOption)
     .passThroughOptions()
+    .addHelpText('after', `\n${LEAVE_KEYS_HELP}`)
 }
 
-function execOptions(options: CommandOptions, signal: AbortSignal): ExecOptions {
-  const { interactive, workdir, user, timeout } = options
+/** Before a sandbox is made for it. */
+function requireTerminalFor(options: CommandOptions, context: Context): void {
+  if (options.tty === true) requireTerminal(context, 'leave out -t')
+}
+
+/** @returns The exit status. */
+async function runAttached(
+  context: Context,
+  options: CommandOptions,
+  start: (options: ExecOptions) => Job,
+): Promise<number> {
+  const own = execOptions(options)
+  const interactive = options.interactive === true
+  if (options.tty === true)
+    return await attachTerminal(context, { interactive }, (terminal) =>
+      start({ ...own, ...terminal, env: { ...terminal.env, ...own.env } }),
+    )
+  const job = start({ ...own, signal: context.signal, ...(interactive && { input: standardInput() }) })
+  return await attach(context, job)
+}
+
+function execOptions({ env, workdir, user, timeout }: CommandOptions): ExecOptions {
   return {
-    signal,
-    ...(interactive === true && { input: standardInput() }),
+    ...(env !== undefined && { env }),
     ...(workdir !== undefined && { cwd: workdir }),
     ...(user !== undefined && { user }),
     ...(timeout !== undefined && { timeoutMs: timeout }),
@@ -47,13 +71,11 @@ export function addExec(program: Command): void {
     .description("run a command in a sandbox; exits with the command's own status")
     .action(async (vm: string, words: string[], options: CommandOptions & { shell?: boolean }, command: Command) => {
       const context = contextOf(command)
+      requireTerminalFor(options, context)
       const sandbox = await (await context.open()).get(vm)
       const argv = withoutSeparator(words)
-      const job = sandbox.exec(options.shell === true ? argv.join(' ') : argv, {
-        ...execOptions(options, context.signal),
-        ...(options.env !== undefined && { env: options.env }),
-      })
-      process.exitCode = await attach(context, job)
+      const commandLine = options.shell === true ? argv.join(' ') : argv
+      process.exitCode = await runAttached(context, options, (each) => sandbox.exec(commandLine, each))
     })
 }
 
@@ -76,11 +98,12 @@ export function addRun(program: Command): void {
         command: Command,
       ) => {
         const context = contextOf(command)
+        requireTerminalFor(options, context)
         const sandbox = await makeSandbox(context, image, options)
         try {
           const argv = withoutSeparator(words)
-          const job = sandbox.run(argv.length > 0 ? argv : undefined, execOptions(options, context.signal))
-          process.exitCode = await attach(context, job)
+          const argvOrOwn = argv.length > 0 ? argv : undefined
+          process.exitCode = await runAttached(context, options, (each) => sandbox.run(argvOrOwn, each))
         } finally {
           if (options.keep === true) announceKept(context, sandbox.id)
           else await sandbox.delete({ force: true })

@@ -110,7 +110,7 @@ export const HELLO: Extract<ToHost, { type: 'hello' }> = {
   protocol: 1,
   agent: 'stand-in',
   bootId: '1948efa9-7b09-435a-a69a-5b9f2a6858e1',
-  capabilities: [],
+  capabilities: ['pty'],
   checksums: ['md5', 'sha256'],
 }
 
