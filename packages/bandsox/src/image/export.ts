@@ -1,11 +1,12 @@
 /** Writes an image as an OCI layout, in a folder or in a tar, with the digests that it was published with. */
 import { randomBytes } from 'node:crypto'
 import { createReadStream, createWriteStream } from 'node:fs'
-import { constants, copyFile, mkdir, rename, rm, stat, writeFile } from 'node:fs/promises'
+import { constants, copyFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { BandSoxError, isSystemError } from '@bandsox/sdk'
 import { type Pack, pack } from 'tar-stream'
+import { makeFolder } from '../process/make-folder.js'
 import type { ImageRecord } from './image-record.js'
 import type { ImageStore } from './image-store.js'
 import { mediaTypes, parsePlatform } from './manifest.js'
@@ -64,7 +65,7 @@ const blobPath = (digest: string): string => `blobs/${digest.replace(':', '/')}`
 
 async function writeFolder(options: ExportOptions, folder: string): Promise<void> {
   const { store, signal } = options
-  await mkdir(join(folder, 'blobs/sha256'), { recursive: true })
+  await makeFolder(join(folder, 'blobs/sha256'))
   for (const { digest } of blobsOf(options)) {
     signal?.throwIfAborted()
     // Shares its blocks where the file system can.

@@ -1,10 +1,11 @@
 /** Files of the host that a transfer reads or writes: checked before, replaced atomically after. */
 import { randomBytes } from 'node:crypto'
 import { constants } from 'node:fs'
-import { type FileHandle, mkdir, open, rename, rm, stat, statfs } from 'node:fs/promises'
+import { type FileHandle, open, rename, rm, stat, statfs } from 'node:fs/promises'
 import path from 'node:path'
 import { BandSoxError, isSystemError, messageOf } from '@bandsox/sdk'
 import type { DownloadSink } from '../guest/download.js'
+import { makeFolder } from '../process/make-folder.js'
 
 /** Left free on the host's disk by any download: a full disk takes everything else on the host down. */
 const RESERVE_BYTES = 64 * 1024 * 1024
@@ -130,7 +131,7 @@ async function inFolder<T>(folder: string, work: () => Promise<T>): Promise<T> {
     return await work()
   } catch (error) {
     if (!isSystemError(error, 'ENOENT')) throw error
-    await mkdir(folder, { recursive: true })
+    await makeFolder(folder)
     return await work()
   }
 }

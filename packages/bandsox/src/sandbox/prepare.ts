@@ -1,11 +1,11 @@
 /** Prepares a host: guest kernel, initramfs, base image and an empty disk, all in the storage folder. */
-import { mkdir } from 'node:fs/promises'
 import { type Boot, loadBootFiles, prepareBoot } from '../boot/boot.js'
 import type { GivenKernel } from '../boot/kernel-source.js'
 import { BASE_REFERENCE, prepareBaseImage } from '../image/base.js'
 import { emptyDisk } from '../image/disk.js'
 import type { ImageRecord } from '../image/image-record.js'
 import { ImageStore } from '../image/image-store.js'
+import { makeFolder } from '../process/make-folder.js'
 import { hostPlatform } from './local-images.js'
 import { storageFolders } from './storage-folders.js'
 
@@ -51,7 +51,7 @@ export async function prepareHost({
   report,
   signal,
 }: PrepareHostOptions): Promise<PreparedHost> {
-  await mkdir(storage, { recursive: true, mode: 0o700 })
+  await makeFolder(storage, 0o700)
   const folders = storageFolders(storage)
   const activity = (text: string) => report?.({ kind: 'activity', text })
   const timed = async <T>(

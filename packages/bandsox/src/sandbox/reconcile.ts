@@ -68,6 +68,7 @@ async function problemOf(
     return { problem, action: isUnfinished ? 'remove it' : 'write down what is left, and release what it held' }
   }
   if (!isLive(state)) return undefined
+  if (state.kind === 'stopping') return { problem: 'its stop was interrupted', action: 'stop it' }
   const { vmmAlive, shimAlive } = await readRun(host.store.directoryOf(id))
   if (!vmmAlive)
     return {

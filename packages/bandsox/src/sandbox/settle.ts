@@ -1,13 +1,15 @@
 /** Makes a record say what is true: after a VMM, a shim or a manager has died. */
 import { rm, stat } from 'node:fs/promises'
 import path from 'node:path'
-import { BandSoxError, isSystemError, type SandboxState } from '@bandsox/sdk'
+import { BandSoxError, isSystemError, messageOf, type SandboxState } from '@bandsox/sdk'
+import { Agent } from '../guest/agent.js'
 import { isAlive } from '../process/identity.js'
 import { adoptVmm, describeExit, readRun, ShimClient, type VmmExit } from '../process/shim.js'
 import { isInProgress } from '../store/operation.js'
 import type { SandboxRecord } from '../store/record.js'
 import type { Claim } from '../store/sandbox-store.js'
 import type { Host } from './host.js'
+import { stopMachine } from './stop.js'
 
 /** SIGKILL takes effect at once, unless the process hangs in the kernel. */
 const KILL_TIMEOUT_MS = 10_000
@@ -64,6 +66,7 @@ export async function claimSettled(host: Host, id: string, name: string): Promis
 async function needsSettling(host: Host, { id, state, operation }: SandboxRecord): Promise<boolean> {
   if (operation !== undefined) return !(await isInProgress(operation))
   if (!isLive(state)) return false
+  if (state.kind === 'stopping') return true // and nobody is at it any more
   const { vmmAlive, shimAlive } = await readRun(host.store.directoryOf(id))
   return !vmmAlive || !shimAlive
 }
@@ -89,10 +92,32 @@ async function setRight(
     return await host.store.transition(id, { state, releaseNumbers: true })
   }
   const now = await readFinalRun(host, host.store.directoryOf(id))
+  if (now.vmmAlive && state.kind === 'stopping') {
+    // Who wanted it to stop has died. Its guest may be half-way: it is not to be had back, and what it has written is to be kept.
+    await finishStop(host, record)
+    host.info(`stopped ${id}, whose stop had been interrupted`)
+    return await host.store.transition(id, { state: stateNow('stopped'), releaseNumbers: true })
+  }
   if (now.vmmAlive) return await host.store.read(id)
   await vsockIsGone(host, record)
   host.info(`${id} has ended: ${now.exit === undefined ? 'nobody saw how' : describeExit(now.exit)}`)
   return await host.store.transition(id, { state: stateAfterExit(now.exit), releaseNumbers: true })
+}
+
+async function finishStop(host: Host, record: SandboxRecord): Promise<void> {
+  const directory = host.store.directoryOf(record.id)
+  const { machine: facts, port } = record
+  const machine = await host.vmm.attach(directory)
+  const agent = new Agent(facts === undefined || port === null ? [] : host.vmm.links(directory, facts, port))
+  try {
+    // It may have been paused before; a VMM that does not answer is ended all the same.
+    await machine.resume().catch((error: unknown) => host.debug(messageOf(error)))
+    await stopMachine(machine, agent, { debug: host.debug })
+  } finally {
+    agent.close()
+    machine.close()
+  }
+  await vsockIsGone(host, record)
 }
 
 /** Ends a VM whatever state it is in, gives back what it holds, and removes it with its directory. The caller has the claim. */

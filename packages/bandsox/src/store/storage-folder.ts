@@ -1,7 +1,8 @@
 /** The folder of all state: made, or refused with a reason before anything in it is touched. */
-import { access, chmod, constants, mkdir, readdir, realpath, stat, statfs } from 'node:fs/promises'
+import { access, chmod, constants, readdir, realpath, stat, statfs } from 'node:fs/promises'
 import path from 'node:path'
 import { BandSoxError, isSystemError, messageOf } from '@bandsox/sdk'
+import { makeFolder } from '../process/make-folder.js'
 
 export const DATABASE_FILE = 'bandsox.db'
 export const VMS_FOLDER = 'vms'
@@ -51,7 +52,7 @@ export async function openStorageFolder(folder: string, fileSystemOf = fileSyste
       hint: `use a folder with a path of at most ${MAX_PATH_BYTES} bytes: --storage FOLDER`,
     })
   await refuseNested(folder)
-  await makeFolder(folder)
+  await makeStorage(folder)
   const { uid, mode } = await stat(folder)
   const self = process.geteuid?.() ?? uid
   if (uid !== self)
@@ -68,7 +69,7 @@ export async function openStorageFolder(folder: string, fileSystemOf = fileSyste
   await refuseForeign(folder, await readdir(folder))
   try {
     await access(folder, constants.W_OK | constants.X_OK)
-    await mkdir(path.join(folder, VMS_FOLDER), { recursive: true, mode: 0o700 })
+    await makeFolder(path.join(folder, VMS_FOLDER), 0o700)
   } catch (error) {
     throw unwritable(folder, error)
   }
@@ -77,9 +78,9 @@ export async function openStorageFolder(folder: string, fileSystemOf = fileSyste
 
 const fileSystemType = async (folder: string): Promise<number> => (await statfs(folder)).type
 
-async function makeFolder(folder: string): Promise<void> {
+async function makeStorage(folder: string): Promise<void> {
   try {
-    await mkdir(folder, { recursive: true, mode: 0o700 })
+    await makeFolder(folder, 0o700)
   } catch (error) {
     if (isSystemError(error, 'EEXIST') || isSystemError(error, 'ENOTDIR'))
       throw new BandSoxError('storage-unusable', `the storage ${folder} is not a folder`, {

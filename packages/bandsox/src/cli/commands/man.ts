@@ -1,6 +1,7 @@
 /** `man`: the manual, written from the definitions of the commands. */
 import { mkdir, writeFile } from 'node:fs/promises'
 import path from 'node:path'
+import { isSystemError } from '@bandsox/sdk'
 import type { Command } from 'commander'
 import { rootOf } from '../command-tree.js'
 import { contextOf } from '../context.js'
@@ -32,11 +33,15 @@ export function addMan(program: Command): void {
         return
       }
       const folder = path.resolve(output)
-      await mkdir(folder, { recursive: true })
+      await mkdir(folder).catch(ignoreThere)
       for (const { file, text } of pages) await writeFile(path.join(folder, file), text)
       context.print(`${counted(pages.length, 'page')} written: ${folder}`, {
         folder,
         files: pages.map(({ file }) => file),
       })
     })
+}
+
+function ignoreThere(error: unknown): void {
+  if (!isSystemError(error, 'EEXIST')) throw error
 }

@@ -4,11 +4,11 @@
  * @see https://github.com/docker/cli/blob/master/cli/config/configfile/file.go
  * @see containers-auth.json(5)
  */
-import { mkdir } from 'node:fs/promises'
 import path from 'node:path'
 import { BandSoxError, type RegistryCredentials } from '@bandsox/sdk'
 import * as z from 'zod'
 import { readJsonFile, writeJsonFile } from '../../../process/json-file.js'
+import { makeFolder } from '../../../process/make-folder.js'
 import { isRegistry } from '../reference.js'
 
 /** What these files call docker.io, since before registries had repositories of their own. */
@@ -92,7 +92,7 @@ export async function storeCredentials(
       `cannot store credentials of ${registry}: the user name is empty, or has a colon`,
     )
   const key = keyOf(registry)
-  await mkdir(path.dirname(file), { recursive: true, mode: 0o700 })
+  await makeFolder(path.dirname(file), 0o700)
   const content = await readAuthFile(file)
   const auth = Buffer.from(`${username}:${password}`, 'utf8').toString('base64')
   await writeJsonFile(file, { ...content, auths: { ...withoutKey(content, key), [key]: { auth } } })
