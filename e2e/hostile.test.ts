@@ -58,7 +58,7 @@ const greetings: [offset: number, mode: string, code: ErrorCode, message: RegExp
   [3, 'a frame of 4 GiB', 'guest-protocol', /frame-too-large/],
   [4, 'a byte per second', 'guest-silent', /within \d+ ms/],
   [5, 'a hundred thousand brackets', 'guest-protocol', /message-too-deep/],
-  [6, 'half a frame', 'guest-protocol', /frame-truncated/],
+  [6, 'half a frame', 'link-lost', /frame-truncated/],
   [7, 'pongs without end', 'guest-protocol', /pong is out of place/],
   [8, 'a version that was not offered', 'agent-incompatible', /protocol/],
   [9, 'text that is not UTF-8', 'guest-protocol', /message-not-utf8/],

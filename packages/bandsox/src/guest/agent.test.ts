@@ -128,7 +128,6 @@ describe('an agent', () => {
 
   it('that breaks the protocol is named by the violation, and dropped', async (t) => {
     const cases: [string, (host: HostPeer) => void][] = [
-      ['frame-truncated', (host) => host.socket.end(messageFrame({ type: 'info', file: FILE }).subarray(0, -3))],
       ['frame-kind-unknown', (host) => host.raw(Buffer.from('HTTP/1.1 400'))],
       ['frame-too-large', (host) => host.raw(Buffer.of(1, 0xff, 0xff, 0xff, 0xff))],
       ['frame-empty', (host) => host.raw(Buffer.of(2, 0, 0, 0, 0))],
@@ -149,6 +148,17 @@ describe('an agent', () => {
       await assert.rejects(statFile(agent, '/a'), hasCode('guest-protocol', new RegExp(name)), name)
       await guest.idle()
     }
+  })
+
+  it('whose stream ends in the middle of a frame was lost: so it looks when a VM has died', async (t) => {
+    const { agent, guest } = await agentWith(t, async (host) => {
+      await greet(host)
+      await host.expect('stat')
+      host.socket.end(messageFrame({ type: 'info', file: FILE }).subarray(0, -3))
+      await host.closed()
+    })
+    await assert.rejects(statFile(agent, '/a'), hasCode('link-lost', /ended in the middle: frame-truncated/))
+    await guest.idle()
   })
 
   it('that sends its answer a byte now and then has not answered', async (t) => {

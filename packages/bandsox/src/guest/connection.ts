@@ -195,12 +195,16 @@ export class GuestConnection {
     }
   }
 
+  /** In the middle of a frame, too: so it looks when the VM has died, which is no fault of the guest's. */
   #endOfStream(): never {
     try {
       this.#decoder.end()
     } catch (error) {
-      if (error instanceof ProtocolError) throw this.violation(`${error.violation}: ${error.message}`, error)
-      throw error
+      if (!(error instanceof ProtocolError)) throw error
+      this.close()
+      throw new BandSoxError('link-lost', `the connection to the guest ended in the middle: ${error.violation}`, {
+        cause: error,
+      })
     }
     this.close()
     throw new BandSoxError('link-lost', 'the guest closed the connection', { cause: this.#failure })

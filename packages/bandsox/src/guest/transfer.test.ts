@@ -377,7 +377,7 @@ describe('a download', () => {
         host.raw(encodeHeader('data', 10), Buffer.alloc(4))
         host.socket.end()
       },
-      ['guest-protocol', /frame-truncated/],
+      ['link-lost', /frame-truncated/],
     ],
     [
       'that stops between frames',

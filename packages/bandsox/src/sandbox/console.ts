@@ -5,7 +5,8 @@ import path from 'node:path'
 import { isSystemError } from '@bandsox/sdk'
 import { CONSOLE_LOG, VMM_LOG } from '../process/shim.js'
 
-const TAIL_BYTES = 4096
+const TAIL_BYTES = 16_384
+const TAIL_LINES = 12
 const READ_BYTES = 65_536
 
 /**
@@ -84,7 +85,11 @@ export async function consoleTail(directory: string, after?: ConsolePosition): P
   ])
   // biome-ignore lint/suspicious/noControlCharactersInRegex: a guest's control characters must not reach a terminal
   const text = parts.join('\n').replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g, '')
-  return text.trim().split('\n').slice(-12).join('\n')
+  const lines = text.trim().split('\n')
+  const last = lines.slice(-TAIL_LINES)
+  // Its reason comes before a long trace.
+  const panic = lines.slice(0, -TAIL_LINES).findLast((line) => line.includes('Kernel panic'))
+  return [...(panic === undefined ? [] : [panic]), ...last].join('\n')
 }
 
 export interface ConsolePosition {

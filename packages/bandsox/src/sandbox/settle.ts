@@ -1,10 +1,11 @@
 /** Makes a record say what is true: after a VMM, a shim or a manager has died. */
 import { rm, stat } from 'node:fs/promises'
 import path from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import { BandSoxError, isSystemError, messageOf, type SandboxState } from '@bandsox/sdk'
 import { Agent } from '../guest/agent.js'
 import { isAlive } from '../process/identity.js'
-import { adoptVmm, describeExit, readRun, ShimClient, type VmmExit } from '../process/shim.js'
+import { adoptVmm, describeExit, readRun, type VmmExit } from '../process/shim.js'
 import { isInProgress } from '../store/operation.js'
 import type { SandboxRecord } from '../store/record.js'
 import type { Claim } from '../store/sandbox-store.js'
@@ -13,6 +14,8 @@ import { stopMachine } from './stop.js'
 
 /** SIGKILL takes effect at once, unless the process hangs in the kernel. */
 const KILL_TIMEOUT_MS = 10_000
+/** A shim clears up in some ms, where nothing is in its way. */
+const SHIM_POLL_MS = 20
 
 /** States in which a VMM process should be there. */
 const LIVE: readonly SandboxState['kind'][] = ['running', 'paused', 'stopping']
@@ -168,10 +171,7 @@ export async function vsockIsGone(host: Host, { id, cid, machine }: SandboxRecor
 async function readFinalRun(host: Host, directory: string): Promise<Awaited<ReturnType<typeof readRun>>> {
   const found = await readRun(directory)
   if (found.run === undefined || found.exit !== undefined || (found.vmmAlive && found.shimAlive)) return found
-  if (found.shimAlive) {
-    await waitForShim(directory)
-    return await readRun(directory)
-  }
+  if (found.shimAlive) return await runAfterShim(directory)
   if (!(await isThere(directory))) return found
   try {
     await adoptVmm(host.shimPath, directory)
@@ -192,17 +192,12 @@ async function isThere(directory: string): Promise<boolean> {
   }
 }
 
-/** The VMM has ended and its shim is cleaning up. */
-async function waitForShim(directory: string): Promise<void> {
-  try {
-    const shim = await ShimClient.connect(directory)
-    try {
-      await shim.exitedWithin(KILL_TIMEOUT_MS)
-    } finally {
-      shim.close()
-    }
-  } catch (error) {
-    // It was quicker than we: its socket is gone, and `exit.json` is there.
-    if (!(error instanceof BandSoxError && error.code === 'vmm-failed')) throw error
+/** The VMM has ended and its shim is cleaning up: it has closed its socket by then, and writes down the end last of all. */
+async function runAfterShim(directory: string): Promise<Awaited<ReturnType<typeof readRun>>> {
+  const deadline = performance.now() + KILL_TIMEOUT_MS
+  for (;;) {
+    const now = await readRun(directory)
+    if (now.exit !== undefined || !now.shimAlive || performance.now() > deadline) return now
+    await delay(SHIM_POLL_MS)
   }
 }
