@@ -9,6 +9,7 @@ import { describeExit } from '../process/shim.js'
 import { cidPool, portPool } from '../store/lease.js'
 import type { SandboxRecord } from '../store/record.js'
 import { newSandboxId } from '../store/sandbox-store.js'
+import { defaultLimits } from '../vmm/limits.js'
 import type { Machine, MachineSpec } from '../vmm/vmm.js'
 import { consoleSaysReady, consoleTail } from './console.js'
 import { checkedShape, type Shape } from './create-options.js'
@@ -150,7 +151,8 @@ async function machineSpec(host: Host, record: SandboxRecord): Promise<MachineSp
   if (process.getuid?.() === 0) await chown(path.join(directory, machineFiles.overlay), uid, uid)
   const { id: sandboxId, vcpu, memoryMib, vsock } = record
   const hostname = record.name ?? record.id.replace('_', '-')
-  return { sandboxId, directory, vcpu, memoryMib, vsock, cid, port, uid, files: machineFiles, hostname }
+  const limits = defaultLimits
+  return { sandboxId, directory, vcpu, memoryMib, vsock, cid, port, uid, files: machineFiles, hostname, limits }
 }
 
 /** @throws What ended the VMM, with what guest and VMM printed last, rather than a mere lack of an answer. */

@@ -9,6 +9,7 @@ import { hasCode } from '../testing/errors.js'
 import { noImages } from '../testing/no-images.js'
 import { sampleRecord } from '../testing/sample-record.js'
 import { type TestScope, temporaryFolder } from '../testing/temporary-folder.js'
+import { defaultLimits } from '../vmm/limits.js'
 import type { Machine, MachineFacts, MachineSpec } from '../vmm/vmm.js'
 import { type Start, startOnFreeCid } from './free-cid.js'
 import { type Host, machineFiles } from './host.js'
@@ -23,6 +24,8 @@ const machine: Machine = {
   pause: () => Promise.resolve(),
   resume: () => Promise.resolve(),
   powerDown: () => Promise.resolve(),
+  setLimits: () => Promise.resolve(),
+  setMemory: () => Promise.resolve(0),
   signal: () => Promise.resolve(),
   exited: () => Promise.resolve({ code: 0, at: '' }),
   exitedWithin: () => Promise.resolve(undefined),
@@ -68,6 +71,7 @@ async function sandboxBeside(t: TestScope, inUse: readonly number[], fails?: Err
       cid: cid ?? 0,
       port: 9_000,
       uid: 1_900_000_000 + (cid ?? 0),
+      limits: defaultLimits,
     }),
     onChange: (changed: SandboxRecord) => {
       kept.record = changed
