@@ -8,6 +8,7 @@ import {
   buildInitramfs,
   copySparse,
   DEFAULT_DISK_MIB,
+  defaultLimits,
   emptyDisk,
   ImageStore,
   loadBoot,
@@ -64,7 +65,7 @@ export async function prepareBareBoot(): Promise<BareBoot> {
     const filesAt = performance.now()
     const { machine, facts } = await driver.start({
       ...{ sandboxId: `bench-${started}`, directory, hostname: 'bench', files: machineFiles },
-      ...{ vcpu: 1, memoryMib: 256, vsock: 'auto', cid: CID, port: PORT, uid: UID },
+      ...{ vcpu: 1, memoryMib: 256, vsock: 'auto', cid: CID, port: PORT, uid: UID, limits: defaultLimits },
     })
     const end = async () => {
       await machine.signal('SIGKILL')

@@ -9,6 +9,7 @@ import type * as Images from '../packages/bandsox/src/image/image-store.js'
 import type * as UnixSocket from '../packages/bandsox/src/process/unix-socket.js'
 import type * as Host from '../packages/bandsox/src/sandbox/host.js'
 import type * as Prepare from '../packages/bandsox/src/sandbox/prepare.js'
+import type * as Limits from '../packages/bandsox/src/vmm/limits.js'
 import type * as Qemu from '../packages/bandsox/src/vmm/qemu/qemu.js'
 
 /** Seen from `bench/dist`. */
@@ -24,4 +25,5 @@ export const { machineFiles } = await load<typeof Host>('sandbox/host')
 const prepare = await load<typeof Prepare>('sandbox/prepare')
 export const { DEFAULT_DISK_MIB, storageFolders } = prepare
 export const loadBoot: typeof Prepare.loadBoot = prepare.loadBoot
+export const { defaultLimits } = await load<typeof Limits>('vmm/limits')
 export const { qemuDriver } = await load<typeof Qemu>('vmm/qemu/qemu')

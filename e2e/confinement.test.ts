@@ -30,18 +30,20 @@ test('VMM and vsock daemon run without new privileges, the VMM under seccomp, ea
     assert.equal(vmm.get('CapPrm'), '0000000000000000')
     users.add(vmm.get('Uid') ?? '')
     if (isRoot) {
+      assert.match(readFileSync(`/proc/${vmmPid}/limits`, 'utf8'), /Max processes +1024 +1024 /)
       assert.match(vmm.get('Uid') ?? '', /^19000\d+\s+19000\d+\s+19000\d+\s+19000\d+$/)
       // The group of /dev/kvm, where it needs one to open that; never root's.
       const kvmGroup = statSync('/dev/kvm', { throwIfNoEntry: false })?.gid ?? 0
       assert.ok(['', ...(kvmGroup === 0 ? [] : [String(kvmGroup)])].includes(vmm.get('Groups') ?? 'none'))
     }
+    const environment = readFileSync(`/proc/${vmmPid}/environ`, 'utf8')
+    assert.equal(environment, `BANDSOX_SANDBOX=${sandbox.id}\0`, 'nothing of our environment is passed on')
     for (const { pid, program } of processesIn(directory.replace(/\/[^/]+$/, ''))) {
       if (readlinkSync(`/proc/${pid}/cwd`) !== directory || !program.startsWith('vhost-device')) continue
       assert.equal(statusOf(pid).get('NoNewPrivs'), '1')
       assert.equal(statusOf(pid).get('Uid'), vmm.get('Uid'))
+      assert.equal(readFileSync(`/proc/${pid}/environ`, 'utf8'), environment)
     }
-    const environment = readFileSync(`/proc/${vmmPid}/environ`, 'utf8')
-    assert.equal(environment, '', 'nothing of our environment is passed on')
     const open = readdirSync(`/proc/${vmmPid}/fd`).map((fd) => readlinkSync(`/proc/${vmmPid}/fd/${fd}`))
     const foreign = open.filter(
       (target) => target.startsWith('/') && !target.startsWith(directory) && !/^\/(dev|memfd|proc)/.test(target),

@@ -25,11 +25,32 @@ export async function temporaryStorage(): Promise<TestStorage> {
     folder,
     assertNothingLeft: () => assertNothingLeft(folder),
     async [Symbol.asyncDispose]() {
-      for (const { pid } of processesIn(folder)) process.kill(pid, 'SIGKILL')
-      await until(() => processesIn(folder).length === 0, 'processes of a removed storage folder to end')
+      await endProcessesIn(folder)
       rmSync(folder, { recursive: true, force: true })
     },
   }
+}
+
+/** A file system of `sizeMib` in memory with a storage folder on it, for who is root. */
+export async function storageOfItsOwnSize(sizeMib: number): Promise<TestStorage> {
+  const folder = await mkdtemp(`${prepared}-`)
+  execFileSync('mount', ['-t', 'tmpfs', '-o', `size=${sizeMib}m`, 'bandsox-test', folder])
+  const sources = ['boot', 'images', 'disks'].map((name) => path.join(prepared as string, name))
+  execFileSync('cp', ['-a', ...sources, folder])
+  return {
+    folder,
+    assertNothingLeft: () => assertNothingLeft(folder),
+    async [Symbol.asyncDispose]() {
+      await endProcessesIn(folder)
+      execFileSync('umount', [folder])
+      rmSync(folder, { recursive: true })
+    },
+  }
+}
+
+async function endProcessesIn(folder: string): Promise<void> {
+  for (const { pid } of processesIn(folder)) process.kill(pid, 'SIGKILL')
+  await until(() => processesIn(folder).length === 0, 'processes of a removed storage folder to end')
 }
 
 async function assertNothingLeft(folder: string): Promise<void> {

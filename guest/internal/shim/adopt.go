@@ -74,12 +74,21 @@ func (v *vm) takeOver(vmm *procid.Handle) error {
 	if err != nil {
 		return err
 	}
+	if v.config.Monitor != nil {
+		v.gate.Hold() // until it is known that the machine runs
+	}
 	if err := v.listen(vmm, state); err != nil {
 		return err
 	}
 	if err := record.WriteRun(v.run); err != nil {
 		return err
 	}
+	now, err := record.ReadMachine()
+	v.reporter.report(err) // the VMM will be asked anyway
+	if now == nil {
+		now = &record.Machine{Status: record.MachineStarting, Since: record.Now()}
+	}
+	v.watchMachine(*now)
 	if process != nil {
 		v.daemon = watchDaemon(process, process.Wait, v.daemonDied, v.reporter.report)
 	}

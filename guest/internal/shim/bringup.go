@@ -1,9 +1,11 @@
 package shim
 
 import (
+	"fmt"
 	"os"
 	"strings"
 
+	"bandsox.dev/guest/internal/shim/cgroup"
 	"bandsox.dev/guest/internal/shim/control"
 	"bandsox.dev/guest/internal/shim/fifo"
 	"bandsox.dev/guest/internal/shim/launch"
@@ -28,6 +30,17 @@ func (v *vm) launch() (*launch.Program, error) {
 	if err := v.openTaps(); err != nil {
 		return nil, err
 	}
+	if group := v.config.Cgroup; group != nil {
+		if err := cgroup.Make(group.Folder, group.Settings); err != nil {
+			return nil, fmt.Errorf("control group: %w", err)
+		}
+	}
+	starting := record.Machine{Status: record.MachineStarting, Since: record.Now()}
+	if v.config.Monitor != nil {
+		if err := record.WriteMachine(starting); err != nil {
+			return nil, err
+		}
+	}
 	vmm, err := v.prepareVMM()
 	if err != nil {
 		return nil, err
@@ -35,6 +48,7 @@ func (v *vm) launch() (*launch.Program, error) {
 	if err := v.letGo(vmm); err != nil {
 		return nil, err
 	}
+	v.watchMachine(starting)
 	return vmm, nil
 }
 

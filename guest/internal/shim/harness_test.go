@@ -30,6 +30,8 @@ func TestMain(m *testing.M) {
 			os.Exit(shim.Adopt(os.Stdout))
 		case launch.Command:
 			os.Exit(launch.Become(os.Args[2]))
+		case "vmm-with-monitor":
+			os.Exit(vmmWithMonitor())
 		}
 	}
 	os.Exit(m.Run())

@@ -129,7 +129,7 @@ func TestProgramHasExactlyWhatItIsGiven(t *testing.T) {
 	vmm := settings{
 		// The environment is first, to show that nothing is before or behind its only variable. (A shell would add its own.)
 		"argv": []string{"cat", "/proc/self/environ", "/proc/self/status", "/proc/self/limits"},
-		"env":  settings{"ONLY": "this"}, "maxFiles": 333,
+		"env":  settings{"ONLY": "this"}, "maxFiles": 333, "maxProcesses": 4444,
 	}
 	want := []string{"NoNewPrivs:\t1\n"}
 	if os.Getuid() == 0 {
@@ -149,7 +149,7 @@ func TestProgramHasExactlyWhatItIsGiven(t *testing.T) {
 		}
 	}
 	fields := strings.Join(strings.Fields(got), " ")
-	for _, text := range []string{"Max open files 333 333 files", "Max core file size 0 0 bytes"} {
+	for _, text := range []string{"Max open files 333 333 files", "Max core file size 0 0 bytes", "Max processes 4444 4444 processes"} {
 		if !strings.Contains(fields, text) {
 			t.Errorf("no %q in\n%s", text, got)
 		}

@@ -6,13 +6,16 @@ import (
 	"fmt"
 	"os"
 	"syscall"
+	"time"
 
 	"bandsox.dev/guest/internal/shim/boundedlog"
 	"bandsox.dev/guest/internal/shim/bridge"
+	"bandsox.dev/guest/internal/shim/cgroup"
 	"bandsox.dev/guest/internal/shim/config"
 	"bandsox.dev/guest/internal/shim/console"
 	"bandsox.dev/guest/internal/shim/control"
 	"bandsox.dev/guest/internal/shim/fifo"
+	"bandsox.dev/guest/internal/shim/monitor"
 	"bandsox.dev/guest/internal/shim/procid"
 	"bandsox.dev/guest/internal/shim/record"
 	"bandsox.dev/guest/internal/vsock"
@@ -28,8 +31,12 @@ type vm struct {
 	console *console.Stream
 	taps    map[string]*tap
 	daemon  *daemon
+	// gate is between the bridge and a daemon.
+	gate    bridge.Gate
 	bridge  *bridge.Bridge
 	control *control.Server
+	// monitor is nil when the VMM has none for us.
+	monitor *monitor.Watch
 }
 
 // openTaps starts to drain the FIFOs, which exist.
@@ -79,16 +86,36 @@ func (v *vm) listen(vmm *procid.Handle, vsockState control.VsockState) error {
 		VMM:       vmm.ID,
 		Signal:    vmm.Signal,
 		Console:   v.console,
+		HoldLink:  func() { v.gate.HoldFor(holdLimit) },
 		OpenInput: func() (*os.File, error) { return fifo.Open(consoleIn) },
 		Report:    v.reporter.report,
 	}, vsockState)
 	return err
 }
 
+// watchMachine begins to listen to what the machine does; now is what is known of it.
+func (v *vm) watchMachine(now record.Machine) {
+	if v.config.Monitor != nil {
+		v.control.StateChanged(now)
+		v.monitor = monitor.Start(v.config.Monitor.Socket, now, monitor.Ears{
+			Stops: v.gate.Hold, Runs: v.gate.Release, Changed: v.machineChanged, Report: v.reporter.report,
+		})
+	}
+}
+
+// machineChanged records and tells what the machine does now.
+func (v *vm) machineChanged(now record.Machine) {
+	v.reporter.report(record.WriteMachine(now))
+	v.control.StateChanged(now)
+}
+
+// holdLimit is for a manager that has the link held before it stops the machine; a busy VMM takes its time.
+const holdLimit = 10 * time.Second
+
 // dialGuest is what is behind the bridge.
 func (v *vm) dialGuest() bridge.Dial {
 	if v.hasDaemon() {
-		return bridge.DialDaemon(v.config.Vsock.DaemonSocket)
+		return bridge.DialDaemon(v.config.Vsock.DaemonSocket, &v.gate)
 	}
 	return func(port uint32) (bridge.Conn, error) { return vsock.Dial(v.config.Vsock.CID, port) }
 }
@@ -104,6 +131,9 @@ func (v *vm) daemonDied() {
 // end records how the VMM ended, when nothing of the VM is left. The order matters: who is told of the end may use the directory
 // again at once.
 func (v *vm) end(exit record.Exit) {
+	if v.monitor != nil {
+		exit.Shutdown = v.monitor.Finish()
+	}
 	v.release()
 	v.reporter.report(record.WriteExit(exit))
 	v.reporter.report(v.lock.release())
@@ -115,6 +145,10 @@ func (v *vm) release() {
 	if v.control != nil {
 		v.reporter.report(v.control.StopAccepting())
 	}
+	if v.monitor != nil {
+		v.monitor.Finish()
+	}
+	v.gate.Release()
 	if v.bridge != nil {
 		v.reporter.report(v.bridge.Close())
 	}
@@ -128,9 +162,9 @@ func (v *vm) release() {
 	removeLeftovers(v.config, v.reporter.report)
 }
 
-// removeLeftovers removes what belongs to a running VM.
+// removeLeftovers removes what belongs to a running VM: its processes have ended, or are killed now.
 func removeLeftovers(settings *config.Config, report func(error)) {
-	paths := []string{consoleIn, consoleOut, vmmErr, vsockErr, control.SocketName}
+	paths := []string{consoleIn, consoleOut, vmmErr, vsockErr, control.SocketName, record.MachineFile, record.MachineSpare}
 	for _, file := range settings.Files {
 		if file.Listen != "" {
 			paths = append(paths, file.Listen)
@@ -148,5 +182,8 @@ func removeLeftovers(settings *config.Config, report func(error)) {
 		if err != nil && err != syscall.ENOENT {
 			report(fmt.Errorf("cannot remove %s: %w", path, err))
 		}
+	}
+	if settings.Cgroup != nil {
+		report(cgroup.Remove(settings.Cgroup.Folder))
 	}
 }

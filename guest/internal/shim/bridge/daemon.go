@@ -18,24 +18,28 @@ const (
 	maxOKBytes = 32
 )
 
-// DialDaemon dials through the socket of a vsock daemon, which takes a CONNECT line of its own.
+// DialDaemon dials through the socket of a vsock daemon, which takes a CONNECT line of its own, while the gate is open.
 //
 // A connection is never given up before its answer: vhost-device-vsock 0.3.0 ends its only worker by a panic when it finds the
 // host's end closed as it writes the OK, and the VM's vsock is dead from then on (send_pkt in vsock_conn.rs). Hosts do give up,
 // by a time limit, a Ctrl-C or a kill: that is why they have this bridge between them and the daemon.
-func DialDaemon(path string) Dial {
+func DialDaemon(path string, gate *Gate) Dial {
 	unanswered := make(chan struct{}, maxUnanswered)
 	return func(port uint32) (Conn, error) {
+		if !gate.passWithin(answerLimit) {
+			return nil, errors.New("the machine stands still")
+		}
 		select {
 		case unanswered <- struct{}{}:
 		default:
 			return nil, fmt.Errorf("%d connections wait for the guest's answer", maxUnanswered)
 		}
-		daemon, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
+		conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
 		if err != nil {
 			<-unanswered
 			return nil, err
 		}
+		daemon := gated{conn, gate}
 		answered := make(chan error, 1)
 		go func() {
 			answered <- askDaemon(daemon, port)
@@ -61,7 +65,7 @@ func DialDaemon(path string) Dial {
 }
 
 // askDaemon sends the line and takes the answer, and not one byte more: those after it are the guest's.
-func askDaemon(daemon *net.UnixConn, port uint32) error {
+func askDaemon(daemon Conn, port uint32) error {
 	if _, err := fmt.Fprintf(daemon, "CONNECT %d\n", port); err != nil {
 		return err
 	}

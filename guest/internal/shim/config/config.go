@@ -12,12 +12,14 @@ import (
 
 // Config is shim.json; SHIM.md describes every field.
 type Config struct {
-	Version int     `json:"version"`
-	Sandbox string  `json:"sandbox"`
-	VMM     VMM     `json:"vmm"`
-	Files   []File  `json:"files"`
-	Console Console `json:"console"`
-	Vsock   *Vsock  `json:"vsock"`
+	Version int      `json:"version"`
+	Sandbox string   `json:"sandbox"`
+	VMM     VMM      `json:"vmm"`
+	Files   []File   `json:"files"`
+	Console Console  `json:"console"`
+	Vsock   *Vsock   `json:"vsock"`
+	Monitor *Monitor `json:"monitor"`
+	Cgroup  *Cgroup  `json:"cgroup"`
 	// Remove holds what the VMM and the vsock daemon leave behind, for the shim to remove at the end.
 	Remove []string `json:"remove"`
 }
@@ -31,6 +33,8 @@ type VMM struct {
 	Groups []uint32          `json:"groups"`
 	// MaxFiles is RLIMIT_NOFILE, soft and hard.
 	MaxFiles uint64 `json:"maxFiles"`
+	// MaxProcesses is RLIMIT_NPROC, soft and hard: processes and threads of the user, not of this VM alone. 0: as it is.
+	MaxProcesses uint64 `json:"maxProcesses"`
 }
 
 // File is one descriptor the VMM inherits: exactly one of the two is set.
@@ -60,6 +64,22 @@ type Vsock struct {
 	Argv         []string `json:"argv"`
 	WaitFor      string   `json:"waitFor"`
 	DaemonSocket string   `json:"daemonSocket"`
+}
+
+// MonitorQMP is the kind of Monitor that speaks the QEMU Machine Protocol.
+const MonitorQMP = "qmp"
+
+// Monitor says where the VMM tells what its machine does. Socket is one of those that the VMM listens on, and the shim's alone.
+type Monitor struct {
+	Kind   string `json:"kind"`
+	Socket string `json:"socket"`
+}
+
+// Cgroup is the control group (v2) of the VMM and the vsock daemon: a folder that the shim makes and removes.
+type Cgroup struct {
+	Folder string `json:"folder"`
+	// Settings holds what is written into the files of the folder, by their names.
+	Settings map[string]string `json:"settings"`
 }
 
 // FileName is the configuration's name in the VM's directory.

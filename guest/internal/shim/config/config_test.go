@@ -8,11 +8,14 @@ import (
 
 // full is the configuration of SHIM.md.
 const full = `{ "version": 1, "sandbox": "sbx_7f2",
-  "vmm": { "argv": ["/usr/bin/qemu-system-x86_64", "-S"], "env": {"K": "V"}, "uid": 200003, "gid": 200003, "groups": [104], "maxFiles": 2048 },
-  "files": [ { "listen": "qmp.sock" }, { "open": "/dev/vhost-vsock" } ],
+  "vmm": { "argv": ["/usr/bin/qemu-system-x86_64", "-S"], "env": {"K": "V"}, "uid": 200003, "gid": 200003, "groups": [104], "maxFiles": 2048,
+           "maxProcesses": 300 },
+  "files": [ { "listen": "qmp.sock" }, { "open": "/dev/vhost-vsock" }, { "listen": "events.sock" } ],
   "console": { "log": "console.log", "maxBytes": 1048576 },
   "vsock": { "kind": "daemon", "argv": ["vhost-device-vsock"], "waitFor": "vsock/vhost.sock",
              "socket": "vsock.sock", "daemonSocket": "vsock/daemon.sock" },
+  "monitor": { "kind": "qmp", "socket": "events.sock" },
+  "cgroup": { "folder": "/sys/fs/cgroup/bandsox/sbx_7f2", "settings": {"cpu.max": "50000 100000"} },
   "remove": ["qmp.sock", "vsock/vsock.sock"] }`
 
 func TestConfigurationOfTheContractIsAccepted(t *testing.T) {
@@ -20,7 +23,8 @@ func TestConfigurationOfTheContractIsAccepted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if *config.VMM.UID != 200003 || config.VMM.MaxFiles != 2048 || config.Files[1].Open != "/dev/vhost-vsock" || config.Vsock.WaitFor != "vsock/vhost.sock" {
+	if *config.VMM.UID != 200003 || config.VMM.MaxFiles != 2048 || config.Files[1].Open != "/dev/vhost-vsock" || config.Vsock.WaitFor != "vsock/vhost.sock" ||
+		config.VMM.MaxProcesses != 300 || config.Monitor.Socket != "events.sock" || config.Cgroup.Settings["cpu.max"] != "50000 100000" {
 		t.Errorf("it reads as %+v", config)
 	}
 }
@@ -30,7 +34,7 @@ func TestOnlyTheNecessaryIsAccepted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if config.VMM.MaxFiles != 1024 || config.VMM.UID != nil || config.Vsock != nil {
+	if config.VMM.MaxFiles != 1024 || config.VMM.MaxProcesses != 0 || config.VMM.UID != nil || config.Vsock != nil || config.Monitor != nil || config.Cgroup != nil {
 		t.Errorf("it reads as %+v", config)
 	}
 }
@@ -55,6 +59,18 @@ func TestMistakesAreRefused(t *testing.T) {
 		{"vmm.uid", `4294967295`, "above"},
 		{"vmm.maxFiles", `3`, "maxFiles"},
 		{"vmm.maxFiles", `100000000`, "maxFiles"},
+		{"vmm.maxProcesses", `1`, "maxProcesses"},
+		{"vmm.maxProcesses", `100000000`, "maxProcesses"},
+		{"monitor.kind", `"other"`, "monitor: kind"},
+		{"monitor.socket", `""`, "monitor: socket"},
+		{"monitor.socket", `"shim.sock"`, "monitor: socket"},
+		{"monitor.unknown", `1`, "unknown"},
+		{"cgroup.folder", `"sbx_7f2"`, "cgroup: folder"},
+		{"cgroup.folder", `"/sys/fs/cgroup/bandsox"`, "cgroup: folder"},
+		{"cgroup.folder", `"/sys/fs/cgroup/x/../sbx_7f2"`, "cgroup: folder"},
+		{"cgroup.settings", `{"cgroup.procs":"1"}`, "cgroup.procs"},
+		{"cgroup.settings", `{"../cpu.max":"1"}`, "cpu.max"},
+		{"cgroup.settings", `{"cpu.max":""}`, "cpu.max"},
 		{"files", `[{}]`, "files[0]: exactly one"},
 		{"files", `[{"listen":"a","open":"b"}]`, "files[0]: exactly one"},
 		{"files", `[{"listen":"/abs.sock"}]`, "not a plain path"},

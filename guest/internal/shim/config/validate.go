@@ -22,6 +22,8 @@ const (
 	minLogBytes    = 4 << 10
 	maxLogBytes    = 1 << 30
 	maxPathBytes   = 4095
+	// maxSettingBytes is a page, which is all that a file of a control group takes in one write.
+	maxSettingBytes = 4096
 	// maxSocketPathBytes is the room in sockaddr_un without the final NUL.
 	maxSocketPathBytes = 107
 	// maxID is the highest user or group; -1 means "leave as it is" to setresuid(2).
@@ -29,13 +31,20 @@ const (
 	// minCID is the first vsock address of a guest; 0 to 2 are the hypervisor, this machine and the host.
 	minCID = 3
 	maxCID = 1<<32 - 2
+	// minProcesses is what a VMM has at least: its main loop, a helper or two, a thread per processor.
+	minProcesses = 8
+	// maxProcesses is the kernel's own limit of pids.
+	maxProcesses = 1 << 22
 )
+
+// settingName is a file of a control group, such as cpu.max: of one of its controllers, never of its core (cgroup.procs).
+var settingName = regexp.MustCompile(`^(cpu|io|memory|pids)\.[a-z.]{1,32}$`)
 
 var sandboxID = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
 // reserved are the names of the shim itself in the directory: no path of the configuration may be one of them.
 var reserved = map[string]bool{
-	FileName: true, "run.json": true, "exit.json": true, "shim.lock": true, "shim.sock": true, "shim.log": true,
+	FileName: true, "run.json": true, "exit.json": true, "machine.json": true, "machine.json.spare": true, "shim.lock": true, "shim.sock": true, "shim.log": true,
 	"console.in": true, "console.out": true, "vmm.err": true, "vsock.err": true,
 	"vmm.log": true, "vmm.log.1": true, "vsock.log": true, "vsock.log.1": true,
 }
@@ -64,6 +73,16 @@ func (c *Config) validate() error {
 	if c.Vsock != nil {
 		if err := c.Vsock.validate(); err != nil {
 			return fmt.Errorf("vsock: %w", err)
+		}
+	}
+	if c.Monitor != nil {
+		if err := c.Monitor.validate(c.Files); err != nil {
+			return fmt.Errorf("monitor: %w", err)
+		}
+	}
+	if c.Cgroup != nil {
+		if err := c.Cgroup.validate(c.Sandbox); err != nil {
+			return fmt.Errorf("cgroup: %w", err)
 		}
 	}
 	for i, path := range c.Remove {
@@ -104,6 +123,9 @@ func (v VMM) validate() error {
 	}
 	if v.MaxFiles < minMaxFiles || v.MaxFiles > maxMaxFiles {
 		return fmt.Errorf("maxFiles is %d, not %d to %d", v.MaxFiles, minMaxFiles, maxMaxFiles)
+	}
+	if v.MaxProcesses != 0 && (v.MaxProcesses < minProcesses || v.MaxProcesses > maxProcesses) {
+		return fmt.Errorf("maxProcesses is %d, not %d to %d", v.MaxProcesses, minProcesses, maxProcesses)
 	}
 	return nil
 }
@@ -156,6 +178,35 @@ func (v Vsock) validate() error {
 	default:
 		return fmt.Errorf("kind %q is neither %s nor %s", v.Kind, VsockDaemon, VsockKernel)
 	}
+}
+
+func (m Monitor) validate(files []File) error {
+	if m.Kind != MonitorQMP {
+		return fmt.Errorf("kind %q is not %s", m.Kind, MonitorQMP)
+	}
+	for _, file := range files {
+		if m.Socket != "" && file.Listen == m.Socket {
+			return nil
+		}
+	}
+	return fmt.Errorf("socket %q is not one that the VMM listens on by files", m.Socket)
+}
+
+// validate sees to it that a wrong folder is refused: everything in it will be killed at the end.
+func (g Cgroup) validate(sandbox string) error {
+	if len(g.Folder) > maxPathBytes || strings.ContainsRune(g.Folder, 0) || !filepath.IsAbs(g.Folder) ||
+		filepath.Clean(g.Folder) != g.Folder || filepath.Base(g.Folder) != sandbox {
+		return fmt.Errorf("folder %q is not an absolute plain path that ends in %s", g.Folder, sandbox)
+	}
+	if len(g.Settings) > maxEntries {
+		return fmt.Errorf("more than %d settings", maxEntries)
+	}
+	for name, value := range g.Settings {
+		if !settingName.MatchString(name) || value == "" || len(value) > maxSettingBytes {
+			return fmt.Errorf("settings: %q is not one to set, or its value is empty or too long", name)
+		}
+	}
+	return nil
 }
 
 func validateArgv(argv []string) error {

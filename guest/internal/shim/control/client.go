@@ -124,6 +124,9 @@ func (c *client) readRequests() {
 			c.say(errorEvent{Event: "error", Code: codeRequestInvalid, Message: err.Error()})
 		case asked.Op == "signal":
 			c.signal(asked.Signal)
+		case asked.Op == "hold-link":
+			c.machine.HoldLink()
+			c.say(plainEvent{Event: "link-held"})
 		case asked.Op == "console":
 			c.attachConsole(reader, asked.Tail)
 			return

@@ -36,6 +36,13 @@ type statusEvent struct {
 	Event string     `json:"event"`
 	VMM   procid.ID  `json:"vmm"`
 	Vsock VsockState `json:"vsock"`
+	// State is missing while it is not known.
+	State *record.Machine `json:"machine,omitempty"`
+}
+
+type machineEvent struct {
+	Event string `json:"event"`
+	record.Machine
 }
 
 type plainEvent struct {
@@ -93,8 +100,9 @@ func parseRequest(line []byte) (request, error) {
 		if asked.Tail < 0 || asked.Tail > maxTailBytes {
 			return request{}, fmt.Errorf("tail is %d, not 0 to %d", asked.Tail, maxTailBytes)
 		}
+	case "hold-link":
 	default:
-		return request{}, fmt.Errorf("op %q is neither signal nor console", asked.Op)
+		return request{}, fmt.Errorf("op %q is none of signal, hold-link and console", asked.Op)
 	}
 	return asked, nil
 }

@@ -31,6 +31,8 @@ type Machine struct {
 	VMM     procid.ID
 	Signal  func(syscall.Signal) error
 	Console *console.Stream
+	// HoldLink keeps the link's traffic away from a machine that is about to be stopped, for a short while.
+	HoldLink func()
 	// OpenInput opens another writing end of the console.
 	OpenInput func() (*os.File, error)
 	// Report hears of trouble that no client can be told.
@@ -46,6 +48,8 @@ type Server struct {
 	mu      sync.Mutex
 	clients map[*client]struct{}
 	vsock   VsockState
+	// state is nil while nobody has said what the machine does.
+	state *record.Machine
 	// stopping is set when the VM has ended: a client accepted since then came too late.
 	stopping bool
 }
@@ -68,6 +72,14 @@ func (s *Server) VsockDied() {
 	defer s.mu.Unlock()
 	s.vsock = VsockDead
 	s.broadcast(plainEvent{Event: "vsock-died"})
+}
+
+// StateChanged tells every client, and those to come, what the machine does now.
+func (s *Server) StateChanged(state record.Machine) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state = &state
+	s.broadcast(machineEvent{Event: "machine", Machine: state})
 }
 
 // StopAccepting closes the door; those inside wait for Finish.
@@ -117,7 +129,7 @@ func (s *Server) admit(conn *net.UnixConn) {
 		client.refuse(fmt.Sprintf("%d clients are connected already, or the VM has ended", len(s.clients)))
 		return
 	}
-	client.say(statusEvent{Event: "status", VMM: s.machine.VMM, Vsock: s.vsock})
+	client.say(statusEvent{Event: "status", VMM: s.machine.VMM, Vsock: s.vsock, State: s.state})
 	s.clients[client] = struct{}{}
 	s.serving.Add(1)
 	go func() {

@@ -9,11 +9,15 @@ import (
 	"strconv"
 	"syscall"
 
+	"bandsox.dev/guest/internal/shim/cgroup"
 	"bandsox.dev/guest/internal/shim/config"
 )
 
-// prSetNoNewPrivs is PR_SET_NO_NEW_PRIVS of prctl(2).
-const prSetNoNewPrivs = 38
+// Numbers that package syscall does not have.
+const (
+	prSetNoNewPrivs = 38 // PR_SET_NO_NEW_PRIVS of prctl(2)
+	rlimitProcesses = 6  // RLIMIT_NPROC of setrlimit(2)
+)
 
 // Become turns this process, a launcher, into the program of the part. It returns only the status to exit with.
 func Become(part string) int {
@@ -36,7 +40,7 @@ func Become(part string) int {
 		fmt.Fprintf(os.Stderr, "bandsox-shim: %s has no program %q\n", config.FileName, part)
 		return 1
 	}
-	if err := becomeProgram(gate, argv, settings.VMM); err != nil {
+	if err := becomeProgram(gate, argv, settings); err != nil {
 		_, err = syscall.Write(gate, []byte(err.Error()))
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "bandsox-shim: gate:", err)
@@ -46,7 +50,7 @@ func Become(part string) int {
 }
 
 // becomeProgram passes the gate and execs; a nil error means that the shim is gone or gave up.
-func becomeProgram(gate int, argv []string, settings config.VMM) error {
+func becomeProgram(gate int, argv []string, settings *config.Config) error {
 	if err := closeOnExecFrom(gate); err != nil {
 		return err
 	}
@@ -61,11 +65,16 @@ func becomeProgram(gate int, argv []string, settings config.VMM) error {
 	}
 	// An ignored signal stays ignored across exec, a handled one does not: what the starter ignored is not the program's affair.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGPIPE)
-	if err := confine(settings); err != nil {
+	if settings.Cgroup != nil {
+		if err := cgroup.Enter(settings.Cgroup.Folder); err != nil {
+			return fmt.Errorf("cannot put %s into its control group: %w", argv[0], err)
+		}
+	}
+	if err := confine(settings.VMM); err != nil {
 		return fmt.Errorf("cannot confine %s: %w", argv[0], err)
 	}
-	env := make([]string, 0, len(settings.Env))
-	for name, value := range settings.Env {
+	env := make([]string, 0, len(settings.VMM.Env))
+	for name, value := range settings.VMM.Env {
 		env = append(env, name+"="+value)
 	}
 	return fmt.Errorf("cannot start %s: %w", path, syscall.Exec(path, argv, env))
@@ -80,6 +89,12 @@ func confine(settings config.VMM) error {
 	// A core file would hold the guest's memory.
 	if err := syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}); err != nil {
 		return fmt.Errorf("limit of core files: %w", err)
+	}
+	if settings.MaxProcesses != 0 {
+		processes := syscall.Rlimit{Cur: settings.MaxProcesses, Max: settings.MaxProcesses}
+		if err := syscall.Setrlimit(rlimitProcesses, &processes); err != nil {
+			return fmt.Errorf("limit of %d processes: %w", settings.MaxProcesses, err)
+		}
 	}
 	if err := dropTo(settings); err != nil {
 		return err

@@ -1,4 +1,4 @@
-// Package record writes what happened to a VM, run.json and exit.json, for whoever looks after the shim is gone.
+// Package record writes what happens to a VM, run.json, machine.json and exit.json, for whoever looks after the shim is gone.
 package record
 
 import (
@@ -31,11 +31,13 @@ type Exit struct {
 	Signal  string `json:"signal,omitempty"`
 	Unknown bool   `json:"unknown,omitempty"`
 	At      string `json:"at"`
+	// Shutdown is why the machine was ended, in the VMM's words, where it said so before its end.
+	Shutdown string `json:"shutdown,omitempty"`
 	// ShimKilled says that no shim saw the end: At is when it was noticed.
 	ShimKilled bool `json:"shimKilled,omitempty"`
 }
 
-// Now is the present in the form of both files.
+// Now is the present in the form of all files.
 func Now() string {
 	return time.Now().UTC().Format("2006-01-02T15:04:05.000Z")
 }

@@ -1,13 +1,22 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
-import { chmod, writeFile } from 'node:fs/promises'
+import { chmod, readFile, rm, writeFile } from 'node:fs/promises'
 import { createServer, type Socket } from 'node:net'
 import path from 'node:path'
 import { describe, it } from 'node:test'
 import { hasCode } from '../testing/errors.js'
 import { type TestScope, temporaryFolder } from '../testing/temporary-folder.js'
 import { identify } from './identity.js'
-import { adoptVmm, consoleConfig, describeExit, readRun, ShimClient, type ShimConfig, startShim } from './shim.js'
+import {
+  adoptVmm,
+  consoleConfig,
+  describeExit,
+  readRun,
+  SANDBOX_MARK,
+  ShimClient,
+  type ShimConfig,
+  startShim,
+} from './shim.js'
 
 const STATUS = { event: 'status', vmm: { pid: 1, startTime: 1 }, vsock: 'none' }
 const EXITED = { event: 'exited', code: 0, at: '2026-01-01T00:00:00Z' }
@@ -55,6 +64,7 @@ describe('a shim', () => {
     const folder = await shimIn(t, (socket, line) => {
       asked.push(line)
       say(socket, { event: 'vsock-died' })
+      say(socket, { event: 'machine', status: 'io-error', since: 'now', reason: 'full' })
       say(socket, { event: 'signalled' })
       socket.end(`${JSON.stringify({ ...EXITED, code: undefined, signal: 'SIGTERM' })}\n`)
     })
@@ -63,6 +73,18 @@ describe('a shim', () => {
     const exit = await client.exited()
     assert.deepEqual(asked, ['{"op":"signal","signal":"SIGTERM"}'])
     assert.equal(describeExit(exit), 'the VMM was ended by SIGTERM at 2026-01-01T00:00:00Z')
+  })
+
+  it('is told to hold the link', async (t) => {
+    const asked: string[] = []
+    const folder = await shimIn(t, (socket, line) => {
+      asked.push(line)
+      say(socket, { event: 'link-held' })
+    })
+    const client = await ShimClient.connect(folder)
+    await client.holdLink()
+    assert.deepEqual(asked, ['{"op":"hold-link"}'])
+    client.close()
   })
 
   it('whose VMM has ended needs no signal any more', async (t) => {
@@ -153,6 +175,17 @@ describe('starting a shim', () => {
     assert.deepEqual(await startShim(shim, folder, config), { pid: 7, startTime: 8 })
   })
 
+  it('marks it as the sandbox', async (t) => {
+    const { shim, folder } = await program(t, `env > env; echo '{"event":"started","vmm":{"pid":7,"startTime":8}}'`)
+    const marked = async () =>
+      (await readFile(path.join(folder, 'env'), 'utf8')).includes(`${SANDBOX_MARK}=sbx_aaaaaaaaaa\n`)
+    await startShim(shim, folder, config)
+    assert.ok(await marked())
+    await rm(path.join(folder, 'env'))
+    await adoptVmm(shim, folder)
+    assert.ok(await marked())
+  })
+
   it('fails with what the shim says, or that it says nothing', async (t) => {
     const cases: [string, RegExp][] = [
       ['echo \'{"event":"failed","code":"vmm-start-failed","message":"qemu: no"}\'; exit 1', /^qemu: no$/],
@@ -179,15 +212,21 @@ describe('starting a shim', () => {
 describe('what a shim left', () => {
   it('says whether its VMM still runs, by pid and start time', async (t) => {
     const folder = await temporaryFolder(t)
-    assert.deepEqual(await readRun(folder), { run: undefined, exit: undefined, vmmAlive: false, shimAlive: false })
+    const nothing = { run: undefined, exit: undefined, vmmAlive: false, shimAlive: false, status: undefined }
+    assert.deepEqual(await readRun(folder), nothing)
     const self = await identify(process.pid)
     assert.ok(self !== undefined)
     const run = { shim: { ...self, startTime: self.startTime + 1 }, vmm: self, startedAt: 'now' }
     await writeFile(path.join(folder, 'run.json'), JSON.stringify(run))
-    assert.deepEqual(await readRun(folder), { run, exit: undefined, vmmAlive: true, shimAlive: false })
+    const alive = { run, exit: undefined, vmmAlive: true, shimAlive: false, status: undefined }
+    assert.deepEqual(await readRun(folder), alive)
+    const status = { status: 'io-error', since: 'now', reason: 'full' }
+    await writeFile(path.join(folder, 'machine.json'), `${JSON.stringify(status)}     \n`)
+    assert.deepEqual(await readRun(folder), { ...alive, status })
     await writeFile(path.join(folder, 'exit.json'), JSON.stringify({ unknown: true, at: 'then' }))
-    const { exit, vmmAlive } = await readRun(folder)
+    const { exit, vmmAlive, status: afterwards } = await readRun(folder)
     assert.equal(vmmAlive, false)
+    assert.equal(afterwards, undefined)
     assert.ok(exit !== undefined)
     assert.equal(describeExit(exit), 'the VMM ended at then')
   })

@@ -1,6 +1,7 @@
 /** The manager's side of the shim: starts it, talks to it, reads what it left. The contract is guest/SHIM.md. */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
 import type { Socket } from 'node:net'
 import path from 'node:path'
 import type { Readable } from 'node:stream'
@@ -23,16 +24,26 @@ export interface ShimConfig {
     gid?: number
     groups?: number[]
     maxFiles: number
+    maxProcesses?: number
   }
   files: ({ listen: string } | { open: string })[]
   console: { log: string; maxBytes: number }
   vsock?:
     | { kind: 'daemon'; socket: string; argv: string[]; waitFor: string; daemonSocket: string }
     | { kind: 'kernel'; socket: string; cid: number }
+  monitor?: { kind: 'qmp'; socket: string }
+  cgroup?: { folder: string; settings: Record<string, string> }
   remove: string[]
 }
 
+/**
+ * In the environment of every process that we start for a sandbox, with the sandbox's id: together with the working folder it tells
+ * them from the processes of others.
+ */
+export const SANDBOX_MARK = 'BANDSOX_SANDBOX'
+
 export const CONSOLE_LOG = 'console.log'
+const MACHINE_FILE = 'machine.json'
 export const VMM_LOG = 'vmm.log'
 const CONSOLE_LOG_BYTES = 1_048_576
 export const consoleConfig = { log: CONSOLE_LOG, maxBytes: CONSOLE_LOG_BYTES }
@@ -50,11 +61,26 @@ const runSchema = z.object({
   vsock: identitySchema.optional(),
   startedAt: z.string(),
 })
+const machineStatusSchema = z.object({
+  status: z.enum([
+    'starting',
+    'running',
+    'paused',
+    'suspended',
+    'io-error',
+    'guest-panicked',
+    'internal-error',
+    'shutdown',
+  ]),
+  since: z.string(),
+  reason: z.string().optional(),
+})
 const exitSchema = z.object({
   code: z.number().int().optional(),
   signal: z.string().optional(),
   unknown: z.boolean().optional(),
   at: z.string(),
+  shutdown: z.string().optional(),
 })
 const startReply = z.union([
   z.object({ event: z.literal('started'), vmm: identitySchema }),
@@ -63,18 +89,39 @@ const startReply = z.union([
 const controlEvent = z.discriminatedUnion('event', [
   z.object({ event: z.literal('status'), vmm: identitySchema, vsock: z.string() }),
   z.object({ event: z.literal('vsock-died') }),
+  machineStatusSchema.extend({ event: z.literal('machine') }),
   z.object({ event: z.literal('signalled') }),
+  z.object({ event: z.literal('link-held') }),
   z.object({ event: z.literal('error'), code: z.string(), message: z.string() }),
   exitSchema.extend({ event: z.literal('exited') }),
 ])
 
+/** Events that answer a request; the others come by themselves. */
+const ANSWERS: readonly string[] = ['signalled', 'link-held', 'error'] satisfies z.infer<typeof controlEvent>['event'][]
+
 export type VmmExit = z.infer<typeof exitSchema>
 export type ShimRun = z.infer<typeof runSchema>
+/** What a machine does now, whoever told it to; SHIM.md, machine.json. */
+export type MachineStatus = z.infer<typeof machineStatusSchema>
 
 export function describeExit(exit: VmmExit): string {
   if (exit.signal !== undefined) return `the VMM was ended by ${exit.signal} at ${exit.at}`
+  if (exit.shutdown === 'guest-reset') return `the guest panicked, or rebooted itself, at ${exit.at}`
   if (exit.code !== undefined) return `the VMM exited with ${exit.code} at ${exit.at}`
   return `the VMM ended at ${exit.at}`
+}
+
+/**
+ * Whether the machine goes on, as far as its shim has said. Asked before each command: a read of one block from memory takes less
+ * than the way through the thread pool.
+ */
+export function standsStill(directory: string): boolean {
+  try {
+    const status = machineStatusSchema.safeParse(JSON.parse(readFileSync(path.join(directory, MACHINE_FILE), 'utf8')))
+    return status.success && status.data.status !== 'running' && status.data.status !== 'starting'
+  } catch {
+    return false // not there (yet, or any more), or just being replaced: the operation itself will tell
+  }
 }
 
 /**
@@ -85,19 +132,32 @@ export function describeExit(exit: VmmExit): string {
  */
 export async function startShim(shimPath: string, directory: string, config: ShimConfig): Promise<ProcessIdentity> {
   await writeJsonFile(path.join(directory, 'shim.json'), config)
-  return await launch(shimPath, directory, 'run')
+  return await launch(shimPath, directory, 'run', config.sandbox)
 }
 
 /** Puts a new shim beside a VMM whose shim died. @throws `vmm-failed` when the VMM is gone as well; all is then cleaned up. */
 export async function adoptVmm(shimPath: string, directory: string): Promise<ProcessIdentity> {
-  return await launch(shimPath, directory, 'adopt')
+  const config = await readShimConfig(directory)
+  return await launch(shimPath, directory, 'adopt', config?.sandbox)
 }
 
-async function launch(shimPath: string, directory: string, mode: 'run' | 'adopt'): Promise<ProcessIdentity> {
+const keptConfigSchema = z.object({ sandbox: z.string(), cgroup: z.object({ folder: z.string() }).optional() })
+
+/** What a later process needs of what the shim was told; undefined where none was. */
+export async function readShimConfig(directory: string): Promise<z.infer<typeof keptConfigSchema> | undefined> {
+  return await readJsonFile(path.join(directory, 'shim.json'), keptConfigSchema)
+}
+
+async function launch(
+  shimPath: string,
+  directory: string,
+  mode: 'run' | 'adopt',
+  sandbox: string | undefined,
+): Promise<ProcessIdentity> {
   const child = spawn(shimPath, [mode], {
     cwd: directory,
     detached: true, // its own session: our terminal's end, or our own, is not the VM's
-    env: {},
+    env: sandbox === undefined ? {} : { [SANDBOX_MARK]: sandbox },
     stdio: ['ignore', 'pipe', 'ignore'],
   })
   child.unref()
@@ -130,14 +190,23 @@ function parseOrUndefined(line: string): unknown {
   }
 }
 
+export interface ShimRecords {
+  run: ShimRun | undefined
+  exit: VmmExit | undefined
+  vmmAlive: boolean
+  shimAlive: boolean
+  /** undefined when the VMM does not live, or is one that does not say. While no shim lives, it may be out of date. */
+  status: MachineStatus | undefined
+}
+
 /** What the shim wrote about the VMM, and whether that still is so. */
-export async function readRun(
-  directory: string,
-): Promise<{ run: ShimRun | undefined; exit: VmmExit | undefined; vmmAlive: boolean; shimAlive: boolean }> {
+export async function readRun(directory: string): Promise<ShimRecords> {
   const run = await readJsonFile(path.join(directory, 'run.json'), runSchema)
   const exit = await readJsonFile(path.join(directory, 'exit.json'), exitSchema)
   const vmmAlive = run !== undefined && exit === undefined && (await isAlive(run.vmm))
-  return { run, exit, vmmAlive, shimAlive: run !== undefined && (await isAlive(run.shim)) }
+  const shimAlive = run !== undefined && (await isAlive(run.shim))
+  const status = vmmAlive ? await readJsonFile(path.join(directory, MACHINE_FILE), machineStatusSchema) : undefined
+  return { run, exit, vmmAlive, shimAlive, status }
 }
 
 /** One connection to a running shim. */
@@ -165,16 +234,29 @@ export class ShimClient {
 
   /** Sends a signal to the VMM; never to a process that took over its pid. A VMM that has ended already is fine. */
   async signal(name: 'SIGTERM' | 'SIGKILL'): Promise<void> {
-    if (this.#isOver) return
+    const event = await this.#ask({ op: 'signal', signal: name })
+    if (event?.event === 'error')
+      throw new BandSoxError('vmm-failed', `cannot send ${name} to the VMM: ${event.message}`)
+  }
+
+  /**
+   * Keeps what comes over the link away from a machine that is about to be stopped, until it goes on; or for a moment, if it is not
+   * stopped. A shim of an earlier version does not know of this, and does without.
+   */
+  async holdLink(): Promise<void> {
+    await this.#ask({ op: 'hold-link' })
+  }
+
+  /** @returns undefined when the shim will say nothing more. */
+  async #ask(request: object): Promise<z.infer<typeof controlEvent> | undefined> {
+    if (this.#isOver) return undefined
     const answer = new Promise<z.infer<typeof controlEvent> | undefined>((resolve) => this.#answers.push(resolve))
-    this.#socket.write(`${JSON.stringify({ op: 'signal', signal: name })}\n`)
-    const event = await within(
+    this.#socket.write(`${JSON.stringify(request)}\n`)
+    return await within(
       answer,
       ANSWER_TIMEOUT_MS,
       () => new BandSoxError('vmm-failed', `the shim did not answer within ${ANSWER_TIMEOUT_MS} ms`),
     )
-    if (event?.event === 'error')
-      throw new BandSoxError('vmm-failed', `cannot send ${name} to the VMM: ${event.message}`)
   }
 
   /** Resolves when the VMM has ended and the shim has cleaned up. @throws `vmm-failed` when the shim dies first. */
@@ -209,7 +291,7 @@ export class ShimClient {
         if (!event.success)
           throw new BandSoxError('vmm-failed', `the shim said something unknown: ${line.slice(0, 200)}`)
         if (event.data.event === 'exited') return event.data
-        if (event.data.event === 'signalled' || event.data.event === 'error') this.#answers.shift()?.(event.data)
+        if (ANSWERS.includes(event.data.event)) this.#answers.shift()?.(event.data)
       }
     } catch (error) {
       // Both are ways in which the shim's end shows, the second when we were just writing to it.

@@ -1,10 +1,11 @@
 /** Changes what is told of a sandbox, and what it may take of its host. */
-import { BandSoxError, type Operation, requireAllowed, type SandboxChanges } from '@bandsox/sdk'
+import { BandSoxError, type Limits, type Operation, requireAllowed, type SandboxChanges } from '@bandsox/sdk'
+import type { SandboxRecord } from '../store/record.js'
 import { checkedMemory, checkedVcpu } from './create-options.js'
 import { changedLabels, checkedMetadata } from './description.js'
 import type { Host } from './host.js'
-import { checkedLimits } from './limits.js'
-import { claimSettled } from './settle.js'
+import { checkedLimits, requireKept } from './limits.js'
+import { claimSettled, isLive } from './settle.js'
 
 /** @throws as `Sandbox.update`. Either all is changed or nothing. */
 export async function changeSandbox(host: Host, id: string, changes: SandboxChanges): Promise<void> {
@@ -20,12 +21,15 @@ export async function changeSandbox(host: Host, id: string, changes: SandboxChan
     for (const operation of needed) requireAllowed(operation, id, record.state)
     const newLabels = labels === undefined ? record.labels : changedLabels(record.labels, labels)
     const newLimits = limits === undefined ? record.limits : checkedLimits(limits, record.limits)
+    if (limits !== undefined) await requireKept(newLimits)
+    if (isLive(record.state)) await changeMachine(host, record, limits === undefined ? undefined : newLimits, memoryMib)
     await host.store.describe(id, () => ({
       labels: newLabels,
       limits: newLimits,
       ...(metadata !== undefined && { metadata }),
       ...(vcpu !== undefined && { vcpu }),
-      ...(memoryMib !== undefined && { memoryMib }),
+      // What a running guest gives back it can take again: it counts with all that it was started with.
+      ...(memoryMib !== undefined && !isLive(record.state) && { memoryMib }),
     }))
     host.info(`updated ${id}`)
   } finally {
@@ -33,10 +37,37 @@ export async function changeSandbox(host: Host, id: string, changes: SandboxChan
   }
 }
 
+async function changeMachine(
+  host: Host,
+  record: SandboxRecord,
+  limits: Limits | undefined,
+  memoryMib: number | undefined,
+): Promise<void> {
+  if (memoryMib !== undefined && memoryMib > record.memoryMib)
+    throw new BandSoxError(
+      'wrong-state',
+      `cannot give sandbox ${record.id} ${memoryMib} MiB while it runs: it was started with ${record.memoryMib} MiB`,
+      { hint: `stop it first: bandsox vm stop ${record.id}` },
+    )
+  if (limits === undefined && memoryMib === undefined) return
+  const machine = await host.vmm.attach(host.store.directoryOf(record.id))
+  try {
+    if (limits !== undefined) await machine.setLimits(limits)
+    if (memoryMib !== undefined) {
+      const given = await machine.setMemory(memoryMib)
+      if (given > memoryMib)
+        host.warn(`sandbox ${record.id} keeps ${given} MiB: its guest needs more than ${memoryMib} MiB`)
+    }
+  } finally {
+    machine.close()
+  }
+}
+
 function operationsFor({ labels, metadata, limits, vcpu, memoryMib }: SandboxChanges): Operation[] {
   return [
     ...(labels !== undefined || metadata !== undefined ? (['describe'] as const) : []),
     ...(limits !== undefined ? (['limit'] as const) : []),
-    ...(vcpu !== undefined || memoryMib !== undefined ? (['reshape'] as const) : []),
+    ...(memoryMib !== undefined ? (['limit'] as const) : []),
+    ...(vcpu !== undefined ? (['reshape'] as const) : []),
   ]
 }

@@ -10,6 +10,7 @@ import { newSandboxId } from '../store/sandbox-store.js'
 import { checkedShape, type Shape } from './create-options.js'
 import { requireFreeSpace, SANDBOX_BYTES } from './free-space.js'
 import { type Host, machineFiles } from './host.js'
+import { requireKept } from './limits.js'
 import { storageFolders } from './prepare.js'
 import { Releases } from './releases.js'
 import { destroy, stateNow } from './settle.js'
@@ -29,6 +30,7 @@ export async function createSandbox(
   const { signal } = options
   const shape = checkedShape(options, host.defaultLimits)
   signal?.throwIfAborted()
+  await requireKept(shape.limits)
   await requireFreeSpace(host.store.root, SANDBOX_BYTES, 'a sandbox')
   const releases = new Releases()
   const clock = stageClock()

@@ -5,6 +5,7 @@ import { hasCode } from '../testing/errors.js'
 import { sampleRecord } from '../testing/sample-record.js'
 import type { TestScope } from '../testing/temporary-folder.js'
 import { testHost } from '../testing/test-host.js'
+import { defaultLimits } from '../vmm/limits.js'
 import type { Machine, MachineFacts, MachineSpec, Vmm } from '../vmm/vmm.js'
 import { startOnFreeCid } from './free-cid.js'
 import { type Host, machineFiles } from './host.js'
@@ -19,6 +20,8 @@ const machine: Machine = {
   pause: () => Promise.resolve(),
   resume: () => Promise.resolve(),
   powerDown: () => Promise.resolve(),
+  setLimits: () => Promise.resolve(),
+  setMemory: () => Promise.resolve(0),
   signal: () => Promise.resolve(),
   exited: () => Promise.resolve({ code: 0, at: '' }),
   exitedWithin: () => Promise.resolve(undefined),
@@ -44,6 +47,7 @@ async function sandboxBeside(t: TestScope, inUse: readonly number[], fails?: Err
   const specOf = async ({ cid, port }: { cid: number; port: number }): Promise<MachineSpec> => ({
     ...{ sandboxId: record.id, directory: host.store.directoryOf(record.id), vcpu: 1, memoryMib: 128 },
     ...{ files: machineFiles, hostname: 'box', vsock: 'auto', cid, port, uid: 1_900_000_000 + cid },
+    limits: defaultLimits,
   })
   return { host, id: record.id, specOf, tried }
 }

@@ -1,16 +1,22 @@
 /** Bounds on what a sandbox takes of its host: defaults, and checks before anything is touched. */
 import { BandSoxError, type Limits } from '@bandsox/sdk'
+import { cgroupSupport } from '../vmm/cgroup.js'
+import { defaultLimits } from '../vmm/limits.js'
 
 /** Limits of those who name none. */
 export type DefaultLimits = Limits
 
-const MIB = 1024 * 1024
+const { processes: _, ...limits } = defaultLimits
+export const usualLimits: DefaultLimits = limits
 
-/** As the earlier project had them: without any, several sandboxes together starved the host's own disk. */
-export const usualLimits: DefaultLimits = {
-  cpus: null,
-  diskBytesPerSecond: 200 * MIB,
-  diskOperationsPerSecond: 5_000,
+/** @throws `host-unsupported` for a limit that this host cannot keep. */
+export async function requireKept({ cpus }: Limits): Promise<void> {
+  if (cpus === null) return
+  const support = await cgroupSupport()
+  if (support.usable) return
+  throw new BandSoxError('host-unsupported', `cannot limit a sandbox to ${cpus} CPUs: ${support.reason}`, {
+    hint: support.hint,
+  })
 }
 
 /** Below, a guest's own start would take minutes. */

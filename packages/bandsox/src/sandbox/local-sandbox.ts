@@ -1,4 +1,5 @@
 /** A sandbox of this host. */
+import { setTimeout as delay } from 'node:timers/promises'
 import {
   BandSoxError,
   type ExecOptions,
@@ -16,11 +17,12 @@ import {
 import { Agent } from '../guest/agent.js'
 import { type ExecRequest, startJob } from '../guest/job.js'
 import { parseSignal } from '../guest/signal.js'
-import { readRun } from '../process/shim.js'
+import { readRun, standsStill } from '../process/shim.js'
 import type { SandboxRecord } from '../store/record.js'
 import { changeSandbox } from './change.js'
 import { readConsole } from './console.js'
 import { checkedName } from './description.js'
+import { RESUME_BYTES, requireFreeSpace } from './free-space.js'
 import type { Host } from './host.js'
 import { LocalFiles } from './local-files.js'
 import { sandboxInfo } from './sandbox-info.js'
@@ -28,6 +30,9 @@ import { claimSettled, destroy, endMachine, settle, stateNow, vsockIsGone } from
 import { startSandbox } from './start.js'
 import { stopMachine } from './stop.js'
 import { waitForState } from './wait.js'
+
+/** A guest that waits for its disk tries again at once. */
+const STALL_MS = 100
 
 export class LocalSandbox implements Sandbox {
   readonly id: string
@@ -101,10 +106,23 @@ export class LocalSandbox implements Sandbox {
   }
 
   async resume(): Promise<void> {
-    await this.#exclusively('resume', async () => {
-      await this.#withMachine((machine) => machine.resume())
+    await this.#exclusively('resume', async ({ state }) => {
+      if (state.kind === 'paused' && state.reason !== undefined) await this.#resumeStalled(state)
+      else await this.#withMachine((machine) => machine.resume())
       await this.#host.store.transition(this.id, { state: stateNow('running') })
       this.#host.info(`resumed ${this.id}`)
+    })
+  }
+
+  /** Its VMM has paused it, and does so again at once when the reason is still there. */
+  async #resumeStalled(state: SandboxState & { kind: 'paused' }): Promise<void> {
+    await requireFreeSpace(this.#host.store.root, RESUME_BYTES, `sandbox ${this.id} to run on`)
+    await this.#withMachine((machine) => machine.resume())
+    await delay(STALL_MS)
+    const { status } = await readRun(this.#directory)
+    if (status === undefined || status.status === 'running') return
+    throw new BandSoxError('no-space', `sandbox ${this.id} was resumed and paused again at once: ${state.reason}`, {
+      hint: 'free some: bandsox system df, bandsox system prune',
     })
   }
 
@@ -246,7 +264,10 @@ export class LocalSandbox implements Sandbox {
   async #allowed(operation: Operation): Promise<SandboxRecord> {
     const record = await this.#record()
     requireAllowed(operation, this.id, record.state)
-    return record
+    if (!standsStill(this.#directory)) return record
+    const settled = await this.#settled()
+    requireAllowed(operation, this.id, settled.state)
+    return settled
   }
 
   async #record(): Promise<SandboxRecord> {

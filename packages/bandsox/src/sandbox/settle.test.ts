@@ -88,6 +88,8 @@ describe('settling', () => {
   it('says stopped of a guest that powered itself off, failed of any other end, and gives back what it held', async (t) => {
     const cases: [object, SandboxState['kind'], RegExp][] = [
       [{ code: 0 }, 'stopped', /^$/],
+      [{ code: 0, shutdown: 'guest-shutdown' }, 'stopped', /^$/],
+      [{ code: 0, shutdown: 'guest-reset' }, 'failed', /the guest panicked, or rebooted itself/],
       [{ code: 1 }, 'failed', /exited with 1/],
       [{ signal: 'SIGSEGV' }, 'failed', /ended by SIGSEGV/],
       [{ unknown: true }, 'failed', /the VMM ended/],
@@ -209,6 +211,28 @@ describe('settling', () => {
       lines,
     )
     await assert.rejects(stat(socket), { code: 'ENOENT' })
+  })
+
+  it('says paused, and why, of a machine that its VMM has paused, and running when that is over', async (t) => {
+    const host = await hostFor(t)
+    const record = await sandboxIn(host, { kind: 'running', since })
+    const self = await selfIdentity()
+    await writeRun(host, record.id, self, self)
+    const say = (status: string, at: string) =>
+      writeFile(path.join(host.store.directoryOf(record.id), 'machine.json'), JSON.stringify({ status, since: at }))
+    await say('io-error', '2025-01-01T00:00:00.000Z') // of an earlier stall
+    assert.equal((await settle(host, record))?.state.kind, 'running')
+    await say('io-error', '2026-01-02T00:00:00.000Z')
+    const paused = await settle(host, record)
+    assert.deepEqual(paused?.state, {
+      kind: 'paused',
+      since: '2026-01-02T00:00:00.000Z',
+      reason: "the host's disk is full",
+    })
+    assert.equal((await host.store.events(0)).at(-1)?.reason, "the host's disk is full")
+    assert.ok(paused !== undefined)
+    await say('running', '2026-01-03T00:00:00.000Z')
+    assert.deepEqual((await settle(host, paused))?.state, { kind: 'running', since: '2026-01-03T00:00:00.000Z' })
   })
 
   it('knows a state for an end that nobody saw', () => {

@@ -5,7 +5,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { BandSoxError, isSystemError, messageOf, type SandboxState } from '@bandsox/sdk'
 import { Agent } from '../guest/agent.js'
 import { isAlive } from '../process/identity.js'
-import { adoptVmm, describeExit, readRun, type VmmExit } from '../process/shim.js'
+import { adoptVmm, describeExit, type MachineStatus, readRun, type VmmExit } from '../process/shim.js'
 import { isInProgress } from '../store/operation.js'
 import type { SandboxRecord } from '../store/record.js'
 import type { Claim } from '../store/sandbox-store.js'
@@ -29,7 +29,7 @@ export const stateNow = (kind: Exclude<SandboxState['kind'], 'failed'>): Sandbox
 
 /** The state that a VMM's end leaves: a guest that powered itself off has stopped, anything else has failed. */
 export function stateAfterExit(exit: VmmExit | undefined): SandboxState {
-  if (exit?.code === 0) return { kind: 'stopped', since: exit.at }
+  if (exit?.code === 0 && exit.shutdown !== 'guest-reset') return { kind: 'stopped', since: exit.at }
   const since = exit?.at ?? new Date().toISOString()
   return { kind: 'failed', since, reason: exit === undefined ? 'VMM and shim ended together' : describeExit(exit) }
 }
@@ -70,8 +70,25 @@ async function needsSettling(host: Host, { id, state, operation }: SandboxRecord
   if (operation !== undefined) return !(await isInProgress(operation))
   if (!isLive(state)) return false
   if (state.kind === 'stopping') return true // and nobody is at it any more
-  const { vmmAlive, shimAlive } = await readRun(host.store.directoryOf(id))
-  return !vmmAlive || !shimAlive
+  const { vmmAlive, shimAlive, status } = await readRun(host.store.directoryOf(id))
+  return !vmmAlive || !shimAlive || stateBy(status, state) !== state
+}
+
+const reasons: Partial<Record<MachineStatus['status'], string>> = {
+  'io-error': "the host's disk is full",
+  'internal-error': 'the VMM has met an internal error',
+  'guest-panicked': 'the guest has panicked',
+  suspended: 'the guest has suspended itself',
+}
+
+/** What a live machine's own word makes of its state: its VMM pauses it when the host's disk is full, and nobody else need know. */
+export function stateBy(status: MachineStatus | undefined, state: SandboxState): SandboxState {
+  if (status === undefined || status.status === 'starting' || status.status === 'shutdown') return state
+  if (status.since <= state.since) return state // of before the state was written, or the same
+  if (status.status === 'running') return state.kind === 'paused' ? { kind: 'running', since: status.since } : state
+  if (state.kind !== 'running') return state
+  const reason = reasons[status.status] ?? 'from outside of BandSox'
+  return { kind: 'paused', since: status.since, reason }
 }
 
 /** @param interrupted The operation that a process died at. */
@@ -101,7 +118,12 @@ async function setRight(
     host.info(`stopped ${id}, whose stop had been interrupted`)
     return await host.store.transition(id, { state: stateNow('stopped'), releaseNumbers: true })
   }
-  if (now.vmmAlive) return await host.store.read(id)
+  if (now.vmmAlive) {
+    const told = stateBy(now.status, state)
+    if (told === state) return await host.store.read(id)
+    host.info(`${id} is ${told.kind}${'reason' in told && told.reason !== undefined ? `: ${told.reason}` : ''}`)
+    return await host.store.transition(id, { state: told })
+  }
   await vsockIsGone(host, record)
   host.info(`${id} has ended: ${now.exit === undefined ? 'nobody saw how' : describeExit(now.exit)}`)
   return await host.store.transition(id, { state: stateAfterExit(now.exit), releaseNumbers: true })

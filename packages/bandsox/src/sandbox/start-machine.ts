@@ -103,8 +103,9 @@ async function machineSpec(
   const uid = FIRST_VM_UID + cid
   if (process.getuid?.() === 0) await chown(path.join(directory, machineFiles.overlay), uid, uid)
   const { id: sandboxId, vcpu, memoryMib, vsock } = record
+  const limits = { ...record.limits, processes: null }
   const hostname = record.name ?? record.id.replace('_', '-')
-  return { sandboxId, directory, vcpu, memoryMib, vsock, cid, port, uid, files: machineFiles, hostname }
+  return { sandboxId, directory, vcpu, memoryMib, vsock, cid, port, uid, files: machineFiles, hostname, limits }
 }
 
 /** @throws What ended the VMM, with what guest and VMM printed last, rather than a mere lack of an answer. */

@@ -2,6 +2,7 @@
 import type { VsockMode } from '@bandsox/sdk'
 import type { Link } from '../link/link.js'
 import type { VmmExit } from '../process/shim.js'
+import type { LiveLimits, MachineLimits } from './limits.js'
 
 /** A machine to be started, in its own directory. File names are relative to it. */
 export interface MachineSpec {
@@ -20,6 +21,7 @@ export interface MachineSpec {
   port: number
   /** The VMM runs as this user when we are root. */
   uid: number
+  limits: MachineLimits
 }
 
 /** What a started machine is, as it must be known to find it again. Kept in the sandbox's record. */
@@ -38,6 +40,20 @@ export interface Machine {
   resume(): Promise<void>
   /** Presses the power button. */
   powerDown(): Promise<void>
+  /**
+   * Takes effect at once, in place of all earlier limits of the kind.
+   *
+   * @throws `host-unsupported` for `cpus` on a machine that has no control group; `vmm-control`.
+   */
+  setLimits(limits: LiveLimits): Promise<void>
+  /**
+   * Asks the guest to do with so much memory, at most what it was started with. It may keep what it needs, and takes all of it back
+   * before it would have to kill.
+   *
+   * @returns What it has now, in MiB, at the latest after a few seconds.
+   * @throws `vmm-control`.
+   */
+  setMemory(memoryMib: number): Promise<number>
   signal(name: 'SIGTERM' | 'SIGKILL'): Promise<void>
   /** Resolves when the VMM has ended and nothing of it is left but its log and disk. */
   exited(): Promise<VmmExit>
@@ -50,7 +66,7 @@ export interface Machine {
 export interface Vmm {
   readonly name: string
   /**
-   * @throws `host-unsupported`, `host-missing`, `vsock-unavailable`, `vmm-failed`; `cid-in-use` when a VM that is not ours has
+   * @throws `host-unsupported` (also for a limit that this host cannot keep), `host-missing`, `vsock-unavailable`, `vmm-failed`; `cid-in-use` when a VM that is not ours has
    *   `spec.cid`. Nothing is left behind, and the directory is good for another start.
    */
   start(spec: MachineSpec): Promise<{ machine: Machine; facts: MachineFacts }>

@@ -243,8 +243,9 @@ export interface Sandbox extends AsyncDisposable {
   /** @param options.unique Refuses when another sandbox has this name. */
   rename(name: string, options?: { unique?: boolean }): Promise<void>
   /**
-   * Changes what is given. Labels are merged by key, `null` removes one; metadata is replaced; limits hold from now on; CPUs
-   * and memory need a stopped sandbox.
+   * Changes what is given. Labels are merged by key, `null` removes one; metadata is replaced; limits hold from now on;
+   * virtual CPUs need a stopped sandbox. So does its memory; one that runs is asked to do with less than it was started with,
+   * until it stops.
    *
    * @throws `bad-request`; `wrong-state`; `host-unsupported` for a limit that this host cannot keep.
    */

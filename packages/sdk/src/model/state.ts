@@ -35,9 +35,9 @@ export const allowedIn = {
   resume: ['paused'],
   /** Of the name, labels and metadata. */
   describe: ['running', 'paused', 'stopping', 'stopped', 'hibernated', 'failed'],
-  /** Of the limits. */
+  /** Of the limits, and of memory. */
   limit: ['running', 'paused', 'stopped', 'failed'],
-  /** Of CPUs and memory, which a machine has from its start. */
+  /** Of virtual CPUs, which a machine has from its start. */
   reshape: ['stopped', 'failed'],
   logs: ['creating', 'running', 'paused', 'stopping', 'stopped', 'hibernated', 'failed'],
   delete: ['stopped', 'hibernated', 'failed'],

@@ -170,9 +170,9 @@ interface UpdateOptions extends LimitOptions {
 function updateCommand(): Command {
   return withLimitOptions(new Command('update').argument('<vm...>', 'ids, id prefixes or names'))
     .option('--vcpu <count>', 'virtual CPUs from the next start on', integerOption)
-    .option('--mem <MiB>', 'guest memory from the next start on', integerOption)
+    .option('--mem <MiB>', 'guest memory: from the next start on; of one that runs, less than it has', integerOption)
     .option('--metadata <json>', 'replace the metadata', metadataOption)
-    .description('change limits at once, CPUs and memory of one that is stopped')
+    .description('change limits at once, CPUs of one that is stopped')
     .action(async (names: string[], options: UpdateOptions, command: Command) => {
       const context = contextOf(command)
       const limits = limitsFrom(options)

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import type { MachineSpec } from '../vmm.js'
-import { type QemuChoice, qemuCommandLine } from './command-line.js'
+import { type QemuChoice, qemuCommandLine, throttleCommands } from './command-line.js'
 
 const spec: MachineSpec = {
   sandboxId: 'sbx_aaaaaaaaaa',
@@ -14,6 +14,7 @@ const spec: MachineSpec = {
   cid: 77,
   port: 9_005,
   uid: 1_900_077,
+  limits: { diskBytesPerSecond: 1_000_000, diskOperationsPerSecond: 500, cpus: null, processes: null },
 }
 const choice = (over: Partial<QemuChoice> = {}): QemuChoice => ({
   program: '/usr/bin/qemu',
@@ -108,13 +109,45 @@ describe("QEMU's command line", () => {
     assert.ok(!argv.some((word) => word.includes(spec.directory)))
   })
 
+  it('stops the machine when the disk of the host is full, and lets the guest see any other error', () => {
+    const disks = valuesOf(qemuCommandLine(spec, choice()).argv, '-device').filter((device) =>
+      /virtio-blk/.test(device),
+    )
+    assert.equal(disks.length, 2)
+    for (const disk of disks) assert.match(disk, /,werror=enospc,rerror=report$/)
+  })
+
+  it('throttles both disks as one, with a burst of a second, and not at all without a limit', () => {
+    const drives = (limits: Partial<MachineSpec['limits']>) =>
+      valuesOf(qemuCommandLine({ ...spec, limits: { ...spec.limits, ...limits } }, choice()).argv, '-drive')
+    const bytes = 'throttling.bps-total=1000000,throttling.bps-total-max=1000000'
+    const requests = 'throttling.iops-total=500,throttling.iops-total-max=500'
+    for (const drive of drives({})) assert.ok(drive.endsWith(`,throttling.group=disks,${bytes},${requests}`), drive)
+    for (const drive of drives({ diskBytesPerSecond: null }))
+      assert.ok(drive.endsWith(`,throttling.group=disks,${requests}`))
+    for (const drive of drives({ diskBytesPerSecond: null, diskOperationsPerSecond: null }))
+      assert.ok(!drive.includes('throttling'))
+  })
+
+  it('changes the limits of both disks, by the same names', () => {
+    const devices = valuesOf(qemuCommandLine(spec, choice()).argv, '-device')
+    const commands = throttleCommands({ diskBytesPerSecond: 7, diskOperationsPerSecond: null })
+    assert.equal(commands.length, 2)
+    for (const { id, bps, bps_max, iops, iops_max, group } of commands) {
+      const name = /^\/machine\/peripheral\/(.+)\/virtio-backend$/.exec(String(id))?.[1]
+      assert.ok(name !== undefined && devices.some((device) => device.includes(`,id=${name},`)), String(id))
+      assert.deepEqual([bps, bps_max, iops, iops_max, group], [7, 7, 0, undefined, 'disks'])
+    }
+  })
+
   it('counts the inherited descriptors from 3, in the order in which the shim opens them', () => {
     const { argv, files } = qemuCommandLine(spec, choice({ vsock: 'kernel' }))
     const fdOf = (id: string) =>
       Number(/fd=(\d+)/.exec(valuesOf(argv, '-chardev').find((value) => value.includes(`id=${id},`)) ?? '')?.[1])
-    assert.deepEqual(files, [{ listen: 'qmp.sock' }, { listen: 'agent.sock' }, { open: '/dev/vhost-vsock' }])
-    assert.deepEqual([fdOf('qmp'), fdOf('agent')], [3, 4])
-    assert.ok(valuesOf(argv, '-device').includes('vhost-vsock-pci,guest-cid=77,vhostfd=5'))
+    const listening = ['qmp.sock', 'agent.sock', 'events.sock'].map((listen) => ({ listen }))
+    assert.deepEqual(files, [...listening, { open: '/dev/vhost-vsock' }])
+    assert.deepEqual([fdOf('qmp'), fdOf('agent'), fdOf('events')], [3, 4, 5])
+    assert.ok(valuesOf(argv, '-device').includes('vhost-vsock-pci,guest-cid=77,vhostfd=6'))
   })
 
   it('shares the memory with the vsock daemon only', () => {
@@ -130,6 +163,6 @@ describe("QEMU's command line", () => {
     assert.deepEqual(devices(null), [])
     assert.deepEqual(devices('daemon'), ['vhost-user-vsock-pci,chardev=vsock'])
     assert.equal(devices('kernel').length, 1)
-    assert.equal(qemuCommandLine(spec, choice()).files.length, 2)
+    assert.equal(qemuCommandLine(spec, choice()).files.length, 3)
   })
 })

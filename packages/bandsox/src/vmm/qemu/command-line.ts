@@ -1,8 +1,11 @@
 /** QEMU's command line and inherited descriptors for a machine. Pure. */
 import type { ShimConfig } from '../../process/shim.js'
+import type { MachineLimits } from '../limits.js'
 import type { MachineSpec } from '../vmm.js'
 
 export const QMP_SOCKET = 'qmp.sock'
+/** A monitor for the shim alone, which holds its only connection. */
+export const EVENTS_SOCKET = 'events.sock'
 /** The far end of the guest's virtio-serial port; the shim connects it. */
 export const AGENT_SERIAL_SOCKET = 'agent.sock'
 /** The shim's, whatever is behind it. */
@@ -38,6 +41,7 @@ export function qemuCommandLine(spec: MachineSpec, choice: QemuChoice): { argv: 
   const inherit = (file: InheritedFile): number => files.push(file) + FIRST_FD - 1
   const qmp = inherit({ listen: QMP_SOCKET })
   const serial = inherit({ listen: AGENT_SERIAL_SOCKET })
+  const events = inherit({ listen: EVENTS_SOCKET })
   const isKvm = choice.accelerator === 'kvm'
   // vhost-user needs the guest's memory shared with the daemon.
   const memory = choice.vsock === 'daemon' ? 'memory-backend-memfd,share=on' : 'memory-backend-ram'
@@ -63,20 +67,70 @@ export function qemuCommandLine(spec: MachineSpec, choice: QemuChoice): { argv: 
     ...['-kernel', spec.files.kernel],
     ...['-initrd', spec.files.initramfs],
     ...['-append', kernelCommandLine(spec, isKvm)],
-    ...drive('root', spec.files.root, 'readonly=on'),
-    ...drive('overlay', spec.files.overlay, 'discard=unmap,detect-zeroes=unmap'),
+    ...drive('root', spec.files.root, 'readonly=on', spec.limits),
+    ...drive('overlay', spec.files.overlay, 'discard=unmap,detect-zeroes=unmap', spec.limits),
     ...['-chardev', 'stdio,id=console,signal=off', '-serial', 'chardev:console'],
     ...['-chardev', `socket,id=qmp,fd=${qmp},server=on,wait=off`, '-mon', 'chardev=qmp,mode=control'],
+    ...['-chardev', `socket,id=events,fd=${events},server=on,wait=off`, '-mon', 'chardev=events,mode=control'],
     ...['-chardev', `socket,id=agent,fd=${serial},server=on,wait=off`],
     ...['-device', 'virtio-serial-pci,max_ports=2', '-device', 'virtserialport,chardev=agent,name=bandsox.agent'],
+    // Gives back what the guest has freed, and takes what it is asked for: but never what the guest needs.
+    ...['-device', 'virtio-balloon-pci,id=balloon,deflate-on-oom=on,free-page-reporting=on'],
     ...['-object', 'rng-random,id=rng0,filename=/dev/urandom', '-device', 'virtio-rng-pci,rng=rng0'],
     ...vsockDevice(spec, choice, inherit),
   ]
   return { argv, files }
 }
 
-function drive(id: string, file: string, options: string): string[] {
-  return ['-drive', `id=${id},file=${file},format=raw,if=none,${options}`, '-device', `virtio-blk-pci,drive=${id}`]
+/** The disks, in the guest's order, and the group in which they are throttled as one. */
+const DRIVES = ['root', 'overlay'] as const
+const THROTTLE_GROUP = 'disks'
+const deviceOf = (drive: string) => `${drive}-disk`
+
+/**
+ * A host whose disk is full stops the machine, as it is, until there is room and someone resumes it: the guest sees no error, and
+ * nothing is lost. Any other error is the guest's to deal with, as of a real disk.
+ */
+const ON_ERROR = 'werror=enospc,rerror=report'
+
+function drive(id: (typeof DRIVES)[number], file: string, options: string, limits: MachineLimits): string[] {
+  return [
+    ...['-drive', `id=${id},file=${file},format=raw,if=none,${options}${throttling(limits)}`],
+    ...['-device', `virtio-blk-pci,id=${deviceOf(id)},drive=${id},${ON_ERROR}`],
+  ]
+}
+
+function throttling({ diskBytesPerSecond: bytes, diskOperationsPerSecond: operations }: MachineLimits): string {
+  const limit = (name: string, value: number | null) =>
+    value === null ? [] : [`throttling.${name}=${value}`, `throttling.${name}-max=${value}`]
+  const limits = [...limit('bps-total', bytes), ...limit('iops-total', operations)]
+  return limits.length === 0 ? '' : `,throttling.group=${THROTTLE_GROUP},${limits.join(',')}`
+}
+
+/**
+ * Arguments of `block_set_io_throttle`, one set per disk. A disk with a limit joins the group and sets its limits, one without
+ * leaves it: so all of them are told.
+ */
+export function throttleCommands(
+  limits: Pick<MachineLimits, 'diskBytesPerSecond' | 'diskOperationsPerSecond'>,
+): Record<string, unknown>[] {
+  const bps = limits.diskBytesPerSecond ?? 0
+  const iops = limits.diskOperationsPerSecond ?? 0
+  return DRIVES.map((id) => ({
+    // The disk is not the PCI device that has the id, but the virtio device in it.
+    ...{
+      id: `/machine/peripheral/${deviceOf(id)}/virtio-backend`,
+      group: THROTTLE_GROUP,
+      bps,
+      iops,
+      bps_rd: 0,
+      bps_wr: 0,
+      iops_rd: 0,
+      iops_wr: 0,
+    },
+    ...(bps > 0 && { bps_max: bps }),
+    ...(iops > 0 && { iops_max: iops }),
+  }))
 }
 
 function vsockDevice(spec: MachineSpec, choice: QemuChoice, inherit: (file: InheritedFile) => number): string[] {

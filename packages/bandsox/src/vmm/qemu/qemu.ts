@@ -3,10 +3,13 @@ import { chown, copyFile, link, mkdir } from 'node:fs/promises'
 import path from 'node:path'
 import { BandSoxError, isSystemError, type VsockMode } from '@bandsox/sdk'
 import { socketLink } from '../../link/socket-link.js'
-import { consoleConfig, type ShimConfig, startShim } from '../../process/shim.js'
+import { consoleConfig, SANDBOX_MARK, type ShimConfig, startShim } from '../../process/shim.js'
+import { type CgroupSupport, cgroupSupport, machineCgroup } from '../cgroup.js'
+import type { MachineLimits } from '../limits.js'
 import type { MachineFacts, MachineSpec, Vmm } from '../vmm.js'
 import {
   DAEMON_SOCKET,
+  EVENTS_SOCKET,
   type QemuChoice,
   qemuCommandLine,
   VHOST_USER_SOCKET,
@@ -25,6 +28,11 @@ import { attachMachine } from './machine.js'
 
 /** Descriptors a VMM needs: disks, sockets, eventfds. The daemon holds one per vsock connection, up to 1023. */
 const MAX_FILES = 4096
+/**
+ * Threads of a VM's own user. It bounds a VMM that was taken over; an honest VM has 80 at the most, and VMs of several storage
+ * folders may have one user.
+ */
+const MAX_PROCESSES = 1024
 const VSOCK_DAEMON_FILE = 'vhost-device-vsock'
 /** The daemon's buffer for what the guest sends to one connection; its default of 64 KiB leaves throughput on the table. */
 const VSOCK_TX_BUFFER_BYTES = 262_144
@@ -33,16 +41,19 @@ export function qemuDriver(tools: HostTools): Vmm {
   // The host does not change its hardware while we run: each is found out once.
   const qemu = lazily(() => findQemu(tools))
   const acceleration = lazily(() => probeAcceleration(tools))
+  const cgroups = lazily(() => cgroupSupport())
   return {
     name: 'qemu',
     async start(spec) {
-      const [{ program, version }, accelerator, backend] = await Promise.all([
+      const [{ program, version }, accelerator, backend, groups] = await Promise.all([
         qemu(),
         acceleration(),
         findVsockBackend(tools),
+        cgroups(),
       ])
+      requireLimits(spec.limits, groups)
       const vsock = chooseVsock(spec.vsock, backend)
-      const config = await prepare(spec, program, accelerator, vsock)
+      const config = await prepare(spec, program, accelerator, vsock, groups)
       await startShim(tools.shim, spec.directory, config)
       const facts: MachineFacts = {
         vmm: 'qemu',
@@ -57,6 +68,15 @@ export function qemuDriver(tools: HostTools): Vmm {
     links: (directory, { vsock }, port) =>
       vsock === null ? [] : [socketLink('vsock', path.join(directory, vsock.socket), port)],
   }
+}
+
+/** @throws `host-unsupported` for a limit that nothing here would keep. */
+function requireLimits({ cpus, processes }: MachineLimits, groups: CgroupSupport): void {
+  if (groups.usable || (cpus === null && (processes === null || process.getuid?.() === 0))) return
+  const what = cpus !== null ? 'processors' : 'processes'
+  throw new BandSoxError('host-unsupported', `cannot limit the ${what} of a machine: ${groups.reason}`, {
+    hint: groups.hint,
+  })
 }
 
 /** @throws `vsock-unavailable` when the machine would be left without a link to its agent. */
@@ -81,6 +101,7 @@ async function prepare(
   program: string,
   accelerator: Acceleration,
   vsock: Exclude<VsockBackend, { kind: 'none' }> | null,
+  groups: CgroupSupport,
 ): Promise<ShimConfig> {
   const isRoot = process.getuid?.() === 0
   const choice: QemuChoice = { program, accelerator: accelerator.kind, vsock: vsock?.kind ?? null }
@@ -93,10 +114,11 @@ async function prepare(
     sandbox: spec.sandboxId,
     vmm: {
       argv,
-      env: {},
+      env: { [SANDBOX_MARK]: spec.sandboxId },
       ...(isRoot && {
         uid: spec.uid,
         gid: spec.uid,
+        maxProcesses: spec.limits.processes ?? MAX_PROCESSES,
         groups: accelerator.kind === 'kvm' ? accelerator.groups : [],
       }),
       maxFiles: MAX_FILES,
@@ -104,6 +126,8 @@ async function prepare(
     files,
     console: consoleConfig,
     ...(vsock !== null && { vsock: vsockConfig(spec, vsock.kind) }),
+    monitor: { kind: 'qmp', socket: EVENTS_SOCKET },
+    ...(groups.usable && { cgroup: machineCgroup(groups.parent, spec, accelerator.kind) }),
     remove: [],
   }
 }

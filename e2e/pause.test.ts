@@ -1,0 +1,39 @@
+/** A machine that stands still, whoever stopped it and whatever its clients do meanwhile, goes on with its link whole. */
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { connect, type Socket } from 'node:net'
+import path from 'node:path'
+import { test } from 'node:test'
+import { setTimeout as delay } from 'node:timers/promises'
+import { openBandSox } from 'bandsox'
+import { attachMachine } from './support/internals.js'
+import { temporaryStorage } from './support/storage.js'
+
+/** A host's connection to a port of the guest; what comes is thrown away. */
+function client(socket: string, port: number): Socket {
+  const connection = connect(socket)
+  connection.on('error', () => undefined).resume()
+  connection.write(`CONNECT ${port}\n`)
+  return connection
+}
+
+test('clients that come, talk, and go while a machine stands still do not cost it its link', async () => {
+  await using storage = await temporaryStorage()
+  await using sandbox = await (await openBandSox({ storage: storage.folder })).create('bandsox/base')
+  const { directory, vsock } = await sandbox.info()
+  assert.ok(vsock)
+  const socket = path.join(directory, 'vsock.sock')
+  const [goes, stays] = [client(socket, vsock.port), client(socket, vsock.port)]
+  await Promise.all([once(goes, 'data'), once(stays, 'data')])
+  const machine = await attachMachine('', directory)
+  await machine.pause()
+  goes.destroy()
+  stays.write('nothing that an agent understands')
+  const comes = client(socket, vsock.port)
+  await delay(100)
+  comes.destroy()
+  await machine.resume()
+  machine.close()
+  assert.equal((await sandbox.exec(['echo', 'whole']).collect()).stdout, 'whole\n')
+  stays.destroy()
+})
