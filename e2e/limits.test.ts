@@ -1,12 +1,14 @@
 /** What a sandbox may take of the host, and what becomes of it where the host has no more. */
 import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
-import { readFileSync, rmSync, statfsSync, writeFileSync } from 'node:fs'
+import { appendFileSync, readFileSync, rmSync, statfsSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
-import { openBandSox, type Sandbox } from 'bandsox'
-import { attachMachine, readRun, withQmp } from './support/internals.js'
+import { BandSoxError, openBandSox, type Sandbox } from 'bandsox'
+import { readRun } from 'bandsox/internal/process/shim.js'
+import { attachMachine } from 'bandsox/internal/vmm/qemu/machine.js'
+import { withQmp } from 'bandsox/internal/vmm/qemu/qmp.js'
 import { storageOfItsOwnSize, temporaryStorage, until } from './support/storage.js'
 
 const MIB = 1024 * 1024
@@ -51,7 +53,8 @@ test('a full disk of the host pauses the machine, and with room it goes on and h
 }, async () => {
   const room = 12 * MIB
   await using storage = await storageOfItsOwnSize(192)
-  await using sandbox = await (await openBandSox({ storage: storage.folder })).create('bandsox/base')
+  await using bandsox = await openBandSox({ storage: storage.folder })
+  await using sandbox = await bandsox.create('bandsox/base')
   const { directory } = await sandbox.info()
   const { bavail, bsize } = statfsSync(storage.folder)
   const filler = path.join(storage.folder, 'filler')
@@ -63,8 +66,20 @@ test('a full disk of the host pauses the machine, and with room it goes on and h
   const uploading = sandbox.files.write('/root/upload', data)
   await until(async () => (await statusOf(directory))?.status === 'io-error', 'the disk to be full', 60_000)
   assert.match((await statusOf(directory))?.reason ?? '', /^write on disk overlay failed: no space left on the host$/)
+  // Everybody is told, also by a disk that has no room for telling it.
+  fill(filler)
+  const { state } = await sandbox.info()
+  assert.deepEqual(state, { kind: 'paused', since: state.since, reason: "the host's disk is full" })
+  const events = []
+  for await (const { kind, reason } of bandsox.events()) events.push([kind, reason])
+  assert.deepEqual(events.at(-1), ['paused', "the host's disk is full"])
+  await assert.rejects(
+    sandbox.exec(['true']).wait(),
+    /cannot exec sandbox .*: it is paused \(the host's disk is full\)/,
+  )
+  await assert.rejects(sandbox.resume(), (error) => error instanceof BandSoxError && error.code === 'no-space')
   rmSync(filler)
-  await qmpIn(directory, 'cont')
+  await sandbox.resume()
   const written = await writing
   assert.equal(written.exitCode, 0)
   assert.match(written.stdout, /\nsynced\n$/)
@@ -75,6 +90,15 @@ test('a full disk of the host pauses the machine, and with room it goes on and h
   assert.doesNotMatch(read.stdout, /I\/O error|EXT4-fs error/)
   assert.equal((await statusOf(directory))?.status, 'running')
 })
+
+/** Writes until there is no room at all. */
+function fill(file: string): void {
+  try {
+    for (;;) appendFileSync(file, Buffer.alloc(4096))
+  } catch (error) {
+    assert.equal((error as NodeJS.ErrnoException).code, 'ENOSPC')
+  }
+}
 
 const unlimited = { diskBytesPerSecond: null, diskOperationsPerSecond: null, cpus: null }
 

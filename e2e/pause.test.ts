@@ -6,7 +6,7 @@ import path from 'node:path'
 import { test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { openBandSox } from 'bandsox'
-import { attachMachine } from './support/internals.js'
+import { attachMachine } from 'bandsox/internal/vmm/qemu/machine.js'
 import { temporaryStorage } from './support/storage.js'
 
 /** A host's connection to a port of the guest; what comes is thrown away. */

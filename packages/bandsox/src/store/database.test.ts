@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict'
+import { execFileSync, spawnSync } from 'node:child_process'
+import { writeFileSync } from 'node:fs'
 import { readdir, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { describe, it } from 'node:test'
@@ -111,4 +113,31 @@ describe('the database', () => {
     assert.equal(await database.read((tables) => tables.row("SELECT 1 FROM sqlite_schema WHERE name = 'b'")), undefined)
     database.close()
   })
+
+  it('can still be written when its disk is full, from what it has kept for that', { skip: mountable() }, async (t) => {
+    const folder = await temporaryFolder(t)
+    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=48m', 'bandsox-test', folder])
+    t.after(() => void execFileSync('umount', ['-l', folder]))
+    const database = await Database.open(path.join(folder, 'a.db'))
+    const write = (count: number) =>
+      database.write((tables) => {
+        for (let index = 0; index < count; index++)
+          tables.change("INSERT INTO events (at, sandbox, kind) VALUES ('', 'x', $kind)", { kind: 'k'.repeat(1_000) })
+      })
+    assert.throws(() => writeFileSync(path.join(folder, 'filler'), Buffer.alloc(64 * 1024 * 1024)), { code: 'ENOSPC' })
+    await write(500)
+    await assert.rejects(
+      async () => {
+        for (;;) await write(500)
+      },
+      hasCode('no-space', /no space is left on its disk/),
+    )
+    database.close()
+  })
 })
+
+/** @returns Why a test that mounts is skipped. */
+function mountable(): string | false {
+  if (process.getuid?.() !== 0) return 'mounting needs root'
+  return spawnSync('unshare', ['--mount', 'true']).status === 0 ? false : 'this host lets nobody mount'
+}

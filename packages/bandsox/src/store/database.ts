@@ -9,6 +9,7 @@ import { rename, rm, writeFile } from 'node:fs/promises'
 import { setTimeout as delay } from 'node:timers/promises'
 import { BandSoxError, isSystemError, messageOf } from '@bandsox/sdk'
 import { type Connection, connect, failureOf } from './driver.js'
+import { keepReserve, spendReserve } from './reserve.js'
 import { APPLICATION_ID, migrations } from './schema.js'
 
 /** A transaction takes less than a ms; many processes at once may still keep one from its turn for a while. */
@@ -48,6 +49,7 @@ export class Database {
         connection.run('PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL')
       })
       await database.#migrate()
+      await keepReserve(file)
     } catch (error) {
       connection.close()
       throw error
@@ -135,8 +137,9 @@ export class Database {
       try {
         return attempt(this.#file, work)
       } catch (error) {
-        if (!(error instanceof BandSoxError && error.code === 'storage-busy')) throw error
-        if (performance.now() > deadline) throw error
+        if (!(error instanceof BandSoxError)) throw error
+        if (error.code === 'no-space' && (await spendReserve(this.#file))) continue
+        if (error.code !== 'storage-busy' || performance.now() > deadline) throw error
       }
       // At random, or those that collided would collide again.
       await delay(pauseMs * (0.5 + Math.random()))
