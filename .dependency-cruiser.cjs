@@ -42,7 +42,7 @@ module.exports = {
     layer('image', ['artifact', 'process']),
     layer('vmm', ['link', 'process']),
     layer('sandbox', ['vmm', 'image', 'boot', 'guest', 'store', 'link', 'artifact', 'process']),
-    layer('cli', ['sandbox', 'config']),
+    layer('cli', ['sandbox', 'config', 'process/make-folder']),
     {
       name: 'definitions-of-commands-load-no-sandboxes',
       comment:

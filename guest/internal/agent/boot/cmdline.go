@@ -11,7 +11,7 @@ import (
 type Config struct {
 	Port     uint32   // port=9000: the vsock port to listen on
 	Hostname string   // hostname=
-	Root     string   // root=/dev/vda: the image, squashfs
+	Root     string   // root=/dev/vda: the image: squashfs, or ext4 of an imported one
 	Overlay  string   // overlay=/dev/vdb: the writable layer, ext4; "" keeps it in memory
 	DNS      []string // dns=: addresses, separated by commas
 	Hostile  string   // hostile=: for the hostile agent of the tests only

@@ -11,9 +11,8 @@ import (
 )
 
 const (
-	lowerFolder = "/lower"        // the image's disk
-	imageFolder = "/lower/rootfs" // the image: the builder of disks can set the attributes of a folder, not of the disk's root
-	rwFolder    = "/rw"           // the writable layer's file system, with upper, work and stores in it
+	lowerFolder = "/lower" // the image's disk
+	rwFolder    = "/rw"    // the writable layer's file system, with upper, work and stores in it
 	newRoot     = "/newroot"
 
 	deviceTimeout = 10 * time.Second
@@ -49,8 +48,8 @@ func Assemble(config Config, stages *Stages) (*Root, error) {
 		}
 	}
 	stages.Done("disks")
-	image := mount{config.Root, lowerFolder, "squashfs", syscall.MS_RDONLY, ""}
-	if err := image.do(); err != nil {
+	image, err := mountImage(config.Root)
+	if err != nil {
 		return nil, err
 	}
 	layer := mount{"tmpfs", rwFolder, "tmpfs", 0, "mode=755"}
@@ -64,7 +63,7 @@ func Assemble(config Config, stages *Stages) (*Root, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the writable layer: %w", err)
 	}
-	if err := mountOverlay(); err != nil {
+	if err := mountOverlay(image); err != nil {
 		return nil, err
 	}
 	if err := enter(newRoot); err != nil {
@@ -89,14 +88,14 @@ func waitForDevice(path string) error {
 	}
 }
 
-func mountOverlay() error {
-	if err := makeUpper(imageFolder, rwFolder+"/upper"); err != nil {
+func mountOverlay(image string) error {
+	if err := makeUpper(image, rwFolder+"/upper"); err != nil {
 		return fmt.Errorf("cannot prepare the writable layer: %w", err)
 	}
 	if err := makeFolder(rwFolder+"/work", 0o755); err != nil {
 		return fmt.Errorf("cannot prepare the writable layer: %w", err)
 	}
-	folders := "lowerdir=" + imageFolder + ",upperdir=" + rwFolder + "/upper,workdir=" + rwFolder + "/work"
+	folders := "lowerdir=" + image + ",upperdir=" + rwFolder + "/upper,workdir=" + rwFolder + "/work"
 	var err error
 	for _, options := range overlayOptions {
 		overlay := mount{"overlay", newRoot, "overlay", 0, folders + options}

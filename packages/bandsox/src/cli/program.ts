@@ -7,6 +7,7 @@ import { addCreate } from './commands/create.js'
 import { addDoctor } from './commands/doctor.js'
 import { addExec, addRun } from './commands/exec.js'
 import { addImage } from './commands/image.js'
+import { addImport } from './commands/import.js'
 import { addLogin, addLogout } from './commands/login.js'
 import { addEvents, addLogs } from './commands/logs.js'
 import { addMan } from './commands/man.js'
@@ -40,6 +41,7 @@ export function buildProgram(asJson: boolean): Command {
   addLogs(program)
   addEvents(program)
   addVsock(program)
+  addImport(program)
   addSystem(program)
   addCleanup(program)
   addDoctor(program)

@@ -1,5 +1,5 @@
 /** Sandboxes as a person reads them. Pure. */
-import type { SandboxInfo } from '@bandsox/sdk'
+import { printableLine, type SandboxInfo } from '@bandsox/sdk'
 import { durationText, sizeText, table } from './text.js'
 
 export function listText(infos: SandboxInfo[]): string {
@@ -37,7 +37,7 @@ export function showText(info: SandboxInfo): string {
         .map(([key, value]) => `${key}=${value}`)
         .join(', ') || '-',
     ],
-    ['metadata', Object.keys(metadata).length === 0 ? '-' : JSON.stringify(metadata)],
+    ['metadata', Object.keys(metadata).length === 0 ? '-' : printableLine(JSON.stringify(metadata))],
     ['created', info.createdAt],
     ...(info.importedFrom === null ? [] : [['imported', `from the earlier project's ${info.importedFrom}`]]),
     ['directory', info.directory],

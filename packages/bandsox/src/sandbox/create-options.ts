@@ -23,6 +23,13 @@ const DEFAULT_BOOT_TIMEOUT_MS = 60_000
 /** Of all variables together: what the guest's kernel takes for a command, with room for the command's own. */
 const MAX_ENV_BYTES = 1024 * 1024
 
+/** Smallest and largest. */
+export const SHAPE_BOUNDS = {
+  vcpu: [1, 32],
+  memoryMib: [64, 1_048_576],
+  diskMib: [64, 1_048_576],
+} as const
+
 /** @throws `bad-request` naming the option, what was given and what is allowed. */
 export function checkedShape(options: CreateOptions, defaultLimits: DefaultLimits): Shape {
   const { name, vsock = 'auto', unique = false } = options
@@ -38,13 +45,13 @@ export function checkedShape(options: CreateOptions, defaultLimits: DefaultLimit
     vsock,
     vcpu: checkedVcpu(options.vcpu ?? 1),
     memoryMib: checkedMemory(options.memoryMib ?? 256),
-    diskMib: integer('diskMib', options.diskMib ?? DEFAULT_DISK_MIB, 64, 1_048_576),
+    diskMib: integer('diskMib', options.diskMib ?? DEFAULT_DISK_MIB, ...SHAPE_BOUNDS.diskMib),
     bootTimeoutMs: checkedBootTimeout(options.bootTimeoutMs),
   }
 }
 
-export const checkedVcpu = (value: number): number => integer('vcpu', value, 1, 32)
-export const checkedMemory = (value: number): number => integer('memoryMib', value, 64, 1_048_576)
+export const checkedVcpu = (value: number): number => integer('vcpu', value, ...SHAPE_BOUNDS.vcpu)
+export const checkedMemory = (value: number): number => integer('memoryMib', value, ...SHAPE_BOUNDS.memoryMib)
 export const checkedBootTimeout = (value = DEFAULT_BOOT_TIMEOUT_MS): number =>
   integer('bootTimeoutMs', value, 1, 3_600_000)
 

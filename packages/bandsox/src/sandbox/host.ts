@@ -28,3 +28,6 @@ export const machineFiles = {
   root: 'root.squashfs',
   overlay: 'overlay.ext4',
 } as const
+
+/** In the place of `root`, of a sandbox that was imported: the earlier project's disk, a whole root file system of its own. */
+export const IMPORTED_ROOT = 'root.ext4'

@@ -12,6 +12,7 @@ import { type DiskUsage, diskUsage } from './disk-usage.js'
 import { sandboxEvents } from './events.js'
 import type { Host } from './host.js'
 import { type HostInfo, hostInfo } from './host-info.js'
+import { type ImportOptions, type ImportReport, importStorage } from './import/import-storage.js'
 import { usualLimits } from './limits.js'
 import { type ImageSettings, LocalImages } from './local-images.js'
 import { LocalSandbox } from './local-sandbox.js'
@@ -126,6 +127,20 @@ export class LocalBandSox implements BandSox {
 
   async hostInfo(): Promise<HostInfo> {
     return await hostInfo(this.#host, this.#tools)
+  }
+
+  /**
+   * Imports the VMs of the earlier project, in Python; its storage is only read.
+   *
+   * @throws as `importStorage`.
+   */
+  async importFrom(folder: string, options: ImportOptions = {}): Promise<ImportReport> {
+    return await importStorage(this.#host, folder, options)
+  }
+
+  /** What is not as it should be; nothing is changed. */
+  async problems(): Promise<Finding[]> {
+    return await findProblems(this.#host)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -9,7 +9,7 @@ import type { Machine, MachineSpec } from '../vmm/vmm.js'
 import { admitWithin, hostMemoryMib } from './admission.js'
 import { type ConsolePosition, consolePosition, consoleSaysReady, consoleTail } from './console.js'
 import { startOnFreeCid } from './free-cid.js'
-import { type Host, machineFiles } from './host.js'
+import { type Host, IMPORTED_ROOT, machineFiles } from './host.js'
 import { loadBoot } from './prepare.js'
 import type { Releases } from './releases.js'
 import { endMachine } from './settle.js'
@@ -93,7 +93,7 @@ async function replaceLink(from: string, to: string): Promise<void> {
   await link(from, to)
 }
 
-/** What is started; the disk becomes the VM's own. */
+/** What is started; the disks that it writes to become the VM's own. */
 async function machineSpec(
   host: Host,
   record: SandboxRecord,
@@ -101,11 +101,17 @@ async function machineSpec(
 ): Promise<MachineSpec> {
   const directory = host.store.directoryOf(record.id)
   const uid = FIRST_VM_UID + cid
-  if (process.getuid?.() === 0) await chown(path.join(directory, machineFiles.overlay), uid, uid)
+  // One that was imported may have been killed: its kernel replays the journal, and writes for that alone.
+  const isRootWritable = record.importedFrom !== undefined
+  const files = isRootWritable ? { ...machineFiles, root: IMPORTED_ROOT } : machineFiles
+  if (process.getuid?.() === 0) {
+    for (const disk of isRootWritable ? [files.overlay, files.root] : [files.overlay])
+      await chown(path.join(directory, disk), uid, uid)
+  }
   const { id: sandboxId, vcpu, memoryMib, vsock } = record
   const limits = { ...record.limits, processes: null }
   const hostname = record.name ?? record.id.replace('_', '-')
-  return { sandboxId, directory, vcpu, memoryMib, vsock, cid, port, uid, files: machineFiles, hostname, limits }
+  return { sandboxId, directory, vcpu, memoryMib, vsock, cid, port, uid, files, isRootWritable, hostname, limits }
 }
 
 /** @throws What ended the VMM, with what guest and VMM printed last, rather than a mere lack of an answer. */

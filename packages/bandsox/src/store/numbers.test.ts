@@ -151,6 +151,53 @@ describe('a reset', () => {
   })
 })
 
+describe("the earlier project's numbers", () => {
+  it('are not given, and ours go on after them', async (t) => {
+    const store = await emptyStore(t)
+    await store.beginNumbersAfter({ cid: 6, port: 9003 })
+    const fresh = { cids: { free_cids: [], next_cid: 6 }, ports: { next_port: 9003, used_ports: [] } }
+    assert.deepEqual(await store.numbers(), fresh)
+    const first = await start(store)
+    assert.deepEqual([first.cid, first.port], [6, 9003])
+    await start(store)
+    await stop(store, first)
+    assert.deepEqual((await store.numbers()).cids, { free_cids: [6], next_cid: 8 })
+    // A second import changes nothing, and takes nothing back.
+    await store.beginNumbersAfter({ cid: 6, port: 9003 })
+    assert.deepEqual([(await start(store)).cid, (await start(store)).port], [6, 9006])
+    assert.deepEqual(await store.takeNumbers((await start(store)).id, { above: 9 }), { cid: 10, port: 9007 })
+  })
+
+  it('are given after all others, so that an absurd one takes nothing away', async (t) => {
+    const store = await emptyStore(t)
+    await store.beginNumbersAfter({ cid: 65_535, port: 9999 })
+    const started = await startMany(store, 3)
+    assert.deepEqual(
+      started.map(({ cid, port }) => [cid, port]),
+      [
+        [65_535, 9999],
+        [3, 9000],
+        [4, 9001],
+      ],
+    )
+    const [last] = started
+    assert.ok(last !== undefined)
+    await assert.rejects(store.takeNumbers(last.id, { above: 65_535 }), hasCode('host-resource'))
+  })
+
+  it('that are none are passed over, and a reset forgets them', async (t) => {
+    const store = await emptyStore(t)
+    for (const number of [-1, 0, 2 ** 32, Number.MAX_SAFE_INTEGER])
+      await store.beginNumbersAfter({ cid: number, port: number })
+    const fresh = { cids: { free_cids: [], next_cid: 3 }, ports: { next_port: 9000, used_ports: [] } }
+    assert.deepEqual(await store.numbers(), fresh)
+    await store.beginNumbersAfter({ cid: 40, port: 9040 })
+    await store.resetNumbers()
+    assert.deepEqual(await store.numbers(), fresh)
+    assert.equal((await start(store)).cid, 3)
+  })
+})
+
 describe('numbers among processes', () => {
   const PROCESSES = process.env['BANDSOX_SOAK'] === '1' ? 64 : 16
   const ROUNDS = process.env['BANDSOX_SOAK'] === '1' ? 50 : 10

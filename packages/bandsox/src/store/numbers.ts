@@ -23,17 +23,32 @@ const next = (tables: Tables, name: 'cid' | 'port'): number =>
 const setNext = (tables: Tables, name: 'cid' | 'port', number: number): void =>
   void tables.change('UPDATE allocators SET next = $number WHERE name = $name', { name, number })
 
+/** A row of `allocators` that is there after an import: CIDs below it may be those of the earlier project's VMs. */
+const CID_FLOOR = 'cid-floor'
+
+function cidFloor(tables: Tables): number {
+  const row = tables.row('SELECT next AS number FROM allocators WHERE name = $name', { name: CID_FLOOR })
+  return row === undefined ? FIRST_CID : numberRow.parse(row).number
+}
+
 /**
- * The lowest free CID: one that was released is the next one given.
+ * The lowest free CID: one that was released is the next one given. Those that the earlier project has given come last.
  *
  * @param above Numbers up to this one are known to be taken by others on this host.
  * @throws `host-resource` when all are held.
  */
-export function nextCid(tables: Tables, above = FIRST_CID - 1): number {
+export function nextCid(tables: Tables, above?: number): number {
   const taken = new Set(held(tables, 'cid'))
-  let cid = above + 1
-  while (taken.has(cid)) cid++
-  if (cid > LAST_CID) throw exhausted('CID', FIRST_CID, LAST_CID)
+  const lowestFree = (first: number, last: number): number | undefined => {
+    for (let cid = first; cid <= last; cid++) if (!taken.has(cid)) return cid
+    return undefined
+  }
+  const floor = cidFloor(tables)
+  const cid =
+    above === undefined
+      ? (lowestFree(floor, LAST_CID) ?? lowestFree(FIRST_CID, floor - 1))
+      : lowestFree(above + 1, LAST_CID)
+  if (cid === undefined) throw exhausted('CID', FIRST_CID, LAST_CID)
   setNext(tables, 'cid', Math.max(next(tables, 'cid'), cid + 1))
   return cid
 }
@@ -66,17 +81,29 @@ export function allocatorState(tables: Tables): AllocatorState {
   const heldCids = new Set(held(tables, 'cid'))
   const nextCidNumber = next(tables, 'cid')
   const free = []
-  for (let cid = FIRST_CID; cid < nextCidNumber; cid++) if (!heldCids.has(cid)) free.push(cid)
+  for (let cid = cidFloor(tables); cid < nextCidNumber; cid++) if (!heldCids.has(cid)) free.push(cid)
   return {
     cids: { free_cids: free, next_cid: nextCidNumber },
     ports: { next_port: next(tables, 'port'), used_ports: held(tables, 'port') },
   }
 }
 
-/** Numbers that the earlier project has given are given again only after all others. */
+/**
+ * Numbers that the earlier project has given are given again only after all others.
+ *
+ * @param cid The first one that it has not given, as is `port`; out of our bounds: nothing is changed.
+ */
 export function beginAfter(tables: Tables, { cid, port }: { cid: number; port: number }): void {
-  setNext(tables, 'cid', Math.max(next(tables, 'cid'), Math.min(cid, LAST_CID)))
-  if (port >= FIRST_PORT && port <= LAST_PORT) setNext(tables, 'port', port)
+  if (cid > FIRST_CID && cid <= LAST_CID) {
+    const floor = Math.max(cidFloor(tables), cid)
+    tables.change('INSERT INTO allocators VALUES ($name, $floor) ON CONFLICT (name) DO UPDATE SET next = $floor', {
+      name: CID_FLOOR,
+      floor,
+    })
+    setNext(tables, 'cid', Math.max(next(tables, 'cid'), floor))
+  }
+  // Never back: a second import must not give again what has just been released.
+  if (port > next(tables, 'port') && port <= LAST_PORT) setNext(tables, 'port', port)
 }
 
 /** Begins anew with the first numbers. @throws `wrong-state` while a sandbox holds any. */
@@ -90,6 +117,7 @@ export function resetNumbers(tables: Tables): void {
     )
   setNext(tables, 'cid', FIRST_CID)
   setNext(tables, 'port', FIRST_PORT)
+  tables.change('DELETE FROM allocators WHERE name = $name', { name: CID_FLOOR })
 }
 
 const exhausted = (name: string, first: number, last: number) =>

@@ -12,6 +12,8 @@ export interface MachineSpec {
   vcpu: number
   memoryMib: number
   files: { kernel: string; initramfs: string; root: string; overlay: string }
+  /** The root disk is this machine's alone, and its file system may have to be repaired by its journal. Default false. */
+  isRootWritable?: boolean
   /** Host name inside the guest. */
   hostname: string
   vsock: VsockMode

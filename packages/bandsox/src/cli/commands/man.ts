@@ -1,8 +1,8 @@
 /** `man`: the manual, written from the definitions of the commands. */
-import { mkdir, writeFile } from 'node:fs/promises'
+import { writeFile } from 'node:fs/promises'
 import path from 'node:path'
-import { isSystemError } from '@bandsox/sdk'
 import type { Command } from 'commander'
+import { makeFolder } from '../../process/make-folder.js'
 import { rootOf } from '../command-tree.js'
 import { contextOf } from '../context.js'
 import { manPages } from '../man/pages.js'
@@ -33,15 +33,11 @@ export function addMan(program: Command): void {
         return
       }
       const folder = path.resolve(output)
-      await mkdir(folder).catch(ignoreThere)
+      await makeFolder(folder)
       for (const { file, text } of pages) await writeFile(path.join(folder, file), text)
       context.print(`${counted(pages.length, 'page')} written: ${folder}`, {
         folder,
         files: pages.map(({ file }) => file),
       })
     })
-}
-
-function ignoreThere(error: unknown): void {
-  if (!isSystemError(error, 'EEXIST')) throw error
 }

@@ -14,7 +14,7 @@ export interface ExitStatus {
 /** The compiler asks for a line here when an error gets a status that none had before. */
 const meanings: Record<(typeof errorTable)[ErrorCode]['exit'], string> = {
   64: 'a mistake in the command line, or in the value of an option',
-  65: 'the image is not what it should be',
+  65: 'the image, or some of what is imported, is not what it should be',
   66: 'what was named is not there',
   69: 'something that is needed cannot be had',
   70: 'BandSox or the virtual machine failed',

@@ -140,6 +140,13 @@ describe("QEMU's command line", () => {
     }
   })
 
+  it("lets the kernel write to a root disk that is the machine's own", () => {
+    const files = { ...spec.files, root: 'root.ext4' }
+    const { argv } = qemuCommandLine({ ...spec, files, isRootWritable: true }, choice())
+    const [root = ''] = valuesOf(argv, '-drive')
+    assert.ok(root.includes('file=root.ext4') && root.includes('readonly=off'))
+  })
+
   it('counts the inherited descriptors from 3, in the order in which the shim opens them', () => {
     const { argv, files } = qemuCommandLine(spec, choice({ vsock: 'kernel' }))
     const fdOf = (id: string) =>

@@ -67,7 +67,7 @@ export function qemuCommandLine(spec: MachineSpec, choice: QemuChoice): { argv: 
     ...['-kernel', spec.files.kernel],
     ...['-initrd', spec.files.initramfs],
     ...['-append', kernelCommandLine(spec, isKvm)],
-    ...drive('root', spec.files.root, 'readonly=on', spec.limits),
+    ...drive('root', spec.files.root, spec.isRootWritable === true ? 'readonly=off' : 'readonly=on', spec.limits),
     ...drive('overlay', spec.files.overlay, 'discard=unmap,detect-zeroes=unmap', spec.limits),
     ...['-chardev', 'stdio,id=console,signal=off', '-serial', 'chardev:console'],
     ...['-chardev', `socket,id=qmp,fd=${qmp},server=on,wait=off`, '-mon', 'chardev=qmp,mode=control'],
