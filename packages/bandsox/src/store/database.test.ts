@@ -118,7 +118,17 @@ describe('the database', () => {
     const folder = path.join(await temporaryFolder(t), 'small')
     await mkdir(folder)
     execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=48m', 'bandsox-test', folder])
-    const database = await Database.open(path.join(folder, 'a.db'))
+    try {
+      await fillAndWrite(folder)
+    } finally {
+      execFileSync('umount', [folder])
+    }
+  })
+})
+
+async function fillAndWrite(folder: string): Promise<void> {
+  const database = await Database.open(path.join(folder, 'a.db'))
+  try {
     const write = (count: number) =>
       database.write((tables) => {
         for (let index = 0; index < count; index++)
@@ -126,15 +136,14 @@ describe('the database', () => {
       })
     assert.throws(() => writeFileSync(path.join(folder, 'filler'), Buffer.alloc(64 * 1024 * 1024)), { code: 'ENOSPC' })
     await write(500)
-    await assert.rejects(
-      async () => {
-        for (;;) await write(500)
-      },
-      hasCode('no-space', /no space is left on its disk/),
-    )
+    const writeOn = async () => {
+      for (;;) await write(500)
+    }
+    await assert.rejects(writeOn, hasCode('no-space', /no space is left on its disk/))
+  } finally {
     database.close()
-  })
-})
+  }
+}
 
 /** @returns Why a test that mounts is skipped. */
 function mountable(): string | false {
