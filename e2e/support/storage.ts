@@ -42,7 +42,7 @@ export async function storageOfItsOwnSize(sizeMib: number): Promise<TestStorage>
     assertNothingLeft: () => assertNothingLeft(folder),
     async [Symbol.asyncDispose]() {
       await endProcessesIn(folder)
-      execFileSync('umount', [folder])
+      execFileSync('umount', ['--lazy', folder]) // the database's descriptors in this process last until they are collected
       rmSync(folder, { recursive: true })
     },
   }

@@ -121,7 +121,7 @@ describe('the database', () => {
     try {
       await fillAndWrite(folder)
     } finally {
-      execFileSync('umount', [folder])
+      execFileSync('umount', ['--lazy', folder]) // the driver's descriptors last until they are collected
     }
   })
 })

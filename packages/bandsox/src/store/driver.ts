@@ -43,7 +43,11 @@ export function connect(file: string, options: { readOnly?: boolean } = {}): Con
     change: (sql, values = {}) => Number(prepared(sql).run(values).changes),
     row: (sql, values = {}) => prepared(sql).get(values) as SqlRow | undefined,
     rows: (sql, values = {}) => prepared(sql).all(values) as SqlRow[],
-    close: () => database.close(),
+    close() {
+      // The file stays open until these are collected: the driver cannot finalize them.
+      statements.clear()
+      database.close()
+    },
   }
 }
 
