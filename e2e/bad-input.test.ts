@@ -254,8 +254,8 @@ describe('files', () => {
       { args: ['download', 'box', '/data', at('b')], status: 73, says: /\/data/ },
       { args: ['download', 'box', '/data/file', '/proc/nope/b'], status: 66, says: /\/proc\/nope/ },
       { args: ['download', 'box', '/data/file', path.join(at('source'), 'b')], status: 73, says: /source/ },
-      { args: ['exec', 'box', '-w', '/no/such/folder', 'true'], status: 66, says: /\/no\/such\/folder/ },
-      { args: ['exec', 'box', '-u', 'nobody-there', 'true'], status: 64, says: /nobody-there/ },
+      { args: ['exec', '-w', '/no/such/folder', 'box', 'true'], status: 64, says: /\/no\/such\/folder/ },
+      { args: ['exec', '-u', 'nobody-there', 'box', 'true'], status: 64, says: /nobody-there/ },
     ]
     for (const refusal of cases)
       await assertRefused(refusal).catch((error: unknown) => assert.fail(`${refusal.args.join(' ')}: ${String(error)}`))

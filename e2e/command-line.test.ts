@@ -102,6 +102,46 @@ test('vm list and show, logs and doctor tell what there is', async () => {
   assert.match(doctor.stdout, /qemu +ok/)
 })
 
+test('the log has the lines that operators were told to look for, at level debug', async () => {
+  const made = await run(['--log-level', 'debug', 'create', 'bandsox/base', '--name', 'logged', '--disk-size', '64'])
+  const { id, vsock, directory } = JSON.parse((await run(['--json', 'vm', 'show', 'logged'])).stdout) as {
+    id: string
+    vsock: { cid: number; port: number }
+    directory: string
+  }
+  const { cid, port } = vsock
+  const socket = path.join(directory, 'vsock.sock')
+  const atStart = [
+    `Allocated CID: ${cid}`,
+    `Allocated port: ${port}`,
+    `Configuring qemu vsock: CID=${cid}, socket=${socket}`,
+    `Vsock bridge enabled: CID=${cid}, port=${port}`,
+    `Vsock bridge loop started for ${id}`,
+  ]
+  const atStop = [
+    `Vsock bridge loop stopped for ${id}`,
+    `Cleaning up vsock bridge for ${id}`,
+    'Closed vsock bridge socket',
+    `Removed vsock socket: ${socket}`,
+    `Released CID: ${cid}`,
+    `Released port: ${port}`,
+  ]
+  const stopped = await run(['--log-level', 'debug', 'vm', 'stop', 'logged'])
+  for (const [stderr, lines] of [
+    [made.stderr, atStart],
+    [stopped.stderr, atStop],
+  ] as const) {
+    const logged = stderr.split('\n').map((line) => line.replace(/^\d{4}-\d\d-\d\dT[\d:.]{12}Z DEBUG /, ''))
+    assert.deepEqual(
+      logged.filter((line) => lines.includes(line)),
+      lines,
+      stderr,
+    )
+  }
+  assert.deepEqual(JSON.parse((await run(['--json', 'vm', 'show', 'logged'])).stdout).vsock, null)
+  assert.equal((await run(['vm', 'rm', 'logged'])).status, 0)
+})
+
 test('Ctrl-C ends the command in the guest, and the program with 130', async () => {
   const child = startCli(storage.folder, ['exec', 'box', 'sh', '-c', 'echo started; exec sleep 4321'])
   await once(child.stdout ?? child, 'data')

@@ -1,5 +1,5 @@
 /** The agent of one VM: connections to it by the first healthy link, kept for reuse while idle. */
-import { setTimeout as delay } from 'node:timers/promises'
+import { setTimeout as delay, setImmediate as nextTurn } from 'node:timers/promises'
 import { BandSoxError, messageOf } from '@bandsox/sdk'
 import type { Link } from '../link/link.js'
 import { ANSWER_TIMEOUT_MS, GuestConnection, type Hello } from './connection.js'
@@ -50,6 +50,7 @@ export class Agent {
   /** A greeted connection; hand it back by `release` (in step) or `discard`. */
   async acquire(signal?: AbortSignal): Promise<GuestConnection> {
     signal?.throwIfAborted()
+    if (this.#idle.length > 0) await hangUpsSeen()
     for (let idle = this.#idle.pop(); idle !== undefined; idle = this.#idle.pop()) {
       if (!idle.isOpen) continue
       idle.wake()
@@ -141,6 +142,12 @@ export class Agent {
     }
     throw failure
   }
+}
+
+/** Lets the event loop look at the sockets once: the first turn may be the rest of the one that we are in. */
+async function hangUpsSeen(): Promise<void> {
+  await nextTurn()
+  await nextTurn()
 }
 
 const isWorthRetrying = (error: unknown): boolean =>

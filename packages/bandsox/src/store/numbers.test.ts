@@ -133,6 +133,15 @@ describe('ports', () => {
   })
 })
 
+describe('a new sandbox', () => {
+  it('vsock_instance_variables: has no CID, no port, and no machine with a socket', async (t) => {
+    const store = await emptyStore(t)
+    const { record } = await store.insert(sampleRecord({ state: { kind: 'creating', since } }))
+    const { cid, port, machine } = (await store.read(record.id)) ?? record
+    assert.deepEqual([cid, port, machine], [null, null, undefined])
+  })
+})
+
 describe('a reset', () => {
   it('begins anew, and is refused while any sandbox holds numbers', async (t) => {
     const store = await emptyStore(t)
