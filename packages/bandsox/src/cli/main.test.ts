@@ -1,7 +1,7 @@
 /** The command itself, run as a user runs it. No VM is made. */
 import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
-import { readdir, writeFile } from 'node:fs/promises'
+import { mkdir, readdir, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { describe, it } from 'node:test'
 import { fileURLToPath } from 'node:url'
@@ -265,5 +265,63 @@ describe('the command', PARALLEL, () => {
     assert.equal((await bandsox(storage, 'vm', 'wait', 'web')).stdout, 'stopped\n')
     const late = await bandsox(storage, 'vm', 'wait', 'web', '--for', 'running', '--timeout', '200ms')
     assert.deepEqual([late.status, /is stopped and not running after 200 ms/.test(late.stderr)], [124, true])
+  })
+
+  it('says what the storage takes and what the host is, and removes what is asked for', async (t) => {
+    const storage = await storageWith(t, { id: 'sbx_aaaaaaaaaa', name: 'web' })
+    await writeFile(path.join(storage, 'vms/sbx_aaaaaaaaaa/overlay.ext4'), Buffer.alloc(1_000_000, 1))
+    const usage = JSON.parse((await bandsox(storage, '--json', 'system', 'df')).stdout) as Record<
+      string,
+      { count: number }
+    >
+    assert.deepEqual([usage['sandboxes']?.count, usage['images']?.count], [1, 0])
+    assert.match((await bandsox(storage, 'system', 'df')).stdout, /VMs +1 +9\d\d\.\d KiB +9\d\d\.\d KiB of 1/)
+    assert.match((await bandsox(storage, 'system', 'info')).stdout, /^storage .*\n.*^VMs +1 stopped$/ms)
+    const dry = await bandsox(storage, 'system', 'prune', '--stopped', '--dry-run')
+    assert.equal(dry.stdout, 'VM would be deleted: sbx_aaaaaaaaaa (stopped)\n1 VM would be deleted\n')
+    assert.deepEqual(await readdir(path.join(storage, 'vms')), ['sbx_aaaaaaaaaa'])
+    assert.match(
+      (await bandsox(storage, 'system', 'prune', '--stopped')).stdout,
+      /^VM deleted: sbx_aaaaaaaaaa \(stopped\)\nremoved 1 VM and 0 images/,
+    )
+    assert.deepEqual(await readdir(path.join(storage, 'vms')), [])
+  })
+
+  it('cleans up, and says before what it does; looks only, when it is told to', async (t) => {
+    const storage = await storageWith(t)
+    const stranger = path.join(storage, 'vms/sbx_bbbbbbbbbb')
+    await mkdir(stranger)
+    const line = `${stranger}: sandbox sbx_bbbbbbbbbb is not known: end what runs in it, and remove it`
+    assert.equal((await bandsox(storage, 'cleanup', '--dry-run')).stdout, `${line}\n1 thing to do\n`)
+    const doctor = JSON.parse((await bandsox(storage, '--json', 'doctor')).stdout) as { found: { subject: string }[] }
+    assert.deepEqual(
+      doctor.found.map(({ subject }) => subject),
+      [stranger],
+    )
+    assert.deepEqual(await readdir(path.join(storage, 'vms')), ['sbx_bbbbbbbbbb'])
+    const fixed = (await bandsox(storage, 'doctor', '--fix')).stdout
+    assert.ok(fixed.includes(`${line}\nall of these are done`), fixed)
+    assert.deepEqual(await readdir(path.join(storage, 'vms')), [])
+    assert.equal((await bandsox(storage, 'cleanup')).stdout, 'nothing to clean up\n')
+    assert.equal((await bandsox(storage, 'cleanup', '--forget', 'nobody')).status, 66)
+  })
+
+  it('prints what has happened', async (t) => {
+    const storage = await storageWith(t, { name: 'web' })
+    await bandsox(storage, 'vm', 'rename', 'web', 'db')
+    assert.match(
+      (await bandsox(storage, 'events')).stdout,
+      /^\S+Z sbx_aaaaaaaaaa web created\n\S+Z sbx_aaaaaaaaaa db renamed\n$/,
+    )
+    const [created] = (await bandsox(storage, '--json', 'events', 'db')).stdout.split('\n')
+    assert.equal((JSON.parse(created ?? '') as { kind: string }).kind, 'created')
+  })
+
+  it('refuses a level of logging that is none, wherever it is given', async (t) => {
+    const storage = await storageWith(t)
+    assert.match(
+      (await bandsox(storage, '--log-level', 'loud', 'vm', 'list')).stderr,
+      /Allowed choices are debug, info, warn, error/,
+    )
   })
 })
