@@ -6,7 +6,7 @@ import { BareConnection } from './bare-connection.js'
 import { benchGuest } from './bench-guest.js'
 import {
   buildInitramfs,
-  copySparse,
+  copyEmptyDisk,
   DEFAULT_DISK_MIB,
   defaultLimits,
   emptyDisk,
@@ -60,7 +60,7 @@ export async function prepareBareBoot(): Promise<BareBoot> {
     await link(boot.kernel.vmlinux.path, path.join(directory, machineFiles.kernel))
     await link(initramfs, path.join(directory, machineFiles.initramfs))
     await link(disk, path.join(directory, machineFiles.root))
-    await copySparse(empty.path, overlay)
+    await copyEmptyDisk(empty.path, overlay)
     if (process.getuid?.() === 0) await chown(overlay, UID, UID)
     const filesAt = performance.now()
     const { machine, facts } = await driver.start({

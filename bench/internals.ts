@@ -7,8 +7,12 @@ import type * as Config from '../packages/bandsox/src/config.js'
 import type * as Disk from '../packages/bandsox/src/image/disk.js'
 import type * as Images from '../packages/bandsox/src/image/image-store.js'
 import type * as UnixSocket from '../packages/bandsox/src/process/unix-socket.js'
+import type * as Create from '../packages/bandsox/src/sandbox/create.js'
 import type * as Host from '../packages/bandsox/src/sandbox/host.js'
+import type * as LocalBandSox from '../packages/bandsox/src/sandbox/local-bandsox.js'
 import type * as Prepare from '../packages/bandsox/src/sandbox/prepare.js'
+import type * as Settle from '../packages/bandsox/src/sandbox/settle.js'
+import type * as SandboxStore from '../packages/bandsox/src/store/sandbox-store.js'
 import type * as Limits from '../packages/bandsox/src/vmm/limits.js'
 import type * as Qemu from '../packages/bandsox/src/vmm/qemu/qemu.js'
 
@@ -19,11 +23,16 @@ const load = async <T>(module: string): Promise<T> =>
 export const { buildInitramfs } = await load<typeof Boot>('boot/initramfs')
 export const { readConfig } = await load<typeof Config>('config')
 export const { ImageStore } = await load<typeof Images>('image/image-store')
-export const { copySparse, emptyDisk } = await load<typeof Disk>('image/disk')
+export const { copyEmptyDisk, emptyDisk } = await load<typeof Disk>('image/disk')
 export const { connectUnixSocket } = await load<typeof UnixSocket>('process/unix-socket')
+export const { createSandbox } = await load<typeof Create>('sandbox/create')
 export const { machineFiles } = await load<typeof Host>('sandbox/host')
+export const { openHost } = await load<typeof LocalBandSox>('sandbox/local-bandsox')
 const prepare = await load<typeof Prepare>('sandbox/prepare')
 export const { DEFAULT_DISK_MIB, storageFolders } = prepare
 export const loadBoot: typeof Prepare.loadBoot = prepare.loadBoot
+const settle = await load<typeof Settle>('sandbox/settle')
+export const { endMachine, stateNow } = settle
+export const { newSandboxId } = await load<typeof SandboxStore>('store/sandbox-store')
 export const { defaultLimits } = await load<typeof Limits>('vmm/limits')
 export const { qemuDriver } = await load<typeof Qemu>('vmm/qemu/qemu')

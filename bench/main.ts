@@ -7,6 +7,8 @@ import { measureChecksum } from './checksum.js'
 import { measureExec } from './exec.js'
 import { measureCompressor } from './image/compressor.js'
 import { measureImage } from './image/image.js'
+import { measureList } from './list.js'
+import { measureManager } from './manager.js'
 import { measureMemory } from './memory.js'
 import { formatReport, isMet, type Report } from './report.js'
 import { measureTransfer } from './transfer.js'
@@ -36,6 +38,8 @@ const subjects: Record<string, (options: Options) => Promise<Report>> = {
   checksum: measureChecksum,
   image: measureImage,
   compressor: measureCompressor,
+  manager: measureManager,
+  list: measureList,
 }
 /** The others need root, and the tools that tests make images with. */
 const usual = ['boot', 'exec', 'transfer', 'memory', 'checksum']

@@ -41,11 +41,16 @@ func (v *vm) launch() (*launch.Program, error) {
 			return nil, err
 		}
 	}
-	vmm, err := v.prepareVMM()
+	// First the one that the other's program waits for.
+	daemon, err := v.prepareDaemon()
 	if err != nil {
 		return nil, err
 	}
-	if err := v.letGo(vmm); err != nil {
+	vmm, err := v.prepareVMM()
+	if err != nil {
+		return nil, firstError(err, abandon(daemon))
+	}
+	if err := v.letGo(vmm, daemon); err != nil {
 		return nil, err
 	}
 	v.watchMachine(starting)
@@ -53,10 +58,15 @@ func (v *vm) launch() (*launch.Program, error) {
 }
 
 // letGo opens the prepared VMM, after all that has to be there before it. On failure the VMM has ended.
-func (v *vm) letGo(vmm *launch.Program) error {
-	err := v.precedeVMM(vmm)
+func (v *vm) letGo(vmm, daemon *launch.Program) error {
+	err := v.record(vmm, daemon)
 	if err != nil {
-		return firstError(err, vmm.Abandon())
+		return firstError(err, abandon(daemon), vmm.Abandon())
+	}
+	if daemon != nil {
+		if err := v.startDaemon(daemon); err != nil {
+			return firstError(err, vmm.Abandon())
+		}
 	}
 	if err := vmm.Open(); err != nil {
 		return fail(codeVMMStartFailed, "%w", err)
@@ -64,7 +74,8 @@ func (v *vm) letGo(vmm *launch.Program) error {
 	return nil
 }
 
-func (v *vm) precedeVMM(vmm *launch.Program) error {
+// record puts both programs on record, and opens what the shim itself has of the VM.
+func (v *vm) record(vmm, daemon *launch.Program) error {
 	shim, err := procid.Of(os.Getpid())
 	if err != nil {
 		return err
@@ -72,7 +83,8 @@ func (v *vm) precedeVMM(vmm *launch.Program) error {
 	v.run = record.Run{Shim: shim, VMM: vmm.ID, StartedAt: record.Now()}
 	vsockState := control.VsockNone
 	switch {
-	case v.hasDaemon():
+	case daemon != nil:
+		v.run.Vsock = &daemon.ID
 		vsockState = control.VsockRunning
 	case v.config.Vsock != nil:
 		vsockState = control.VsockKernel
@@ -80,22 +92,11 @@ func (v *vm) precedeVMM(vmm *launch.Program) error {
 	if err := v.listen(vmm.Handle, vsockState); err != nil {
 		return err
 	}
-	if !v.hasDaemon() {
-		return record.WriteRun(v.run)
-	}
-	return v.startDaemon()
+	return record.WriteRun(v.run)
 }
 
-// startDaemon records the daemon (and with it the VMM), starts it, and waits until it is ready.
-func (v *vm) startDaemon() error {
-	program, err := v.prepareDaemon()
-	if err != nil {
-		return err
-	}
-	v.run.Vsock = &program.ID
-	if err := record.WriteRun(v.run); err != nil {
-		return firstError(err, program.Abandon())
-	}
+// startDaemon lets the daemon go, and waits until it is ready.
+func (v *vm) startDaemon(program *launch.Program) error {
 	if err := program.Open(); err != nil {
 		return fail(codeVsockStartFailed, "%w", err)
 	}
@@ -131,8 +132,19 @@ func (v *vm) prepareVMM() (*launch.Program, error) {
 	return vmm, firstError(err, closeAll(files))
 }
 
+// prepareDaemon returns nil where there is none.
 func (v *vm) prepareDaemon() (*launch.Program, error) {
+	if !v.hasDaemon() {
+		return nil, nil
+	}
 	return prepare(launch.Vsock, [3]string{os.DevNull, vsockErr, vsockErr}, nil)
+}
+
+func abandon(program *launch.Program) error {
+	if program == nil {
+		return nil
+	}
+	return program.Abandon()
 }
 
 // prepare opens the program's stdio and forks its launcher.

@@ -15,8 +15,9 @@ import (
 const (
 	daemonStartLimit = 5 * time.Second
 	daemonStopLimit  = time.Second
-	// socketPollInterval is small beside the time a daemon takes to start.
-	socketPollInterval = 2 * time.Millisecond
+	// A daemon takes a ms to start, which the VMM waits for; if it takes much longer, the machine has better things to do than look.
+	socketFirstPoll = 200 * time.Microsecond
+	socketLastPoll  = 5 * time.Millisecond
 )
 
 // daemon is the vsock daemon beside the VMM, started by this shim or by one before it.
@@ -52,6 +53,7 @@ func reap(program *launch.Program) func() error {
 // be started, is never that quick.)
 func (d *daemon) awaitSocket(path string) error {
 	deadline := time.Now().Add(daemonStartLimit)
+	poll := socketFirstPoll
 	for {
 		_, err := os.Lstat(path)
 		if err == nil || !errors.Is(err, os.ErrNotExist) {
@@ -60,7 +62,10 @@ func (d *daemon) awaitSocket(path string) error {
 		select {
 		case <-d.ended:
 			return fmt.Errorf("it ended before %s was there", path)
-		case <-time.After(socketPollInterval):
+		case <-time.After(poll):
+		}
+		if poll += poll / 4; poll > socketLastPoll {
+			poll = socketLastPoll
 		}
 		if time.Now().After(deadline) {
 			return fmt.Errorf("no %s within %v", path, daemonStartLimit)

@@ -51,33 +51,48 @@ func Become(part string) int {
 
 // becomeProgram passes the gate and execs; a nil error means that the shim is gone or gave up.
 func becomeProgram(gate int, argv []string, settings *config.Config) error {
-	if err := closeOnExecFrom(gate); err != nil {
-		return err
-	}
+	// All that can be done before is done while the shim is still busy. What fails is told when the gate opens: the shim looks at
+	// the launcher before it listens.
+	path, preparing := prepareProgram(gate, argv[0], settings)
 	opened, err := waitAtGate(gate)
 	if err != nil || !opened {
 		return err
 	}
-	// Looked up on the shim's own PATH: the program's environment need not have one.
-	path, err := exec.LookPath(argv[0])
-	if err != nil {
-		return fmt.Errorf("cannot start %s: %w", argv[0], err)
-	}
-	// An ignored signal stays ignored across exec, a handled one does not: what the starter ignored is not the program's affair.
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGPIPE)
-	if settings.Cgroup != nil {
-		if err := cgroup.Enter(settings.Cgroup.Folder); err != nil {
-			return fmt.Errorf("cannot put %s into its control group: %w", argv[0], err)
-		}
-	}
-	if err := confine(settings.VMM); err != nil {
-		return fmt.Errorf("cannot confine %s: %w", argv[0], err)
+	if preparing != nil {
+		return preparing
 	}
 	env := make([]string, 0, len(settings.VMM.Env))
 	for name, value := range settings.VMM.Env {
 		env = append(env, name+"="+value)
 	}
 	return fmt.Errorf("cannot start %s: %w", path, syscall.Exec(path, argv, env))
+}
+
+// prepareProgram makes of this process all that the program is to be but the program, and returns the program's path.
+func prepareProgram(gate int, program string, settings *config.Config) (string, error) {
+	if err := closeOnExecFrom(gate); err != nil {
+		return "", err
+	}
+	// Looked up on the shim's own PATH: the program's environment need not have one.
+	path, err := exec.LookPath(program)
+	if err != nil {
+		return "", fmt.Errorf("cannot start %s: %w", program, err)
+	}
+	// An ignored signal stays ignored across exec, a handled one does not: what the starter ignored is not the program's affair.
+	for _, each := range []os.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGPIPE} {
+		if signal.Ignored(each) {
+			signal.Notify(make(chan os.Signal, 1), each)
+		}
+	}
+	if settings.Cgroup != nil {
+		if err := cgroup.Enter(settings.Cgroup.Folder); err != nil {
+			return "", fmt.Errorf("cannot put %s into its control group: %w", program, err)
+		}
+	}
+	if err := confine(settings.VMM); err != nil {
+		return "", fmt.Errorf("cannot confine %s: %w", program, err)
+	}
+	return path, nil
 }
 
 // confine sets limits, drops privileges and sees that none can be won back.

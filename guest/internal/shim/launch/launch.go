@@ -6,9 +6,9 @@
 // keeping pid and start time. A launcher whose shim dies reads the end of the gate and ends.
 //
 //	shim                               launcher
-//	Prepare: fork ────────────────────▶ waits at the gate
+//	Prepare: fork ────────────────────▶ limits, privileges; waits at the gate
 //	(pid on record)
-//	Open: one byte ───────────────────▶ limits, privileges, exec
+//	Open: one byte ───────────────────▶ exec
 //	end of file, or the error's text ◀─ (the gate is closed by the exec)
 package launch
 

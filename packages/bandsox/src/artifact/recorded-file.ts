@@ -1,10 +1,10 @@
 /** A file that a manifest vouches for: recorded when it is made, checked quickly at each use, fully on demand. */
 import { createHash } from 'node:crypto'
-import { createReadStream } from 'node:fs'
-import { open, stat } from 'node:fs/promises'
+import { createReadStream, statSync } from 'node:fs'
+import { open } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
-import { BandSoxError, isSystemError } from '@bandsox/sdk'
+import { BandSoxError } from '@bandsox/sdk'
 import * as z from 'zod'
 import { publishFile } from './publish.js'
 
@@ -68,11 +68,8 @@ export async function publishRecorded(
  */
 export async function checkFile(directory: string, recorded: RecordedFile): Promise<void> {
   const path = join(directory, recorded.file)
-  const found = await stat(path).catch((error: unknown) => {
-    if (isSystemError(error, 'ENOENT'))
-      throw new BandSoxError('artifact-damaged', `${path} is missing`, { cause: error })
-    throw error
-  })
+  const found = statSync(path, { throwIfNoEntry: false })
+  if (found === undefined) throw new BandSoxError('artifact-damaged', `${path} is missing`)
   if (found.size !== recorded.sizeBytes) {
     throw new BandSoxError('artifact-damaged', `${path} has ${found.size} bytes instead of ${recorded.sizeBytes}`)
   }

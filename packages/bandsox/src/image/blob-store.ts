@@ -39,7 +39,7 @@ export class BlobStore {
   }
 
   async open(): Promise<void> {
-    for (const folder of [this.#blobs, this.#partial, this.#locks]) await mkdir(folder, { recursive: true })
+    await makeFolders([this.#blobs, this.#partial, this.#locks])
   }
 
   pathOf(digest: string): string {

@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import { mkdtemp, readdir, rm, stat } from 'node:fs/promises'
+import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
-import { copySparse, emptyDisk } from './disk.js'
+import { copyEmptyDisk, emptyDisk } from './disk.js'
 
 const MIB = 1024 * 1024
 
@@ -32,13 +32,34 @@ test('a size is formatted once, also by many at once', async () => {
   assert.deepEqual((await readdir(cacheDirectory)).sort(), ['empty-4096.ext4', 'empty-64.ext4'])
 })
 
-test('a copy of an empty disk takes almost nothing', async () => {
-  const { path } = await emptyDisk({ cacheDirectory, sizeMib: 4096 })
-  const copy = join(cacheDirectory, 'copy')
-  await copySparse(path, copy)
-  assert.equal((await stat(copy)).size, 4096 * MIB)
-  assert.ok((await allocatedBytes(copy)) < 1 * MIB)
-  execFileSync('/usr/sbin/e2fsck', ['-f', '-n', copy], { stdio: 'pipe' })
+test('a copy of an empty disk is the same, and takes almost nothing', async () => {
+  for (const sizeMib of [64, 4096]) {
+    const { path } = await emptyDisk({ cacheDirectory, sizeMib })
+    const copy = join(cacheDirectory, 'copy')
+    await copyEmptyDisk(path, copy)
+    const { size, mode } = await stat(copy)
+    assert.deepEqual([size, mode & 0o777], [sizeMib * MIB, 0o600])
+    assert.ok((await allocatedBytes(copy)) < 1 * MIB)
+    execFileSync('/usr/sbin/e2fsck', ['-f', '-n', copy], { stdio: 'pipe' })
+    if (sizeMib === 64) execFileSync('cmp', [path, copy], { stdio: 'pipe' })
+    await rm(copy)
+  }
+})
+
+test('what is remembered of another disk is not used, nor what is damaged', async () => {
+  const { path } = await emptyDisk({ cacheDirectory, sizeMib: 64 })
+  const file = `${path}.pieces.json`
+  const right = JSON.parse(await readFile(file, 'utf8'))
+  assert.ok(right.pieces.length > 1)
+  for (const wrong of [{ ...right, mtimeMs: 1, pieces: [{ offset: 0, length: 4096 }] }, { version: 2 }, 'no JSON']) {
+    await writeFile(file, typeof wrong === 'string' ? wrong : JSON.stringify(wrong))
+    const copy = join(cacheDirectory, 'copy')
+    await copyEmptyDisk(path, copy)
+    execFileSync('cmp', [path, copy], { stdio: 'pipe' })
+    // Where it is zeros, a piece more or less may be told of another time.
+    assert.equal(JSON.parse(await readFile(file, 'utf8')).mtimeMs, right.mtimeMs)
+    await rm(copy)
+  }
 })
 
 test('a size out of bounds is refused with the bounds', async () => {

@@ -1,9 +1,13 @@
 /** The writable layer of a sandbox: a sparse ext4 file, copied from one that is formatted once per size. */
-import { stat, truncate, writeFile } from 'node:fs/promises'
+import { closeSync, fstatSync, ftruncateSync, openSync, readSync, writeSync } from 'node:fs'
+import { chmod, stat, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { BandSoxError, isSystemError } from '@bandsox/sdk'
-import { publishFile, removeAbandoned } from '../artifact/publish.js'
+import * as z from 'zod'
+import { publishFile, publishJson, removeAbandoned } from '../artifact/publish.js'
+import { readJsonFile } from '../process/json-file.js'
 import { runCommand } from '../process/run.js'
+import { type Piece, sparsePieces } from './sparse-pieces.js'
 
 /** Below it the journal leaves little; above it even the empty file system's own tables grow large. */
 export const MIN_DISK_MIB = 32
@@ -11,6 +15,15 @@ export const MAX_DISK_MIB = 1024 * 1024
 /** Twice ext4's minimum. The default for a disk of some GiB is 64 MiB, all of it written to the host in time. */
 const JOURNAL_MIB = 8
 const MIB = 1024 * 1024
+/** A disk of 4 GiB has 0.1 MiB written, one of 64 GiB 0.6, one of 1 TiB 12: with more, cp is as quick. */
+const MAX_PIECES_BYTES = 1 * MIB
+
+const piecesSchema = z.object({
+  version: z.literal(1),
+  /** Of the disk that they were found in. */
+  mtimeMs: z.number(),
+  pieces: z.array(z.object({ offset: z.int().nonnegative(), length: z.int().nonnegative() })),
+})
 
 export interface EmptyDiskOptions {
   cacheDirectory: string
@@ -42,12 +55,63 @@ export async function emptyDisk({
 }
 
 /**
- * Copies a disk: shares its blocks where the file system can (reflink), else copies only what was written.
+ * Copies an empty disk to a new file of mode 0600: what is written in it, which is next to nothing, to the places that are remembered for all
+ * disks of its size. (Sharing its blocks, where the file system can, would spare no more than that.)
  *
- * @throws `command-failed` with what cp says.
+ * @throws `command-failed` with what cp says, which copies a disk whose pieces cannot be told.
  */
-export async function copySparse(from: string, to: string, signal?: AbortSignal): Promise<void> {
-  await runCommand(['cp', '--reflink=auto', '--sparse=always', from, to], signal === undefined ? {} : { signal })
+export async function copyEmptyDisk(from: string, to: string, signal?: AbortSignal): Promise<void> {
+  const pieces = await piecesOf(from, signal)
+  if (pieces === undefined) {
+    await runCommand(['cp', '--reflink=auto', '--sparse=always', from, to], signal === undefined ? {} : { signal })
+    await chmod(to, 0o600)
+    return
+  }
+  copyPieces(from, to, pieces)
+}
+
+/** At once: 14 pieces of a disk of 4 GiB take 0.3 ms, and by the thread pool four times that. */
+function copyPieces(from: string, to: string, pieces: readonly Piece[]): void {
+  const source = openSync(from, 'r')
+  try {
+    const target = openSync(to, 'wx', 0o600)
+    try {
+      ftruncateSync(target, fstatSync(source).size)
+      for (const piece of pieces) copyPiece(source, target, piece)
+    } finally {
+      closeSync(target)
+    }
+  } finally {
+    closeSync(source)
+  }
+}
+
+function copyPiece(from: number, to: number, { offset, length }: Piece): void {
+  const buffer = Buffer.allocUnsafe(length)
+  if (readSync(from, buffer, 0, length, offset) < length)
+    throw new BandSoxError('artifact-damaged', `an empty disk ends before ${offset + length}`)
+  if (writeSync(to, buffer, 0, length, offset) < length) throw new BandSoxError('no-space', 'no space for a disk')
+}
+
+/** Found once for each disk, and remembered beside it. @returns undefined where they cannot be found. */
+async function piecesOf(disk: string, signal?: AbortSignal): Promise<readonly Piece[] | undefined> {
+  const file = `${disk}.pieces.json`
+  const { mtimeMs, size } = await stat(disk)
+  const known = await readKnownPieces(file)
+  if (known?.mtimeMs === mtimeMs) return known.pieces
+  const pieces = await sparsePieces(disk, size, signal)
+  if (pieces === undefined || pieces.reduce((sum, { length }) => sum + length, 0) > MAX_PIECES_BYTES) return undefined
+  await publishJson(file, { version: 1, mtimeMs, pieces } satisfies z.infer<typeof piecesSchema>)
+  return pieces
+}
+
+async function readKnownPieces(file: string): Promise<z.infer<typeof piecesSchema> | undefined> {
+  try {
+    return await readJsonFile(file, piecesSchema)
+  } catch (error) {
+    if (error instanceof BandSoxError && error.code === 'artifact-damaged') return undefined // it is made anew
+    throw error
+  }
 }
 
 async function hasSize(path: string, sizeBytes: number): Promise<boolean> {

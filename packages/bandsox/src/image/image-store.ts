@@ -1,6 +1,6 @@
 /** The images of one storage folder: a record each, references to them, and the disks that they share. */
 import { createHash } from 'node:crypto'
-import { mkdir, readdir, rename, rm, stat, utimes } from 'node:fs/promises'
+import { readdir, rename, rm, stat, utimes } from 'node:fs/promises'
 import { join } from 'node:path'
 import { BandSoxError, isSystemError } from '@bandsox/sdk'
 import type * as z from 'zod'
@@ -8,6 +8,7 @@ import { publishDirectory, publishJson, removeAbandoned } from '../artifact/publ
 import { checkFile, recordFile } from '../artifact/recorded-file.js'
 import { readJsonFile } from '../process/json-file.js'
 import { type LockHolder, waitForLockFile } from '../process/lock-file.js'
+import { makeFolders } from '../process/make-folder.js'
 import { BlobStore } from './blob-store.js'
 import { hexOf } from './digest.js'
 import {
@@ -58,7 +59,7 @@ export class ImageStore {
   }
 
   async open(): Promise<void> {
-    for (const folder of [this.#records, this.#references, this.#disks]) await mkdir(folder, { recursive: true })
+    await makeFolders([this.#records, this.#references, this.#disks])
     await this.blobs.open()
   }
 

@@ -2,7 +2,7 @@
  * Names a process beyond the reuse of its pid: pid and start time together. Where the name is kept in files, which outlive the
  * host's boot and may be seen from other containers, it says also of which boot and which PID namespace it is.
  */
-import { readFile, stat } from 'node:fs/promises'
+import { readFileSync, statSync } from 'node:fs'
 import { BandSoxError, isSystemError } from '@bandsox/sdk'
 
 export interface ProcessIdentity {
@@ -25,7 +25,7 @@ export interface CompleteIdentity extends ProcessIdentity {
 export async function identify(pid: number): Promise<ProcessIdentity | undefined> {
   let stat: string
   try {
-    stat = await readFile(`/proc/${pid}/stat`, 'latin1')
+    stat = readFileSync(`/proc/${pid}/stat`, 'latin1') // no disk is behind it that could keep us waiting
   } catch (error) {
     if (isSystemError(error, 'ENOENT') || isSystemError(error, 'ESRCH')) return undefined
     throw error
@@ -40,19 +40,19 @@ export async function identify(pid: number): Promise<ProcessIdentity | undefined
 export async function identifySelf(): Promise<CompleteIdentity> {
   const self = await identify(process.pid)
   if (self === undefined) throw unreadable('/proc/self/stat')
-  return { ...self, bootId: await readBootId(), pidNamespace: await readPidNamespace() }
+  return { ...self, bootId: readBootId(), pidNamespace: readPidNamespace() }
 }
 
 /** False when exactly this process lives no more; true also for one that we cannot see, in another PID namespace. */
 export async function isAlive(identity: ProcessIdentity): Promise<boolean> {
-  if (identity.bootId !== undefined && identity.bootId !== (await readBootId())) return false
+  if (identity.bootId !== undefined && identity.bootId !== readBootId()) return false
   if (await isOutOfSight(identity)) return true
   return (await identify(identity.pid))?.startTime === identity.startTime
 }
 
 /** Whether it is of another PID namespace: its pid tells nothing here. */
 export async function isOutOfSight({ pidNamespace }: ProcessIdentity): Promise<boolean> {
-  return pidNamespace !== undefined && pidNamespace !== (await readPidNamespace())
+  return pidNamespace !== undefined && pidNamespace !== readPidNamespace()
 }
 
 export const isSameProcess = (one: ProcessIdentity, other: ProcessIdentity): boolean =>
@@ -78,23 +78,24 @@ export function parseIdentityText(text: string): ProcessIdentity | undefined {
   }
 }
 
-const BOOT_ID = '/proc/sys/kernel/random/boot_id'
+/** Neither changes while we live. */
+const readBootId = once('/proc/sys/kernel/random/boot_id', (file) =>
+  readFileSync(file, 'latin1').trim().replaceAll('-', ''),
+)
+const readPidNamespace = once('/proc/self/ns/pid', (file) => statSync(file).ino)
 
-async function readBootId(): Promise<string> {
-  const text = await readFile(BOOT_ID, 'latin1').catch((error: unknown) => {
-    throw unreadable(BOOT_ID, error)
-  })
-  return text.trim().replaceAll('-', '')
+function once<T>(file: string, read: (file: string) => T): () => T {
+  let known: T | undefined
+  return () => {
+    try {
+      known ??= read(file)
+      return known
+    } catch (error) {
+      throw unreadable(file, error)
+    }
+  }
 }
 
-const PID_NAMESPACE = '/proc/self/ns/pid'
-
-async function readPidNamespace(): Promise<number> {
-  const { ino } = await stat(PID_NAMESPACE).catch((error: unknown) => {
-    throw unreadable(PID_NAMESPACE, error)
-  })
-  return ino
+function unreadable(file: string, cause?: unknown): BandSoxError {
+  return new BandSoxError('internal', `cannot tell who we are: ${file} is not readable`, { cause })
 }
-
-const unreadable = (file: string, cause?: unknown) =>
-  new BandSoxError('internal', `cannot tell who we are: ${file} is not readable`, { cause })

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { mkdir, readdir, stat, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { describe, it } from 'node:test'
+import { setImmediate } from 'node:timers/promises'
 import { z } from 'zod'
 import { hasCode } from '../testing/errors.js'
 import { temporaryFolder } from '../testing/temporary-folder.js'
@@ -29,6 +30,7 @@ describe('a JSON file', () => {
     let last = -1
     while (isWriting) {
       const read = await readJsonFile(file, schema)
+      await setImmediate() // the writer's turn
       if (read === undefined) continue // before the first
       assert.ok(read.round >= last)
       assert.equal(read.filler.length, filler.length)

@@ -1,4 +1,5 @@
 /** Makes a folder with those above it. Node's own way to do so never ends where the kernel lets nobody make any, as in /proc. */
+import { existsSync } from 'node:fs'
 import { mkdir, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { isSystemError } from '@bandsox/sdk'
@@ -40,4 +41,9 @@ async function isThere(folder: string): Promise<boolean> {
     if (isSystemError(error, 'ENOENT')) return false
     throw error
   }
+}
+
+/** Those that are there already, as they are each time but the first, cost a look each. */
+export async function makeFolders(folders: readonly string[]): Promise<void> {
+  await Promise.all(folders.filter((folder) => !existsSync(folder)).map((folder) => makeFolder(folder)))
 }

@@ -131,7 +131,8 @@ export function standsStill(directory: string): boolean {
  * @throws `vmm-failed` with what the VMM or the vsock daemon printed; `cid-in-use` for a CID that the kernel refuses.
  */
 export async function startShim(shimPath: string, directory: string, config: ShimConfig): Promise<ProcessIdentity> {
-  await writeJsonFile(path.join(directory, 'shim.json'), config)
+  // No VM outlives a loss of power, and each start writes it anew.
+  await writeJsonFile(path.join(directory, 'shim.json'), config, { durable: false })
   return await launch(shimPath, directory, 'run', config.sandbox)
 }
 

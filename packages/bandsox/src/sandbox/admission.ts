@@ -1,5 +1,5 @@
 /** Whether this host has memory for one more running sandbox. */
-import { readFile } from 'node:fs/promises'
+import { readFileSync } from 'node:fs'
 import { totalmem } from 'node:os'
 import { BandSoxError, isSystemError } from '@bandsox/sdk'
 import type { Admission } from '../store/sandbox-store.js'
@@ -9,15 +9,14 @@ const MIB = 1024 * 1024
 const GROUP_LIMITS = ['/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory/memory.limit_in_bytes']
 
 /** What this host, or the container that we are in, has in MiB. */
-export async function hostMemoryMib(): Promise<number> {
-  const bounds = await Promise.all(GROUP_LIMITS.map(readLimit))
-  return Math.floor(Math.min(totalmem(), ...bounds) / MIB)
+export function hostMemoryMib(): number {
+  return Math.floor(Math.min(totalmem(), ...GROUP_LIMITS.map(readLimit)) / MIB)
 }
 
 /** "max", and numbers beyond any machine, mean none. */
-async function readLimit(file: string): Promise<number> {
+function readLimit(file: string): number {
   try {
-    const bytes = Number((await readFile(file, 'utf8')).trim())
+    const bytes = Number(readFileSync(file, 'utf8').trim())
     return Number.isNaN(bytes) ? Number.POSITIVE_INFINITY : bytes
   } catch (error) {
     if (isSystemError(error, 'ENOENT') || isSystemError(error, 'EACCES')) return Number.POSITIVE_INFINITY

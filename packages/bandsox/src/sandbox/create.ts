@@ -1,9 +1,9 @@
 /** Makes and starts a sandbox, step by step; each step registers its release, so that a failure leaves nothing. */
-import { chmod, link } from 'node:fs/promises'
+import { link } from 'node:fs/promises'
 import path from 'node:path'
 import type { CreateOptions, PullOptions } from '@bandsox/sdk'
 import type { Agent } from '../guest/agent.js'
-import { copySparse, emptyDisk } from '../image/disk.js'
+import { copyEmptyDisk, emptyDisk } from '../image/disk.js'
 import type { ImageRecord } from '../image/image-record.js'
 import type { ImageOfSandbox, SandboxRecord } from '../store/record.js'
 import { newSandboxId } from '../store/sandbox-store.js'
@@ -15,7 +15,7 @@ import { storageFolders } from './prepare.js'
 import { Releases } from './releases.js'
 import { destroy, stateNow } from './settle.js'
 import { stageClock } from './stage-clock.js'
-import { startMachine } from './start-machine.js'
+import { linkBootFiles, startMachine } from './start-machine.js'
 
 /**
  * @returns The record of a running sandbox, and the agent that answered.
@@ -44,7 +44,7 @@ export async function createSandbox(
     const { record } = claim
     releases.add('the sandbox', () => destroy(host, record))
     await host.store.makeDirectory(record.id)
-    await layOutDisks(host, record, signal)
+    await Promise.all([layOutDisks(host, record, signal), linkBootFiles(host, record.id)])
     await letImageGo()
     if (image.changed) await host.images.makeRoom(image.record.id, options.onImageEvent)
 
@@ -96,10 +96,10 @@ function imageOf(reference: string, image: ImageRecord): ImageOfSandbox {
 async function layOutDisks(host: Host, record: SandboxRecord, signal: AbortSignal | undefined): Promise<void> {
   const { root } = host.store
   const directory = host.store.directoryOf(record.id)
-  const overlay = path.join(directory, machineFiles.overlay)
   const image = await host.images.diskOf(record.image.digest)
   const disk = await emptyDisk({ cacheDirectory: storageFolders(root).disks, sizeMib: record.diskMib, signal })
-  await link(image, path.join(directory, machineFiles.root))
-  await copySparse(disk.path, overlay, signal)
-  await chmod(overlay, 0o600)
+  await Promise.all([
+    link(image, path.join(directory, machineFiles.root)),
+    copyEmptyDisk(disk.path, path.join(directory, machineFiles.overlay), signal),
+  ])
 }

@@ -19,7 +19,7 @@ import { LocalSandbox } from './local-sandbox.js'
 import { storageFolders } from './prepare.js'
 import { type Finding, findProblems, reconcile } from './reconcile.js'
 import { sandboxInfo } from './sandbox-info.js'
-import { settle } from './settle.js'
+import { settleAndLook } from './settle.js'
 
 export interface OpenOptions {
   /** Folder of all state. Default: `BANDSOX_STORAGE`, else `/var/lib/bandsox` for root, else `$XDG_DATA_HOME/bandsox`. */
@@ -102,9 +102,11 @@ export class LocalBandSox implements BandSox {
 
   async list(filter: SandboxFilter = {}): Promise<SandboxInfo[]> {
     // What has just ended may match only afterwards, or not any more.
-    const records = await Promise.all((await this.#host.store.list()).map((record) => settle(this.#host, record)))
-    const settled = records.filter((record) => record !== undefined)
-    return await Promise.all(filtered(settled, filter).map((record) => sandboxInfo(this.#host, record)))
+    const looked = await Promise.all((await this.#host.store.list()).map((record) => settleAndLook(this.#host, record)))
+    const found = looked.filter((each) => each !== undefined)
+    const runs = new Map(found.map(({ record, run }) => [record, run]))
+    const matching = filtered([...runs.keys()], filter)
+    return await Promise.all(matching.map((record) => sandboxInfo(this.#host, record, runs.get(record))))
   }
 
   events(options: { follow?: boolean; after?: number; signal?: AbortSignal } = {}): AsyncGenerator<SandboxEvent> {
@@ -148,7 +150,8 @@ export class LocalBandSox implements BandSox {
   }
 }
 
-async function openHost(config: LocalConfig): Promise<Host> {
+/** What all parts of the library work with. Its store is the caller's to close. @throws as `SandboxStore.open`. */
+export async function openHost(config: LocalConfig): Promise<Host> {
   const { storage, shimPath, searchPath, warn, debug = () => undefined, info = () => undefined } = config
   const settings = config.images ?? noImageSettings
   const store = await SandboxStore.open(storage, debug)

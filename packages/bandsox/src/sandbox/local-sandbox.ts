@@ -26,7 +26,7 @@ import { RESUME_BYTES, requireFreeSpace } from './free-space.js'
 import type { Host } from './host.js'
 import { LocalFiles } from './local-files.js'
 import { sandboxInfo } from './sandbox-info.js'
-import { claimSettled, destroy, endMachine, settle, stateNow, vsockIsGone } from './settle.js'
+import { claimSettled, destroy, endMachine, settle, settleAndLook, stateNow, vsockIsGone } from './settle.js'
 import { startSandbox } from './start.js'
 import { stopMachine } from './stop.js'
 import { waitForState } from './wait.js'
@@ -53,7 +53,9 @@ export class LocalSandbox implements Sandbox {
   }
 
   async info(): Promise<SandboxInfo> {
-    return await sandboxInfo(this.#host, await this.#settled())
+    const found = await settleAndLook(this.#host, await this.#record())
+    if (found === undefined) throw this.#notFound()
+    return await sandboxInfo(this.#host, found.record, found.run)
   }
 
   exec(command: string | readonly string[], options: ExecOptions = {}): Job {

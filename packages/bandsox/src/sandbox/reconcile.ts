@@ -121,7 +121,7 @@ async function strangeProcesses(host: Host): Promise<Finding[]> {
   const inside = (await processesBelow(vms)).filter(({ id }) => id !== undefined)
   if (inside.length === 0) return []
   // Read after the processes: a sandbox has its record before it has any.
-  const known = new Set((await host.store.list()).map(({ id }) => id))
+  const known = new Set(await host.store.ids())
   return inside
     .filter(({ id, cwd }) => id !== undefined && (!known.has(id) || cwd.endsWith(' (deleted)')))
     .map(({ identity, id, program }) => ({

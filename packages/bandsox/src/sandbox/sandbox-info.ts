@@ -1,11 +1,12 @@
 /** What is told of a sandbox to those who ask. */
 import type { SandboxInfo } from '@bandsox/sdk'
-import { readRun } from '../process/shim.js'
+import { readRun, type ShimRecords } from '../process/shim.js'
 import type { SandboxRecord } from '../store/record.js'
 import type { Host } from './host.js'
 import { isLive } from './settle.js'
 
-export async function sandboxInfo(host: Host, record: SandboxRecord): Promise<SandboxInfo> {
+/** @param run What there is of shim and VMM, if the caller has just looked. */
+export async function sandboxInfo(host: Host, record: SandboxRecord, run?: ShimRecords): Promise<SandboxInfo> {
   const directory = host.store.directoryOf(record.id)
   const { machine, cid, port, operation } = record
   return {
@@ -24,7 +25,7 @@ export async function sandboxInfo(host: Host, record: SandboxRecord): Promise<Sa
     vmm: machine === undefined ? '' : `${machine.vmm} ${machine.version}`,
     accelerator: machine?.accelerator ?? '',
     vsock: machine?.vsock && cid !== null && port !== null ? { cid, port, backend: machine.vsock.backend } : null,
-    vmmPid: isLive(record.state) ? await vmmPid(directory) : null,
+    vmmPid: isLive(record.state) ? vmmPid(run ?? (await readRun(directory))) : null,
     createdAt: record.createdAt,
     importedFrom: record.importedFrom ?? null,
     directory,
@@ -32,7 +33,4 @@ export async function sandboxInfo(host: Host, record: SandboxRecord): Promise<Sa
   }
 }
 
-async function vmmPid(directory: string): Promise<number | null> {
-  const { run, vmmAlive } = await readRun(directory)
-  return vmmAlive && run !== undefined ? run.vmm.pid : null
-}
+const vmmPid = ({ run, vmmAlive }: ShimRecords): number | null => (vmmAlive && run !== undefined ? run.vmm.pid : null)

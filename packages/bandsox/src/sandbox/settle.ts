@@ -5,7 +5,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { BandSoxError, isSystemError, messageOf, type SandboxState } from '@bandsox/sdk'
 import { Agent } from '../guest/agent.js'
 import { isAlive } from '../process/identity.js'
-import { adoptVmm, describeExit, type MachineStatus, readRun, type VmmExit } from '../process/shim.js'
+import { adoptVmm, describeExit, type MachineStatus, readRun, type ShimRecords, type VmmExit } from '../process/shim.js'
 import { isInProgress } from '../store/operation.js'
 import type { SandboxRecord } from '../store/record.js'
 import type { Claim } from '../store/sandbox-store.js'
@@ -41,12 +41,24 @@ export function stateAfterExit(exit: VmmExit | undefined): SandboxState {
  * @returns undefined when the sandbox was the remains of a creation, or of a removal, that died, and is gone now.
  */
 export async function settle(host: Host, record: SandboxRecord): Promise<SandboxRecord | undefined> {
-  if (!(await needsSettling(host, record))) return record
+  return (await settleAndLook(host, record))?.record
+}
+
+/** {@link settle}, for who also wants to know what there is of shim and VMM: `run`, where it was looked for and all was well. */
+export async function settleAndLook(
+  host: Host,
+  record: SandboxRecord,
+): Promise<{ record: SandboxRecord; run?: ShimRecords | undefined } | undefined> {
+  const { isSettled, run } = await look(host, record)
+  if (isSettled) return { record, run }
   const claim = await host.store.takeOver(record.id)
-  if (claim === undefined) return await host.store.read(record.id)
+  if (claim === undefined) {
+    const now = await host.store.read(record.id)
+    return now && { record: now }
+  }
   try {
     const settled = await setRight(host, claim.record, claim.interrupted)
-    return settled && { ...settled, operation: undefined }
+    return settled && { record: { ...settled, operation: undefined } }
   } finally {
     await claim.release()
   }
@@ -66,12 +78,15 @@ export async function claimSettled(host: Host, id: string, name: string): Promis
   }
 }
 
-async function needsSettling(host: Host, { id, state, operation }: SandboxRecord): Promise<boolean> {
-  if (operation !== undefined) return !(await isInProgress(operation))
-  if (!isLive(state)) return false
-  if (state.kind === 'stopping') return true // and nobody is at it any more
-  const { vmmAlive, shimAlive, status } = await readRun(host.store.directoryOf(id))
-  return !vmmAlive || !shimAlive || stateBy(status, state) !== state
+async function look(
+  host: Host,
+  { id, state, operation }: SandboxRecord,
+): Promise<{ isSettled: boolean; run?: ShimRecords }> {
+  if (operation !== undefined) return { isSettled: await isInProgress(operation) }
+  if (!isLive(state)) return { isSettled: true }
+  if (state.kind === 'stopping') return { isSettled: false } // and nobody is at it any more
+  const run = await readRun(host.store.directoryOf(id))
+  return { isSettled: run.vmmAlive && run.shimAlive && stateBy(run.status, state) === state, run }
 }
 
 const reasons: Partial<Record<MachineStatus['status'], string>> = {

@@ -1,7 +1,7 @@
-/** Starts the machine of a sandbox whose directory and disk are there; the same for a new one and for one that was stopped. */
+/** Starts the machine of a sandbox whose directory, disk and boot files are there; the same for a new one and for one that was stopped. */
 import { chown, link, rm } from 'node:fs/promises'
 import path from 'node:path'
-import { BandSoxError, messageOf } from '@bandsox/sdk'
+import { BandSoxError, isSystemError, messageOf } from '@bandsox/sdk'
 import { Agent } from '../guest/agent.js'
 import { describeExit } from '../process/shim.js'
 import type { MachineRecord, SandboxRecord } from '../store/record.js'
@@ -49,10 +49,9 @@ export async function startMachine(
 ): Promise<StartedMachine> {
   const directory = host.store.directoryOf(record.id)
   const printed = await consolePosition(directory)
-  await linkBootFiles(host, directory)
   clock.mark('files')
   const { memoryOvercommit } = (await host.configuration()).host
-  const admit = admitWithin(await hostMemoryMib(), memoryOvercommit)
+  const admit = admitWithin(hostMemoryMib(), memoryOvercommit)
   releases.add('CID and port', () => host.store.releaseNumbers(record.id))
   releases.add('the VMM', async () => void (await endMachine(host, record)))
   const { spec, machine, facts } = await startOnFreeCid(host, record.id, {
@@ -82,15 +81,23 @@ export async function startMachine(
 }
 
 /** Hard links to what all share: today's kernel and agent, also for a disk that was made with earlier ones. */
-async function linkBootFiles(host: Host, directory: string): Promise<void> {
+export async function linkBootFiles(host: Host, id: string): Promise<void> {
+  const directory = host.store.directoryOf(id)
   const boot = await loadBoot(host.store.root)
-  await replaceLink(boot.kernel.vmlinux.path, path.join(directory, machineFiles.kernel))
-  await replaceLink(boot.initramfs.path, path.join(directory, machineFiles.initramfs))
+  await Promise.all([
+    replaceLink(boot.kernel.vmlinux.path, path.join(directory, machineFiles.kernel)),
+    replaceLink(boot.initramfs.path, path.join(directory, machineFiles.initramfs)),
+  ])
 }
 
 async function replaceLink(from: string, to: string): Promise<void> {
-  await rm(to, { force: true })
-  await link(from, to)
+  try {
+    await link(from, to)
+  } catch (error) {
+    if (!isSystemError(error, 'EEXIST')) throw error
+    await rm(to, { force: true })
+    await link(from, to)
+  }
 }
 
 /** What is started; the disks that it writes to become the VM's own. */

@@ -6,7 +6,7 @@ import { checkedBootTimeout } from './create-options.js'
 import type { Host } from './host.js'
 import { Releases } from './releases.js'
 import { stateNow } from './settle.js'
-import { startMachine } from './start-machine.js'
+import { linkBootFiles, startMachine } from './start-machine.js'
 
 /**
  * The caller has the claim on it. On failure it stays what it was, with its disk.
@@ -22,6 +22,7 @@ export async function startSandbox(
   options.signal?.throwIfAborted()
   const releases = new Releases()
   try {
+    await linkBootFiles(host, record.id)
     const { agent, facts, timings } = await startMachine(host, record, {
       ...{ bootTimeoutMs, signal: options.signal, releases },
     })

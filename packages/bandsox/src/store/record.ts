@@ -1,77 +1,74 @@
 /** What is kept of a sandbox: enough for any process to find it, use it and end it. Rows of the table `sandboxes`, checked. */
 import { BandSoxError, type Limits, type Metadata, messageOf, type SandboxState } from '@bandsox/sdk'
-import { z } from 'zod'
+import {
+  anything,
+  type Check,
+  type Checked,
+  json,
+  listOf,
+  mapOf,
+  nullable,
+  number,
+  object,
+  oneOf,
+  optional,
+  text,
+} from './check.js'
 import type { SqlRow, SqlValue } from './driver.js'
 
-const holderSchema = z.object({
-  pid: z.number().int(),
-  startTime: z.number(),
-  bootId: z.string(),
-  pidNamespace: z.number(),
-})
+const holder = object({ pid: number, startTime: number, bootId: text, pidNamespace: number })
 
-const imageSchema = z.object({
-  reference: z.string(),
-  digest: z.string(),
-  config: z.object({
-    env: z.array(z.string()),
-    user: z.string(),
-    workingDir: z.string(),
-    entrypoint: z.array(z.string()),
-    cmd: z.array(z.string()),
+const image = object({
+  reference: text,
+  digest: text,
+  config: object({
+    env: listOf(text),
+    user: text,
+    workingDir: text,
+    entrypoint: listOf(text),
+    cmd: listOf(text),
     /** Empty: SIGTERM. */
-    stopSignal: z.string().default(''),
+    stopSignal: text,
   }),
 })
 
-const machineSchema = z.object({
+const machine = object({
   /** Of the last start. */
-  startedAt: z.string().optional(),
-  vmm: z.string(),
-  version: z.string(),
-  accelerator: z.enum(['kvm', 'tcg']),
-  acceleratorReason: z.string().optional(),
-  vsock: z.object({ backend: z.enum(['kernel', 'daemon']), socket: z.string() }).nullable(),
+  startedAt: optional(text),
+  vmm: text,
+  version: text,
+  accelerator: oneOf('kvm', 'tcg'),
+  acceleratorReason: optional(text),
+  vsock: nullable(object({ backend: oneOf('kernel', 'daemon'), socket: text })),
 })
 
-const limitsSchema: z.ZodType<Limits> = z.object({
-  cpus: z.number().nullable(),
-  diskBytesPerSecond: z.number().nullable(),
-  diskOperationsPerSecond: z.number().nullable(),
+const limits: Check<Limits> = object({
+  cpus: nullable(number),
+  diskBytesPerSecond: nullable(number),
+  diskOperationsPerSecond: nullable(number),
 })
 
-/** A column of JSON text. */
-const json = <T>(schema: z.ZodType<T>) => z.string().transform((text) => schema.parse(JSON.parse(text)))
-const metadataSchema: z.ZodType<Metadata> = z.record(z.string(), z.json())
+/** All that JSON can hold is allowed in it. */
+const metadata = mapOf(anything) as Check<Metadata>
 
-const rowSchema = z.object({
-  id: z.string(),
-  name: z.string().nullable(),
-  imported_from: z.string().nullable(),
-  image: json(imageSchema),
-  vcpu: z.number(),
-  memory_mib: z.number(),
-  disk_mib: z.number(),
-  env: json(z.record(z.string(), z.string())),
-  limits: json(limitsSchema),
-  labels: json(z.record(z.string(), z.string())),
-  metadata: json(metadataSchema),
-  vsock: z.enum(['auto', 'on', 'off']),
-  machine: json(machineSchema).nullable(),
-  timings: json(z.record(z.string(), z.number())),
-  created_at: z.string(),
-  state: z.enum(['creating', 'running', 'paused', 'stopping', 'stopped', 'hibernated', 'failed']),
-  since: z.string(),
-  reason: z.string().nullable(),
-  cid: z.number().nullable(),
-  port: z.number().nullable(),
-  operation: z.string().nullable(),
-  operation_since: z.string().nullable(),
-  operation_token: z.string().nullable(),
-  holder: json(holderSchema).nullable(),
-})
+const texts = mapOf(text)
+const checks = {
+  text,
+  number,
+  textOrNull: nullable(text),
+  numberOrNull: nullable(number),
+  image: json(image),
+  texts: json(texts),
+  limits: json(limits),
+  metadata: json(metadata),
+  machine: nullable(json(machine)),
+  timings: json(mapOf(number)),
+  holder: nullable(json(holder)),
+  vsock: oneOf('auto', 'on', 'off'),
+  state: oneOf('creating', 'running', 'paused', 'stopping', 'stopped', 'hibernated', 'failed'),
+}
 
-export type OperationHolder = z.infer<typeof holderSchema>
+export type OperationHolder = Checked<typeof holder>
 
 /** What a process does to a sandbox; `token` tells it from another one of the same process. */
 export interface RecordedOperation {
@@ -81,8 +78,8 @@ export interface RecordedOperation {
   holder: OperationHolder
 }
 
-export type MachineRecord = z.infer<typeof machineSchema>
-export type ImageOfSandbox = z.infer<typeof imageSchema>
+export type MachineRecord = Checked<typeof machine>
+export type ImageOfSandbox = Checked<typeof image>
 
 /** What is decided when a sandbox is made. */
 export interface SandboxShape {
@@ -115,50 +112,60 @@ export interface SandboxRecord extends SandboxShape {
 
 /** @throws `storage-unusable` for what no code of ours has written. */
 export function recordOf(row: SqlRow): SandboxRecord {
-  const checked = checkedRow(row)
+  const column = <T>(name: string, check: Check<T>): T => {
+    try {
+      return check(row[name])
+    } catch (error) {
+      throw damaged(row, name, error)
+    }
+  }
   return {
-    id: checked.id,
-    name: checked.name ?? undefined,
-    importedFrom: checked.imported_from ?? undefined,
-    image: checked.image,
-    vcpu: checked.vcpu,
-    memoryMib: checked.memory_mib,
-    diskMib: checked.disk_mib,
-    env: checked.env,
-    limits: checked.limits,
-    labels: checked.labels,
-    metadata: checked.metadata,
-    vsock: checked.vsock,
-    machine: checked.machine ?? undefined,
-    timings: checked.timings,
-    createdAt: checked.created_at,
-    state: stateOf(checked),
-    cid: checked.cid,
-    port: checked.port,
-    operation: operationOf(checked),
+    id: column('id', checks.text),
+    name: column('name', checks.textOrNull) ?? undefined,
+    importedFrom: column('imported_from', checks.textOrNull) ?? undefined,
+    image: column('image', checks.image),
+    vcpu: column('vcpu', checks.number),
+    memoryMib: column('memory_mib', checks.number),
+    diskMib: column('disk_mib', checks.number),
+    env: column('env', checks.texts),
+    limits: column('limits', checks.limits),
+    labels: column('labels', checks.texts),
+    metadata: column('metadata', checks.metadata),
+    vsock: column('vsock', checks.vsock),
+    machine: column('machine', checks.machine) ?? undefined,
+    timings: column('timings', checks.timings),
+    createdAt: column('created_at', checks.text),
+    state: stateOf(column('state', checks.state), column('since', checks.text), column('reason', checks.textOrNull)),
+    cid: column('cid', checks.numberOrNull),
+    port: column('port', checks.numberOrNull),
+    operation: operationOf(
+      column('operation', checks.textOrNull),
+      column('operation_since', checks.textOrNull),
+      column('operation_token', checks.textOrNull),
+      column('holder', checks.holder),
+    ),
   }
 }
 
-function checkedRow(row: SqlRow): z.infer<typeof rowSchema> {
-  try {
-    return rowSchema.parse(row)
-  } catch (error) {
-    const what = error instanceof z.ZodError ? z.prettifyError(error) : messageOf(error)
-    throw new BandSoxError('storage-unusable', `the record of sandbox ${String(row['id'])} is damaged: ${what}`, {
-      cause: error,
-      hint: 'put a backup of bandsox.db in its place',
-    })
-  }
-}
+const damaged = (row: SqlRow, column: string, cause: unknown): BandSoxError =>
+  new BandSoxError(
+    'storage-unusable',
+    `the record of sandbox ${String(row['id'])} is damaged at ${column}: ${messageOf(cause)}`,
+    { cause, hint: 'put a backup of bandsox.db in its place' },
+  )
 
-function stateOf({ state: kind, since, reason }: z.infer<typeof rowSchema>): SandboxState {
+function stateOf(kind: SandboxState['kind'], since: string, reason: string | null): SandboxState {
   if (kind === 'failed') return { kind, since, reason: reason ?? '' }
   if (kind === 'paused' && reason !== null) return { kind, since, reason }
   return { kind, since }
 }
 
-function operationOf(row: z.infer<typeof rowSchema>): RecordedOperation | undefined {
-  const { operation: name, operation_since: since, operation_token: token, holder } = row
+function operationOf(
+  name: string | null,
+  since: string | null,
+  token: string | null,
+  holder: OperationHolder | null,
+): RecordedOperation | undefined {
   if (name === null || since === null || token === null || holder === null) return undefined
   return { name, since, token, holder }
 }

@@ -328,7 +328,7 @@ export class SandboxStore {
    */
   async strangers(): Promise<{ name: string; path: string; id: string | undefined }[]> {
     const names = await readdir(this.#vms)
-    const known = new Set((await this.#ids()).flatMap((id) => [id, `${REMOVED_PREFIX}${id}`]))
+    const known = new Set((await this.ids()).flatMap((id) => [id, `${REMOVED_PREFIX}${id}`]))
     return names
       .filter((name) => !known.has(name))
       .map((name) => {
@@ -362,7 +362,7 @@ export class SandboxStore {
     })
   }
 
-  async #ids(): Promise<string[]> {
+  async ids(): Promise<string[]> {
     return (await this.#database.read((tables) => tables.rows('SELECT id FROM sandboxes'))).map(({ id }) => String(id))
   }
 

@@ -124,14 +124,8 @@ function parseOrUndefined(text: string): unknown {
 
 /** The kernel's backend where this user may open it, else the daemon. */
 export async function findVsockBackend(tools: HostTools, device: string = VSOCK_DEVICE): Promise<VsockBackend> {
-  let refusal: unknown
-  try {
-    await (await open(device, 'r+')).close()
-    return { kind: 'kernel' }
-  } catch (error) {
-    refusal = error // the daemon may do
-  }
-  const program = await findProgram(VSOCK_DAEMON, tools.searchPath)
+  const [refusal, program] = await Promise.all([refusalOf(device), findProgram(VSOCK_DAEMON, tools.searchPath)])
+  if (refusal === undefined) return { kind: 'kernel' }
   if (program !== undefined) return { kind: 'daemon', program }
   const remedy = isSystemError(refusal, 'EACCES')
     ? `let a group of yours open ${device}, which usually belongs to kvm`
@@ -143,15 +137,27 @@ export async function findVsockBackend(tools: HostTools, device: string = VSOCK_
   }
 }
 
-async function findProgram(name: string, searchPath: readonly string[]): Promise<string | undefined> {
-  for (const folder of searchPath) {
-    const candidate = path.join(folder, name)
-    try {
-      await access(candidate, constants.X_OK)
-      return candidate
-    } catch {
-      // Not here: the next folder may have it. Every reason (absent, not executable) means the same.
-    }
+/** Why we may not open it. */
+async function refusalOf(device: string): Promise<unknown> {
+  try {
+    await (await open(device, 'r+')).close()
+    return undefined
+  } catch (error) {
+    return error
   }
-  return undefined
+}
+
+async function findProgram(name: string, searchPath: readonly string[]): Promise<string | undefined> {
+  const candidates = searchPath.map((folder) => path.join(folder, name))
+  const usable = await Promise.all(candidates.map(isExecutable))
+  return candidates[usable.indexOf(true)]
+}
+
+async function isExecutable(file: string): Promise<boolean> {
+  try {
+    await access(file, constants.X_OK)
+    return true
+  } catch {
+    return false // every reason (absent, not executable) means the same
+  }
 }

@@ -50,6 +50,7 @@ export function qemuDriver(tools: HostTools): Vmm {
         acceleration(),
         findVsockBackend(tools),
         cgroups(),
+        makeVsockFolder(spec),
       ])
       requireLimits(spec.limits, groups)
       const vsock = chooseVsock(spec.vsock, backend)
@@ -106,8 +107,6 @@ async function prepare(
   const isRoot = process.getuid?.() === 0
   const choice: QemuChoice = { program, accelerator: accelerator.kind, vsock: vsock?.kind ?? null }
   const { argv, files } = qemuCommandLine(spec, choice)
-  await mkdir(path.join(spec.directory, VSOCK_FOLDER), { mode: 0o700, recursive: true })
-  if (isRoot) await chown(path.join(spec.directory, VSOCK_FOLDER), spec.uid, spec.uid)
   if (vsock?.kind === 'daemon') await linkOrCopy(vsock.program, path.join(spec.directory, VSOCK_DAEMON_FILE))
   return {
     version: 1,
@@ -147,6 +146,12 @@ function vsockConfig(spec: MachineSpec, backend: 'kernel' | 'daemon'): NonNullab
     waitFor: VHOST_USER_SOCKET,
     daemonSocket: DAEMON_SOCKET,
   }
+}
+
+async function makeVsockFolder({ directory, uid }: MachineSpec): Promise<void> {
+  const folder = path.join(directory, VSOCK_FOLDER)
+  await mkdir(folder, { mode: 0o700, recursive: true })
+  if (process.getuid?.() === 0) await chown(folder, uid, uid)
 }
 
 /** The VM's user cannot reach into our home folder, so the daemon's binary lies in the VM's own. */
