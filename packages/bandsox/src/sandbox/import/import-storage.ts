@@ -2,7 +2,7 @@
 import { chmod, open, realpath, statfs } from 'node:fs/promises'
 import path from 'node:path'
 import { BandSoxError, messageOf } from '@bandsox/sdk'
-import { copySparse, emptyDisk } from '../../image/disk.js'
+import { copyEmptyDisk, copySparse, emptyDisk } from '../../image/disk.js'
 import type { AllocatorState } from '../../store/numbers.js'
 import type { SandboxRecord } from '../../store/record.js'
 import { newSandboxId } from '../../store/sandbox-store.js'
@@ -273,6 +273,6 @@ async function layOutOverlay(host: Host, record: SandboxRecord, signal: AbortSig
   const { root } = host.store
   const overlay = path.join(host.store.directoryOf(record.id), machineFiles.overlay)
   const disk = await emptyDisk({ cacheDirectory: storageFolders(root).disks, sizeMib: record.diskMib, signal })
-  await copySparse(disk.path, overlay, signal)
+  await copyEmptyDisk(disk.path, overlay, signal)
   await chmod(overlay, 0o600)
 }
