@@ -80,7 +80,11 @@ func (v *vm) record(vmm, daemon *launch.Program) error {
 	if err != nil {
 		return err
 	}
-	v.run = record.Run{Shim: shim, VMM: vmm.ID, StartedAt: record.Now()}
+	bootID, namespace, err := procid.World()
+	if err != nil {
+		return err
+	}
+	v.run = record.Run{Shim: shim, VMM: vmm.ID, StartedAt: record.Now(), BootID: bootID, PidNamespace: namespace}
 	vsockState := control.VsockNone
 	switch {
 	case daemon != nil:

@@ -23,6 +23,9 @@ type Run struct {
 	VMM       procid.ID  `json:"vmm"`
 	Vsock     *procid.ID `json:"vsock,omitempty"`
 	StartedAt string     `json:"startedAt"`
+	// A pid means something only in its boot and PID namespace, and this file may be read in others.
+	BootID       string `json:"bootId"`
+	PidNamespace uint64 `json:"pidNamespace"`
 }
 
 // Exit is exit.json: how the VMM ended; exactly one of Code, Signal and Unknown is set.

@@ -21,10 +21,11 @@ export function labelFilterOption(
 
 /** `key=value` sets, `key-` removes. */
 export function labelChanges(words: readonly string[]): Record<string, string | null> {
-  const changes: Record<string, string | null> = {}
+  let changes: Record<string, string | null> = {}
   for (const word of words) {
-    if (word.includes('=')) Object.assign(changes, labelOption(word))
-    else if (word.endsWith('-') && word.length > 1) changes[word.slice(0, -1)] = null
+    // Spread, and not assigned: a key may be called __proto__, which is then refused by its name.
+    if (word.includes('=')) changes = { ...changes, ...labelOption(word) }
+    else if (word.endsWith('-') && word.length > 1) changes = { ...changes, [word.slice(0, -1)]: null }
     else throw new InvalidArgumentError(`${JSON.stringify(word)}: a label is set by key=value and removed by key-.`)
   }
   return changes
@@ -68,22 +69,25 @@ export function statesOption(text: string, before: StateName[] = []): StateName[
   return [...before, ...names]
 }
 
+/** `none` stays a word until here: commander takes null for "no value was given". */
+export type LimitOption = number | 'none'
+
 export interface LimitOptions {
-  cpus?: number | null
-  diskRate?: number | null
-  diskIops?: number | null
+  cpus?: LimitOption
+  diskRate?: LimitOption
+  diskIops?: LimitOption
 }
 
 /** A number, or `none`. */
-export function rateOption(text: string): number | null {
-  if (text === 'none') return null
+export function rateOption(text: string): LimitOption {
+  if (text === 'none') return text
   if (/^\d{1,12}$/.test(text)) return Number(text)
   throw new InvalidArgumentError('it must be a whole number, or none.')
 }
 
 /** A number with or without decimals, or `none`. */
-export function shareOption(text: string): number | null {
-  if (text === 'none') return null
+export function shareOption(text: string): LimitOption {
+  if (text === 'none') return text
   if (/^\d{1,4}(?:\.\d{1,4})?$/.test(text)) return Number(text)
   throw new InvalidArgumentError('it must be a number such as 0.5, or none.')
 }
@@ -91,7 +95,9 @@ export function shareOption(text: string): number | null {
 const MIB = 1024 * 1024
 
 export const limitsFrom = ({ cpus, diskRate, diskIops }: LimitOptions): Partial<Limits> => ({
-  ...(cpus !== undefined && { cpus }),
-  ...(diskRate !== undefined && { diskBytesPerSecond: diskRate === null ? null : diskRate * MIB }),
-  ...(diskIops !== undefined && { diskOperationsPerSecond: diskIops }),
+  ...(cpus !== undefined && { cpus: limitFrom(cpus, 1) }),
+  ...(diskRate !== undefined && { diskBytesPerSecond: limitFrom(diskRate, MIB) }),
+  ...(diskIops !== undefined && { diskOperationsPerSecond: limitFrom(diskIops, 1) }),
 })
+
+const limitFrom = (option: LimitOption, unit: number): number | null => (option === 'none' ? null : option * unit)

@@ -230,6 +230,11 @@ describe('the command', PARALLEL, () => {
     assert.equal((await bandsox(storage, 'list', '-q', '--state', 'running')).stdout, '')
     await bandsox(storage, 'vm', 'update', 'db', '--metadata', '{"team":"blue"}', '--mem', '512')
     assert.equal((await bandsox(storage, 'list', '-q', '--metadata', 'team=blue')).stdout, 'sbx_bbbbbbbbbb\n')
+    const lifted = await bandsox(storage, '--json', 'vm', 'update', 'db', '--disk-rate', 'none', '--disk-iops', 'none')
+    const { limits } = JSON.parse(lifted.stdout) as { limits: unknown }
+    assert.deepEqual(limits, { cpus: null, diskBytesPerSecond: null, diskOperationsPerSecond: null })
+    const pollution = await bandsox(storage, 'vm', 'label', 'db', '__proto__=1')
+    assert.deepEqual([pollution.status, /label: "__proto__" is not allowed/.test(pollution.stderr)], [64, true])
     assert.equal((await bandsox(storage, 'vm', 'rename', 'db', 'data')).stdout, 'VM renamed: sbx_bbbbbbbbbb (data)\n')
     const taken = await bandsox(storage, 'vm', 'rename', 'data', 'web', '--unique')
     assert.deepEqual([taken.status, /web is taken by sandbox sbx_aaaaaaaaaa/.test(taken.stderr)], [75, true])

@@ -60,6 +60,9 @@ const runSchema = z.object({
   vmm: identitySchema,
   vsock: identitySchema.optional(),
   startedAt: z.string(),
+  // Not in the files of earlier shims.
+  bootId: z.string().optional(),
+  pidNamespace: z.number().optional(),
 })
 const machineStatusSchema = z.object({
   status: z.enum([
@@ -200,14 +203,33 @@ export interface ShimRecords {
   status: MachineStatus | undefined
 }
 
-/** What the shim wrote about the VMM, and whether that still is so. */
+/**
+ * What the shim wrote about the VMM, and whether that still is so. Its files are not synced: what a loss of power has left empty
+ * counts as not written, as no process of that time lives any more.
+ */
 export async function readRun(directory: string): Promise<ShimRecords> {
-  const run = await readJsonFile(path.join(directory, 'run.json'), runSchema)
-  const exit = await readJsonFile(path.join(directory, 'exit.json'), exitSchema)
-  const vmmAlive = run !== undefined && exit === undefined && (await isAlive(run.vmm))
-  const shimAlive = run !== undefined && (await isAlive(run.shim))
-  const status = vmmAlive ? await readJsonFile(path.join(directory, MACHINE_FILE), machineStatusSchema) : undefined
+  const run = await readIfWhole(path.join(directory, 'run.json'), runSchema)
+  const exit = await readIfWhole(path.join(directory, 'exit.json'), exitSchema)
+  const vmmAlive = run !== undefined && exit === undefined && (await isAlive(located(run, run.vmm)))
+  const shimAlive = run !== undefined && (await isAlive(located(run, run.shim)))
+  const status = vmmAlive ? await readIfWhole(path.join(directory, MACHINE_FILE), machineStatusSchema) : undefined
   return { run, exit, vmmAlive, shimAlive, status }
+}
+
+/** A pid means something only in its boot and PID namespace: seen from another container, its process counts as living. */
+const located = ({ bootId, pidNamespace }: ShimRun, identity: ProcessIdentity): ProcessIdentity => ({
+  ...identity,
+  bootId,
+  pidNamespace,
+})
+
+async function readIfWhole<S extends z.ZodType>(file: string, schema: S): Promise<z.infer<S> | undefined> {
+  try {
+    return await readJsonFile(file, schema)
+  } catch (error) {
+    if (error instanceof BandSoxError && error.code === 'artifact-damaged') return undefined
+    throw error
+  }
 }
 
 /** One connection to a running shim. */

@@ -38,7 +38,10 @@ export function admitWithin(memoryMib: number, overcommit: number): Admission {
       'host-resource',
       `no memory for a sandbox of ${wanted.memoryMib} MiB: ${running.length} running ones have ${takenMib} of ${boundMib} MiB (${overcommit} × this host's ${memoryMib} MiB)`,
       {
-        hint: 'stop one, give it less (--mem), or raise host.memoryOvercommit in the configuration',
+        hint:
+          wanted.memoryMib > boundMib
+            ? 'give it less (--mem), or raise host.memoryOvercommit in the configuration'
+            : 'stop one, give it less (--mem), or raise host.memoryOvercommit in the configuration',
       },
     )
   }

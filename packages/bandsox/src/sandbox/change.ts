@@ -7,7 +7,7 @@ import type { Host } from './host.js'
 import { checkedLimits, requireKept } from './limits.js'
 import { claimSettled, isLive } from './settle.js'
 
-/** @throws as `Sandbox.update`. Either all is changed or nothing. */
+/** @throws as `Sandbox.update`. All is checked before anything is changed; the machine itself comes first, and may refuse. */
 export async function changeSandbox(host: Host, id: string, changes: SandboxChanges): Promise<void> {
   const { labels, metadata, limits, vcpu, memoryMib } = changes
   if (vcpu !== undefined) checkedVcpu(vcpu)

@@ -29,8 +29,8 @@ const configurationSchema = registryConfigSchema.extend({
   host: z
     .strictObject({
       /**
-       * How much memory all running sandboxes may have together, as a share of the host's. A guest takes what it touches: with
-       * 1 the host can never run out of memory by them, with more it relies on guests that use less than they have.
+       * How much memory all running sandboxes may have together, as a share of the host's. A guest takes what it touches;
+       * with more than 1 the host relies on guests that use less than they have. What a VMM takes for itself comes on top.
        */
       memoryOvercommit: z.number().positive().max(100).default(DEFAULT_MEMORY_OVERCOMMIT),
     })

@@ -42,6 +42,7 @@ export async function createSandbox(
     clock.mark('image')
     const claim = await host.store.insert(newRecord(reference, image.record, shape), { unique: shape.unique })
     const { record } = claim
+    releases.add('our claim', () => claim.abandon()) // of what could not be removed, the next command tries it again
     releases.add('the sandbox', () => destroy(host, record))
     await host.store.makeDirectory(record.id)
     await Promise.all([layOutDisks(host, record, signal), linkBootFiles(host, record.id)])
@@ -51,7 +52,9 @@ export async function createSandbox(
     const { agent, facts, timings } = await startMachine(host, record, {
       ...{ bootTimeoutMs: shape.bootTimeoutMs, signal, releases, clock },
     })
-    const running = await host.store.transition(record.id, { state: stateNow('running'), machine: facts, timings })
+    const running = await host.store.transition(record.id, {
+      ...{ state: stateNow('running'), machine: facts, timings, isDurable: true },
+    })
     await claim.release()
     releases.forget()
     host.info(`created ${record.id} of ${reference}`)

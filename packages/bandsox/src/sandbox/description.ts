@@ -60,8 +60,10 @@ function requireJson(value: unknown, depth: number): void {
   if (value === null || typeof value === 'string' || typeof value === 'boolean') return
   if (typeof value === 'number' && Number.isFinite(value)) return
   if (Array.isArray(value)) for (const each of value) requireJson(each, depth + 1)
-  else if (isPlainObject(value)) for (const each of Object.values(value)) requireJson(each, depth + 1)
-  else
+  else if (isPlainObject(value)) {
+    if (Object.hasOwn(value, '__proto__')) throw refuse('metadata', '__proto__', 'without keys of that name')
+    for (const each of Object.values(value)) requireJson(each, depth + 1)
+  } else
     throw refuse(
       'metadata',
       String(value),

@@ -6,12 +6,14 @@ import { isLive, settle } from './settle.js'
 
 /** Other processes write events, and nobody announces them; and a VMM's end is looked for. */
 const POLL_MS = 200
+const SETTLE_EVERY = 5
 
 export async function* sandboxEvents(
   host: Host,
   { follow = false, after = 0, signal }: { follow?: boolean; after?: number; signal?: AbortSignal },
 ): AsyncGenerator<SandboxEvent> {
   let last = after
+  let polls = 0
   for (;;) {
     const events = await host.store.events(last)
     for (const event of events) {
@@ -22,6 +24,7 @@ export async function* sandboxEvents(
     if (!follow || signal?.aborted) return
     await delay(POLL_MS, undefined, signal === undefined ? {} : { signal }).catch(() => undefined) // the look at `signal` follows
     if (signal?.aborted) return
+    if (++polls % SETTLE_EVERY > 0) continue
     for (const record of await host.store.list()) {
       if (isLive(record.state) || record.operation !== undefined) await settle(host, record)
     }

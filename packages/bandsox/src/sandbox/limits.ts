@@ -30,10 +30,14 @@ const MAX_RATE = 1e12
 export function checkedLimits(given: Partial<Limits>, otherwise: Limits): Limits {
   const chosen = { ...otherwise, ...withoutUndefined(given) }
   return {
-    cpus: bounded('limits.cpus', chosen.cpus, MIN_CPUS, MAX_CPUS),
-    diskBytesPerSecond: whole('limits.diskBytesPerSecond', chosen.diskBytesPerSecond, MIN_DISK_BYTES_PER_SECOND),
+    cpus: bounded('limits.cpus (--cpus)', chosen.cpus, MIN_CPUS, MAX_CPUS),
+    diskBytesPerSecond: whole(
+      'limits.diskBytesPerSecond (--disk-rate)',
+      chosen.diskBytesPerSecond,
+      MIN_DISK_BYTES_PER_SECOND,
+    ),
     diskOperationsPerSecond: whole(
-      'limits.diskOperationsPerSecond',
+      'limits.diskOperationsPerSecond (--disk-iops)',
       chosen.diskOperationsPerSecond,
       MIN_DISK_OPERATIONS_PER_SECOND,
     ),

@@ -1,7 +1,16 @@
 /** The sandboxes of this host: what `openBandSox` gives to library, server and command line. */
-import type { BandSox, CreateOptions, Limits, SandboxEvent, SandboxFilter, SandboxInfo } from '@bandsox/sdk'
+import {
+  type BandSox,
+  type CreateOptions,
+  type Limits,
+  messageOf,
+  type SandboxEvent,
+  type SandboxFilter,
+  type SandboxInfo,
+} from '@bandsox/sdk'
 import { ImageStore } from '../image/image-store.js'
 import type { AllocatorState } from '../store/numbers.js'
+import type { SandboxRecord } from '../store/record.js'
 import { filtered } from '../store/sandbox-filter.js'
 import { SandboxStore } from '../store/sandbox-store.js'
 import type { HostTools } from '../vmm/qemu/host.js'
@@ -50,8 +59,8 @@ export interface LocalConfig {
   debug?: (message: string) => void
   info?: (message: string) => void
   warn: (message: string) => void
-  /** What is done about what dead processes have left. Default `apply`. */
-  reconcile?: 'apply' | 'look'
+  /** What is done about what dead processes have left. Default `apply`; `all`: also what loses data. */
+  reconcile?: 'apply' | 'all' | 'look'
   /** Told of each of these before it is set right. */
   onFinding?: (finding: Finding) => void
   /** Sandbox whose operation is given up though its process cannot be seen. */
@@ -80,9 +89,12 @@ export class LocalBandSox implements BandSox {
     const tell = ({ subject, problem, action }: Finding) => host.info(`${subject}: ${problem}: ${action}`)
     const { onFinding = tell, forget } = config
     try {
-      if (forget !== undefined) await host.store.forgetOperation((await host.store.find(forget)).id)
-      if (config.reconcile === 'look') for (const finding of await findProblems(host)) onFinding(finding)
-      else await reconcile(host, onFinding)
+      if (config.reconcile === 'look') {
+        for (const finding of await findProblems(host)) onFinding(finding)
+      } else {
+        if (forget !== undefined) await host.store.forgetOperation((await host.store.find(forget)).id)
+        await reconcile(host, { onAction: onFinding, isAsked: config.reconcile === 'all' })
+      }
     } catch (error) {
       host.store.close()
       throw error
@@ -102,11 +114,21 @@ export class LocalBandSox implements BandSox {
 
   async list(filter: SandboxFilter = {}): Promise<SandboxInfo[]> {
     // What has just ended may match only afterwards, or not any more.
-    const looked = await Promise.all((await this.#host.store.list()).map((record) => settleAndLook(this.#host, record)))
+    const looked = await Promise.all((await this.#host.store.list()).map((record) => this.#look(record)))
     const found = looked.filter((each) => each !== undefined)
     const runs = new Map(found.map(({ record, run }) => [record, run]))
     const matching = filtered([...runs.keys()], filter)
     return await Promise.all(matching.map((record) => sandboxInfo(this.#host, record, runs.get(record))))
+  }
+
+  /** What cannot be settled is shown as it was written down: it must not keep anybody from the others. */
+  async #look(record: SandboxRecord): ReturnType<typeof settleAndLook> {
+    try {
+      return await settleAndLook(this.#host, record)
+    } catch (error) {
+      this.#host.warn(`sandbox ${record.id}: ${messageOf(error)}`)
+      return { record }
+    }
   }
 
   events(options: { follow?: boolean; after?: number; signal?: AbortSignal } = {}): AsyncGenerator<SandboxEvent> {

@@ -26,7 +26,16 @@ import { RESUME_BYTES, requireFreeSpace } from './free-space.js'
 import type { Host } from './host.js'
 import { LocalFiles } from './local-files.js'
 import { sandboxInfo } from './sandbox-info.js'
-import { claimSettled, destroy, endMachine, settle, settleAndLook, stateNow, vsockIsGone } from './settle.js'
+import {
+  claimForEnd,
+  claimSettled,
+  destroy,
+  endMachine,
+  settle,
+  settleAndLook,
+  stateNow,
+  vsockIsGone,
+} from './settle.js'
 import { startSandbox } from './start.js'
 import { stopMachine } from './stop.js'
 import { waitForState } from './wait.js'
@@ -89,12 +98,17 @@ export class LocalSandbox implements Sandbox {
   }
 
   async kill(): Promise<void> {
-    await this.#exclusively('stop', async (record) => {
-      await endMachine(this.#host, record)
+    requireAllowed('stop', this.id, (await this.#record()).state)
+    const claim = await claimForEnd(this.#host, this.id, 'stop')
+    try {
+      requireAllowed('stop', this.id, claim.record.state)
+      await endMachine(this.#host, claim.record)
       this.#closeAgent()
       await this.#host.store.transition(this.id, { state: stateNow('stopped'), releaseNumbers: true })
       this.#host.info(`killed ${this.id}`)
-    })
+    } finally {
+      await claim.release()
+    }
   }
 
   async pause(): Promise<void> {
@@ -148,16 +162,23 @@ export class LocalSandbox implements Sandbox {
   }
 
   async delete(options: { force?: boolean } = {}): Promise<void> {
-    const claim = await claimSettled(this.#host, this.id, 'delete')
+    const force = options.force === true
+    // Under the name of a removal only once it is one: should this process die, the next one goes on with it.
+    const claim = force ? await claimForEnd(this.#host, this.id, 'end') : await claimSettled(this.#host, this.id, 'end')
     try {
-      if (options.force !== true) requireAllowed('delete', this.id, claim.record.state)
+      if (!force) requireAllowed('delete', this.id, claim.record.state)
+      await claim.become('delete')
     } catch (error) {
-      await claim.release() // nothing was begun, and nobody is to go on with it
+      await claim.release()
       throw error
     }
     this.#closeAgent()
-    // When this fails in the middle the claim is left: the next process goes on with the removal.
-    await destroy(this.#host, claim.record)
+    try {
+      await destroy(this.#host, claim.record)
+    } catch (error) {
+      await claim.abandon()
+      throw error
+    }
     this.#host.info(`deleted ${this.id}`)
   }
 

@@ -57,7 +57,9 @@ describe('a reconcile', () => {
     )
     await mkdir(path.join(vmsOf(host), '.removed-sbx_cccccccccc'))
     const told: string[] = []
-    await reconcile(host, ({ subject, problem, action }) => told.push(`${subject}: ${problem}: ${action}`))
+    await reconcile(host, {
+      onAction: ({ subject, problem, action }) => told.push(`${subject}: ${problem}: ${action}`),
+    })
     await ended(vmm)
     assert.deepEqual(await readdir(vmsOf(host)), [])
     assert.match(
@@ -104,5 +106,36 @@ describe('a reconcile', () => {
     const vmm = await processIn(t, host.store.directoryOf(record.id), { BANDSOX_SANDBOX: record.id })
     assert.deepEqual(await reconcile(host), [])
     assert.ok(await isRunning(vmm))
+  })
+
+  it('removes a disk that nobody knows only when it is asked to', async (t) => {
+    const host = await hostFor(t)
+    const stranger = path.join(vmsOf(host), 'sbx_bbbbbbbbbb')
+    await mkdir(stranger)
+    await writeFile(path.join(stranger, 'overlay.ext4'), 'precious')
+    await writeFile(path.join(vmsOf(host), 'notes.txt'), 'of somebody')
+    await reconcile(host)
+    assert.deepEqual(await readdir(vmsOf(host)), ['notes.txt', 'sbx_bbbbbbbbbb'])
+    assert.ok(
+      host.logged.some((line) => /sbx_bbbbbbbbbb is not known; it is left as it is: see bandsox cleanup/.test(line)),
+    )
+    await reconcile(host, { isAsked: true })
+    assert.deepEqual(await readdir(vmsOf(host)), [])
+  })
+
+  it('goes on with the others when one resists', async (t) => {
+    const host = await hostFor(t)
+    for (const id of ['sbx_aaaaaaaaaa', 'sbx_bbbbbbbbbb']) {
+      const { record, abandon } = await host.store.insert(sampleRecord({ id, state: { kind: 'creating', since } }))
+      await host.store.makeDirectory(record.id)
+      await abandon()
+    }
+    await writeFile(path.join(vmsOf(host), '.removed-sbx_aaaaaaaaaa'), '') // in the way of the removal
+    await reconcile(host)
+    assert.deepEqual(
+      (await host.store.list()).map(({ id }) => id),
+      ['sbx_aaaaaaaaaa'],
+    )
+    assert.ok(host.logged.some((line) => /sandbox sbx_aaaaaaaaaa: .*; cannot remove it: /.test(line)))
   })
 })

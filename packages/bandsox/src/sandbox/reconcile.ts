@@ -6,12 +6,13 @@
  */
 import { readdir, readFile, readlink, rm } from 'node:fs/promises'
 import path from 'node:path'
-import { isSystemError } from '@bandsox/sdk'
+import { isSystemError, messageOf } from '@bandsox/sdk'
 import { identify, isAlive, type ProcessIdentity } from '../process/identity.js'
-import { readRun } from '../process/shim.js'
+import { readRun, SANDBOX_MARK } from '../process/shim.js'
 import { isInProgress } from '../store/operation.js'
 import type { SandboxRecord } from '../store/record.js'
-import type { Host } from './host.js'
+import { VMS_FOLDER } from '../store/storage-folder.js'
+import { type Host, machineFiles } from './host.js'
 import { isLive, settle } from './settle.js'
 
 /** Something that is not as it should be, and what would set it right. */
@@ -22,27 +23,45 @@ export interface Finding {
   problem: string
   /** What `apply` does, as a person would say it: "remove its folder". */
   action: string
+  /** Something that somebody may want to have back would be lost: it is done only when asked for. */
+  losesData?: boolean
   apply(): Promise<void>
 }
 
 const REMOVAL = { recursive: true, force: true, maxRetries: 12, retryDelay: 50 } as const
-/** In the environment of shim, VMM and vsock daemon; process/shim.ts. */
-const MARK = 'BANDSOX_SANDBOX='
+/** What shim and start make in a VM's directory, and can make again. */
+const OURS =
+  /\.(?:sock|json|log|log\.1|err|in|out|lock|tmp)$|^(?:kernel|initramfs|root\.(?:squashfs|ext4)|vsock|vhost-device-vsock)$/
+const MARK = `${SANDBOX_MARK}=`
 
 /** Looks, and changes nothing. */
 export async function findProblems(host: Host): Promise<Finding[]> {
   return [...(await wrongRecords(host)), ...(await strangeEntries(host)), ...(await strangeProcesses(host))]
 }
 
-/** Sets all right that {@link findProblems} finds. @param onAction Told before each action. */
+/**
+ * Sets right what {@link findProblems} finds. One that resists does not keep the others from it, nor anybody from their sandboxes.
+ *
+ * @param options.onAction Told before each action.
+ * @param options.isAsked A person wants it done, also where it loses data; else that is only told.
+ */
 export async function reconcile(
   host: Host,
-  onAction: (finding: Finding) => void = () => undefined,
+  { onAction = () => undefined, isAsked = false }: { onAction?: (finding: Finding) => void; isAsked?: boolean } = {},
 ): Promise<Finding[]> {
   const findings = await findProblems(host)
   for (const finding of findings) {
+    const { subject, problem, action } = finding
+    if (finding.losesData === true && !isAsked) {
+      host.warn(`${subject}: ${problem}; it is left as it is: see bandsox cleanup --dry-run`)
+      continue
+    }
     onAction(finding)
-    await finding.apply()
+    try {
+      await finding.apply()
+    } catch (error) {
+      host.warn(`${subject}: ${problem}; cannot ${action}: ${messageOf(error)}`)
+    }
   }
   return findings
 }
@@ -87,6 +106,7 @@ async function strangeEntries(host: Host): Promise<Finding[]> {
     if (pid !== undefined && (await isAlive({ pid: Number(pid), startTime: Number(startTime) }))) continue
     findings.push({
       subject: entry,
+      losesData: !name.startsWith('.') && (await holdsData(entry)),
       problem: id === undefined ? 'it belongs to no sandbox' : `sandbox ${id} is not known`,
       action: 'end what runs in it, and remove it',
       apply: async () => {
@@ -96,6 +116,18 @@ async function strangeEntries(host: Host): Promise<Finding[]> {
     })
   }
   return findings
+}
+
+/** A VM's disk, or what is not ours at all. */
+async function holdsData(entry: string): Promise<boolean> {
+  try {
+    const names = await readdir(entry)
+    return names.some((name) => name === machineFiles.overlay || !OURS.test(name))
+  } catch (error) {
+    if (isSystemError(error, 'ENOTDIR')) return true // a file of somebody's
+    if (isSystemError(error, 'ENOENT')) return false
+    throw error
+  }
 }
 
 /** Ends what a shim has put on record in a directory: the shim first, or it would tell of the others' end. */
@@ -117,7 +149,7 @@ async function endProcess(identity: ProcessIdentity): Promise<void> {
 
 /** Marked processes in the folder of a VM that is not known: its folder was removed by hand, or its record was lost. */
 async function strangeProcesses(host: Host): Promise<Finding[]> {
-  const vms = `${path.join(host.store.root, 'vms')}/`
+  const vms = `${path.join(host.store.root, VMS_FOLDER)}/`
   const inside = (await processesBelow(vms)).filter(({ id }) => id !== undefined)
   if (inside.length === 0) return []
   // Read after the processes: a sandbox has its record before it has any.

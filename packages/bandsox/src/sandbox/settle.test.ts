@@ -6,7 +6,7 @@ import { chmod, readdir, rename, rm, stat, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { describe, it } from 'node:test'
 import type { SandboxState } from '@bandsox/sdk'
-import { identify, type ProcessIdentity } from '../process/identity.js'
+import { identify, identifySelf, type ProcessIdentity } from '../process/identity.js'
 import { Database } from '../store/database.js'
 import type { SandboxRecord } from '../store/record.js'
 import { hasCode } from '../testing/errors.js'
@@ -43,8 +43,8 @@ async function sandboxIn(
   await host.store.makeDirectory(id)
   if (state.kind !== 'stopped') await host.store.takeNumbers(id)
   if (state.kind !== 'creating') await host.store.transition(id, { state })
-  if (left === undefined) await claim.release()
-  else await leaveOperation(host, id, left)
+  await claim.release().catch(() => undefined) // the tables refuse what only a dead process leaves
+  if (left !== undefined) await leaveOperation(host, id, left)
   const record = await host.store.read(id)
   assert.ok(record !== undefined)
   return record
@@ -52,15 +52,19 @@ async function sandboxIn(
 
 /** As a process leaves it that is killed in the middle. */
 async function leaveOperation(host: Host, id: string, name: string): Promise<void> {
-  const database = await Database.open(path.join(host.store.root, 'bandsox.db'))
   const holder = JSON.stringify({ ...DEAD, bootId: 'b', pidNamespace: 1 })
-  await database.write((tables) =>
-    tables.change(
-      `UPDATE sandboxes SET operation = $name, operation_since = $since, operation_token = 'left', holder = $holder
-       WHERE id = $id`,
-      { id, name, since, holder },
-    ),
+  await change(
+    host,
+    `UPDATE sandboxes SET operation = $name, operation_since = $since, operation_token = 'left', holder = $holder
+     WHERE id = $id`,
+    { id, name, since, holder },
   )
+}
+
+/** What another process has written. */
+async function change(host: Host, sql: string, values: Record<string, string> = {}): Promise<void> {
+  const database = await Database.open(path.join(host.store.root, 'bandsox.db'))
+  await database.write((tables) => tables.change(sql, values))
   database.close()
 }
 
@@ -160,7 +164,7 @@ describe('settling', () => {
   it('keeps a stopped sandbox whose start died, and gives back what the start had taken', async (t) => {
     const host = await hostFor(t)
     const record = await sandboxIn(host, { kind: 'stopped', since }, { left: 'start' })
-    await host.store.takeNumbers(record.id)
+    await change(host, 'UPDATE sandboxes SET cid = 3, port = 9000')
     assert.equal(await heldBy(host), 1)
     const settled = await settle(host, record)
     assert.deepEqual([settled?.state.kind, settled?.operation, await heldBy(host)], ['stopped', undefined, 0])
@@ -236,6 +240,27 @@ describe('settling', () => {
     assert.deepEqual((await settle(host, paused))?.state, { kind: 'running', since: '2026-01-03T00:00:00.000Z' })
   })
 
+  it('leaves alone what runs in another container, of which it cannot see whether it does', async (t) => {
+    const host = await hostFor(t)
+    const record = await sandboxIn(host, { kind: 'running', since })
+    const run = { shim: DEAD, vmm: DEAD, startedAt: since, ...{ ...(await identifySelf()), pidNamespace: 1 } }
+    await writeFile(path.join(host.store.directoryOf(record.id), 'run.json'), JSON.stringify(run))
+    assert.equal((await settle(host, record))?.state.kind, 'running')
+    await writeFile(
+      path.join(host.store.directoryOf(record.id), 'run.json'),
+      JSON.stringify({ ...run, bootId: 'before' }),
+    )
+    assert.equal((await settle(host, record))?.state.kind, 'failed', 'but what was of another boot is dead')
+  })
+
+  it('is not kept from it by files that a loss of power has left empty', async (t) => {
+    const host = await hostFor(t)
+    const record = await sandboxIn(host, { kind: 'running', since })
+    for (const name of ['run.json', 'exit.json', 'machine.json'])
+      await writeFile(path.join(host.store.directoryOf(record.id), name), '')
+    assert.equal((await settle(host, record))?.state.kind, 'failed')
+  })
+
   it('knows a state for an end that nobody saw', () => {
     const state = stateAfterExit(undefined)
     assert.ok(state.kind === 'failed')
@@ -290,6 +315,40 @@ describe('opening the storage', () => {
     const after = await open(host)
     assert.equal((await after.list())[0]?.state.kind, 'failed')
     assert.equal(await heldBy(host), 0)
+  })
+})
+
+describe('deleting', () => {
+  const openIn = (host: Host) =>
+    LocalBandSox.open({ storage: host.store.root, shimPath: host.shimPath, searchPath: [], warn: () => undefined })
+
+  it('that is refused was never begun: nobody goes on with it', async (t) => {
+    const host = await hostFor(t)
+    const record = await sandboxIn(host, { kind: 'running', since })
+    const self = await selfIdentity()
+    await writeRun(host, record.id, self, self)
+    const sandbox = await (await openIn(host)).get(record.id)
+    await assert.rejects(sandbox.delete(), hasCode('wrong-state', /cannot delete sandbox/))
+    assert.equal((await host.store.read(record.id))?.operation, undefined)
+    // A process that dies before it has asked has not begun one either.
+    await leaveOperation(host, record.id, 'end')
+    const settled = await settle(host, (await host.store.read(record.id)) ?? record)
+    assert.deepEqual([settled?.state.kind, settled?.operation], ['running', undefined])
+  })
+
+  it('that fails half-way is finished by whoever comes next, also in this process', async (t) => {
+    const host = await hostFor(t)
+    const record = await sandboxIn(host, { kind: 'stopped', since })
+    const bandsox = await openIn(host)
+    const sandbox = await bandsox.get(record.id)
+    const vms = path.dirname(host.store.directoryOf(record.id))
+    // Its folder cannot be renamed onto a file that is in the way of it.
+    await writeFile(path.join(vms, `.removed-${record.id}`), '')
+    await assert.rejects(sandbox.delete(), { code: 'ENOTDIR' })
+    assert.equal((await host.store.read(record.id))?.operation?.name, 'delete')
+    await rm(path.join(vms, `.removed-${record.id}`), { force: true })
+    assert.deepEqual(await bandsox.list(), [])
+    assert.deepEqual(await readdir(vms), [])
   })
 })
 

@@ -58,9 +58,32 @@ export async function settleAndLook(
   }
   try {
     const settled = await setRight(host, claim.record, claim.interrupted)
-    return settled && { record: { ...settled, operation: undefined } }
-  } finally {
     await claim.release()
+    return settled && { record: { ...settled, operation: undefined } }
+  } catch (error) {
+    await claim.abandon() // what was to be removed is still to be removed
+    throw error
+  }
+}
+
+/**
+ * Begins an operation that ends the machine at once: it does not wait for one that asks it to stop, nor for what such a one left.
+ *
+ * @throws `busy`, `not-found`.
+ */
+export async function claimForEnd(host: Host, id: string, name: string): Promise<Claim> {
+  for (;;) {
+    const claim = await host.store.claim(id, name, { instead: ['stop', 'restart'] })
+    if (claim !== undefined) return claim
+    const record = await host.store.read(id)
+    if (record?.state.kind === 'creating') {
+      await settle(host, record) // there is nothing in it to be ended gently, or kept
+      continue
+    }
+    const dead = await host.store.takeOver(id)
+    if (dead === undefined) continue
+    await dead.become(name)
+    return dead
   }
 }
 
@@ -152,7 +175,7 @@ async function finishStop(host: Host, record: SandboxRecord): Promise<void> {
   try {
     // It may have been paused before; a VMM that does not answer is ended all the same.
     await machine.resume().catch((error: unknown) => host.debug(messageOf(error)))
-    await stopMachine(machine, agent, { debug: host.debug })
+    await stopMachine(machine, agent, { debug: host.debug, hasBeenAsked: true })
   } finally {
     agent.close()
     machine.close()

@@ -1,9 +1,11 @@
 /** Starts a sandbox that was stopped: a new machine with the disk that it had. */
-import type { StartOptions } from '@bandsox/sdk'
+import { access } from 'node:fs/promises'
+import path from 'node:path'
+import { BandSoxError, messageOf, type StartOptions } from '@bandsox/sdk'
 import type { Agent } from '../guest/agent.js'
 import type { SandboxRecord } from '../store/record.js'
 import { checkedBootTimeout } from './create-options.js'
-import type { Host } from './host.js'
+import { type Host, machineFiles } from './host.js'
 import { Releases } from './releases.js'
 import { stateNow } from './settle.js'
 import { linkBootFiles, startMachine } from './start-machine.js'
@@ -20,6 +22,7 @@ export async function startSandbox(
 ): Promise<{ agent: Agent; record: SandboxRecord }> {
   const bootTimeoutMs = checkedBootTimeout(options.bootTimeoutMs)
   options.signal?.throwIfAborted()
+  await requireDisk(host, record)
   const releases = new Releases()
   try {
     await linkBootFiles(host, record.id)
@@ -33,5 +36,22 @@ export async function startSandbox(
   } catch (error) {
     for (const failure of await releases.run()) host.warn(`after a failed start: ${failure}`)
     throw error
+  }
+}
+
+/** @throws `storage-unusable` when somebody has removed its folder, or a loss of power has. */
+async function requireDisk(host: Host, { id }: SandboxRecord): Promise<void> {
+  const disk = path.join(host.store.directoryOf(id), machineFiles.overlay)
+  try {
+    await access(disk)
+  } catch (error) {
+    throw new BandSoxError(
+      'storage-unusable',
+      `cannot start sandbox ${id}: its disk is not there (${messageOf(error)})`,
+      {
+        cause: error,
+        hint: `nothing of it is left to start: bandsox vm delete ${id}`,
+      },
+    )
   }
 }

@@ -9,22 +9,29 @@ const GUEST_GRACE_MS = 2_000
 /** From the agent's word to the VMM's end: grace, sync and the guest kernel's power-off. */
 const AGENT_STOP_MS = 10_000
 const POWER_BUTTON_MS = 5_000
-const SIGTERM_MS = 3_000
+/** Of one whose first stop was interrupted: whoever comes next waits for it. */
+const SECOND_STOP_MS = 3_000
+const SIGTERM_MS = 2_000
 const SIGKILL_MS = 10_000
 
 /**
  * @param options.debug Told why a gentler step did not do.
+ * @param options.hasBeenAsked It was told to stop before: it is given less time to do so.
  * @param options.signal Ends the waiting, and so the escalation; what was asked of the guest goes on.
  * @throws `vmm-failed` when even SIGKILL did not help; `signal.reason`.
  */
 export async function stopMachine(
   machine: Machine,
   agent: Agent,
-  options: { debug: (message: string) => void; signal?: AbortSignal | undefined },
+  options: { debug: (message: string) => void; signal?: AbortSignal | undefined; hasBeenAsked?: boolean },
 ): Promise<VmmExit> {
-  const steps: { name: string; ask: () => Promise<void>; waitMs: number }[] = [
-    { name: 'the agent', ask: () => askAgent(agent), waitMs: AGENT_STOP_MS },
+  const gentle = [
+    { name: 'the agent', ask: () => askAgent(agent, AGENT_STOP_MS), waitMs: AGENT_STOP_MS },
     { name: 'the power button', ask: () => machine.powerDown(), waitMs: POWER_BUTTON_MS },
+  ]
+  const again = [{ name: 'the agent', ask: () => askAgent(agent, SECOND_STOP_MS), waitMs: SECOND_STOP_MS }]
+  const steps: { name: string; ask: () => Promise<void>; waitMs: number }[] = [
+    ...(options.hasBeenAsked === true ? again : gentle),
     { name: 'SIGTERM', ask: () => machine.signal('SIGTERM'), waitMs: SIGTERM_MS },
     { name: 'SIGKILL', ask: () => machine.signal('SIGKILL'), waitMs: SIGKILL_MS },
   ]
@@ -62,11 +69,11 @@ async function orAborted<T>(wait: Promise<T>, signal: AbortSignal | undefined): 
   }
 }
 
-async function askAgent(agent: Agent): Promise<void> {
-  const connection = await agent.acquire(AbortSignal.timeout(AGENT_STOP_MS))
+async function askAgent(agent: Agent, timeoutMs: number): Promise<void> {
+  const connection = await agent.acquire(AbortSignal.timeout(timeoutMs))
   try {
     connection.send({ type: 'shutdown', mode: 'poweroff', graceMs: GUEST_GRACE_MS })
-    await connection.receiveMessage('stopping', { about: 'power the guest off', timeoutMs: AGENT_STOP_MS })
+    await connection.receiveMessage('stopping', { about: 'power the guest off', timeoutMs })
   } finally {
     agent.discard(connection)
   }

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { execFileSync, spawnSync } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
-import { mkdir, readdir, writeFile } from 'node:fs/promises'
+import { mkdir, readdir, stat, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { describe, it } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -100,6 +100,24 @@ describe('the database', () => {
     backup.close()
   })
 
+  it('keeps the copy of the version that it was, however many bring it to the next one at once', async (t) => {
+    const steps = ['CREATE TABLE a (x TEXT) STRICT;', 'ALTER TABLE a ADD COLUMN y TEXT;']
+    for (let round = 0; round < 5; round++) {
+      const file = path.join(await temporaryFolder(t), 'a.db')
+      ;(await Database.open(file, steps.slice(0, 1))).close()
+      const databases = await Promise.all(Array.from({ length: 6 }, () => Database.open(file, steps)))
+      for (const database of databases) database.close()
+      const backup = connect(`${file}.backup-v1`)
+      assert.equal(backup.row('PRAGMA user_version')?.['user_version'], 1)
+      backup.close()
+      assert.equal((await stat(`${file}.backup-v1`)).mode & 0o777, 0o600)
+      assert.deepEqual(
+        (await readdir(path.dirname(file))).filter((name) => /backup-v1\.\d/.test(name)),
+        [],
+      )
+    }
+  })
+
   it('leaves one of an earlier version as it was when a step fails', async (t) => {
     const file = path.join(await temporaryFolder(t), 'a.db')
     ;(await Database.open(file, ['CREATE TABLE a (x TEXT) STRICT;'])).close()
@@ -127,7 +145,7 @@ describe('the database', () => {
 })
 
 async function fillAndWrite(folder: string): Promise<void> {
-  const database = await Database.open(path.join(folder, 'a.db'))
+  let database = await Database.open(path.join(folder, 'a.db'))
   try {
     const write = (count: number) =>
       database.write((tables) => {
@@ -136,6 +154,9 @@ async function fillAndWrite(folder: string): Promise<void> {
       })
     assert.throws(() => writeFileSync(path.join(folder, 'filler'), Buffer.alloc(64 * 1024 * 1024)), { code: 'ENOSPC' })
     await write(500)
+    database.close()
+    // Its memory that all share is made anew by whoever opens it next, and needs room.
+    database = await Database.open(path.join(folder, 'a.db'))
     const writeOn = async () => {
       for (;;) await write(500)
     }

@@ -5,7 +5,8 @@
  * process's event loop, and gives up after a bounded time. A transaction is a function that runs to its end at once: it cannot
  * wait for anything while it holds the lock.
  */
-import { rename, rm, writeFile } from 'node:fs/promises'
+import { randomBytes } from 'node:crypto'
+import { chmod, link, open, rm, writeFile } from 'node:fs/promises'
 import { setTimeout as delay } from 'node:timers/promises'
 import { BandSoxError, isSystemError, messageOf } from '@bandsox/sdk'
 import { type Connection, connect, failureOf } from './driver.js'
@@ -57,9 +58,9 @@ export class Database {
     return database
   }
 
-  /** Reads, in one consistent view when it is given several questions. */
+  /** Reads, in one consistent view. */
   async read<T>(work: (tables: Tables) => T): Promise<T> {
-    return await this.#patiently(() => work(this.#connection))
+    return await this.#transaction('BEGIN', work)
   }
 
   /**
@@ -69,8 +70,24 @@ export class Database {
    * @throws What `work` throws; `storage-busy`.
    */
   async write<T>(work: (tables: Tables) => T): Promise<T> {
+    return await this.#transaction('BEGIN IMMEDIATE', work)
+  }
+
+  /**
+   * As {@link write}, and on the disk when it returns: a loss of power takes neither it nor what was written before.
+   */
+  async writeDurably<T>(work: (tables: Tables) => T): Promise<T> {
+    this.#connection.run('PRAGMA synchronous = FULL')
+    try {
+      return await this.write(work)
+    } finally {
+      this.#connection.run('PRAGMA synchronous = NORMAL')
+    }
+  }
+
+  async #transaction<T>(begin: 'BEGIN' | 'BEGIN IMMEDIATE', work: (tables: Tables) => T): Promise<T> {
     return await this.#patiently(() => {
-      this.#connection.run('BEGIN IMMEDIATE')
+      this.#connection.run(begin)
       try {
         const result = work(this.#connection)
         this.#connection.run('COMMIT')
@@ -123,12 +140,22 @@ export class Database {
     return version
   }
 
+  /** Another process may be quicker with backup and step: what is kept under the name is of that version, and is kept for ever. */
   async #backUp(version: number): Promise<void> {
     const backup = `${this.#file}.backup-v${version}`
-    const unfinished = `${backup}.${process.pid}`
-    await rm(unfinished, { force: true })
-    await this.#patiently(() => this.#connection.change('VACUUM INTO $file', { file: unfinished }))
-    await rename(unfinished, backup)
+    const unfinished = `${backup}.${randomBytes(6).toString('hex')}`
+    try {
+      await this.#patiently(() => this.#connection.change('VACUUM INTO $file', { file: unfinished }))
+      await chmod(unfinished, 0o600)
+      if (versionOf(unfinished) !== version) return
+      const file = await open(unfinished, 'r')
+      await file.sync().finally(() => file.close())
+      await link(unfinished, backup)
+    } catch (error) {
+      if (!isSystemError(error, 'EEXIST')) throw error
+    } finally {
+      await rm(unfinished, { force: true })
+    }
   }
 
   async #patiently<T>(work: () => T): Promise<T> {
@@ -144,6 +171,15 @@ export class Database {
       // At random, or those that collided would collide again.
       await delay(pauseMs * (0.5 + Math.random()))
     }
+  }
+}
+
+function versionOf(file: string): number {
+  const connection = connect(file, { readOnly: true })
+  try {
+    return Number(connection.row('PRAGMA user_version')?.['user_version'])
+  } finally {
+    connection.close()
   }
 }
 

@@ -20,11 +20,15 @@ export interface Connection {
 /** Primary result codes: https://www.sqlite.org/rescode.html */
 const SQLITE_BUSY = 5
 const SQLITE_READONLY = 8
+const SQLITE_IOERR = 10
 const SQLITE_CORRUPT = 11
 const SQLITE_FULL = 13
 const SQLITE_CANTOPEN = 14
 const SQLITE_CONSTRAINT = 19
 const SQLITE_NOTADB = 26
+
+/** Extended codes of SQLITE_IOERR that a full disk has: WRITE, FSYNC, TRUNCATE, SHMOPEN, SHMSIZE, SHMMAP. */
+const NO_ROOM = new Set([3, 4, 6, 18, 19, 21].map((detail) => SQLITE_IOERR | (detail << 8)))
 
 /** Prepared once for each text: a process asks the same few questions over and over. */
 export function connect(file: string, options: { readOnly?: boolean } = {}): Connection {
@@ -66,6 +70,8 @@ export function failureOf(error: unknown): SqlFailure {
       return 'corrupt'
     case SQLITE_FULL:
       return 'full'
+    case SQLITE_IOERR:
+      return NO_ROOM.has(code) ? 'full' : 'other'
     case SQLITE_CANTOPEN:
       return 'cannot-open'
     case SQLITE_CONSTRAINT:

@@ -255,7 +255,7 @@ async function fillPorts(store: SandboxStore): Promise<void> {
   const database = await Database.open(path.join(store.root, 'bandsox.db'))
   await database.write((tables) => {
     const names = Object.keys(tables.row('SELECT * FROM sandboxes') ?? {}).filter(
-      (name) => !['id', 'cid', 'port', 'state', 'image_digest'].includes(name),
+      (name) => !/^(?:id|cid|port|state|image_digest|operation.*|holder)$/.test(name),
     )
     tables.change(
       `WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 999)

@@ -19,6 +19,13 @@ async function self(): Promise<OperationHolder> {
 
 export const isInProgress = async (operation: RecordedOperation): Promise<boolean> => await isAlive(operation.holder)
 
+/** As that of a process that is known to be dead: whoever comes next sets right what it left. */
+export const abandoned = (operation: RecordedOperation): RecordedOperation => ({
+  ...operation,
+  token: `${operation.token}-abandoned`,
+  holder: { ...operation.holder, bootId: 'gone' },
+})
+
 /** Puts `operation` in the place of `before`. @returns False when that is not there any more. */
 export function replaceOperation(
   tables: Tables,

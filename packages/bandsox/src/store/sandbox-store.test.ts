@@ -62,6 +62,13 @@ describe('the store', () => {
     assert.equal(await mode('bandsox.db'), '600')
   })
 
+  it('gives its folders their modes under any umask', async (t) => {
+    const umask = process.umask(0o077)
+    t.after(() => void process.umask(umask))
+    const store = await storeWith(t, { id: 'sbx_aaaaaaaaaa' })
+    assert.equal((await stat(store.directoryOf('sbx_aaaaaaaaaa'))).mode & 0o777, 0o711)
+  })
+
   it('finds by id, by unique prefix with or without sbx_, by name, and by the id of an earlier life', async (t) => {
     const store = await storeWith(
       t,
@@ -282,8 +289,45 @@ describe('an operation', () => {
       assert.match((error as BandSoxError).hint ?? '', /another container; .*bandsox cleanup --forget sbx_aaaaaaaaaa$/)
       return true
     })
-    assert.equal(await store.forgetOperation('sbx_aaaaaaaaaa'), true)
+    await store.forgetOperation('sbx_aaaaaaaaaa')
     assert.equal((await store.takeOver('sbx_aaaaaaaaaa'))?.interrupted, 'stop')
+  })
+
+  it('of a process that can be seen is not forgotten', async (t) => {
+    const store = await storeWith(t, {})
+    const claim = await store.claim('sbx_aaaaaaaaaa', 'stop')
+    await assert.rejects(
+      store.forgetOperation('sbx_aaaaaaaaaa'),
+      hasCode('wrong-state', /no operation of another container/),
+    )
+    await claim?.release()
+  })
+
+  it('that was taken away finds out when it next writes, and writes nothing', async (t) => {
+    const store = await storeWith(t, {})
+    const other = await SandboxStore.open(store.root)
+    t.after(() => other.close())
+    const stop = await store.claim('sbx_aaaaaaaaaa', 'stop')
+    const kill = await other.claim('sbx_aaaaaaaaaa', 'kill', { instead: ['stop'] })
+    const state = { kind: 'failed', since, reason: 'too late' } as const
+    await assert.rejects(
+      store.transition('sbx_aaaaaaaaaa', { state }),
+      hasCode('busy', /was taken over by another command: kill is in progress/),
+    )
+    await assert.rejects(store.takeNumbers('sbx_aaaaaaaaaa'), hasCode('busy'))
+    await assert.rejects(store.remove('sbx_aaaaaaaaaa'), hasCode('busy'))
+    await stop?.release() // harmless: it is not its own any more
+    assert.equal((await other.read('sbx_aaaaaaaaaa'))?.operation?.name, 'kill')
+    await kill?.release()
+    assert.equal((await store.read('sbx_aaaaaaaaaa'))?.state.kind, 'stopped')
+  })
+
+  it('that failed half-way is for the next to set right, also in this process', async (t) => {
+    const store = await storeWith(t, {})
+    const claim = await store.claim('sbx_aaaaaaaaaa', 'delete')
+    await claim?.abandon()
+    assert.equal(await store.claim('sbx_aaaaaaaaaa', 'start'), undefined)
+    assert.equal((await store.takeOver('sbx_aaaaaaaaaa'))?.interrupted, 'delete')
   })
 
   it('left by a dead process is taken over by one of many', async (t) => {

@@ -1,13 +1,15 @@
 /** The sandboxes of one storage folder: a row each, and a directory each. The row comes first and goes last. */
 import { randomBytes } from 'node:crypto'
-import { mkdir, readdir, rename, rm } from 'node:fs/promises'
+import { chmod, mkdir, readdir, realpath, rename, rm } from 'node:fs/promises'
 import path from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import { BandSoxError, isSystemError, type SandboxEvent, type SandboxState } from '@bandsox/sdk'
 import { z } from 'zod'
+import { isOutOfSight } from '../process/identity.js'
 import { Database, type Tables } from './database.js'
 import { readFileRecords } from './file-records.js'
 import { type AllocatorState, allocatorState, beginAfter, nextCid, nextPort, resetNumbers } from './numbers.js'
-import { busyError, isInProgress, newOperation, replaceOperation } from './operation.js'
+import { abandoned, busyError, isInProgress, newOperation, replaceOperation } from './operation.js'
 import { columnsOf, type MachineRecord, type RecordedOperation, recordOf, type SandboxRecord } from './record.js'
 import { DATABASE_FILE, folderIdentity, openStorageFolder, VMS_FOLDER } from './storage-folder.js'
 import { hasIdentity, refuseCopy } from './storage-identity.js'
@@ -15,6 +17,11 @@ import { hasIdentity, refuseCopy } from './storage-identity.js'
 /** Tried again for some seconds: a shim whose starter was just killed may still be ending its VM, and write there meanwhile. */
 const REMOVAL = { recursive: true, force: true, maxRetries: 12, retryDelay: 50 } as const
 const REMOVED_PREFIX = '.removed-'
+/** The operation of those who set right what others left. */
+const SETTLING = 'cleanup'
+/** It takes some ms, but for an interrupted stop. */
+const SETTLING_MS = 6_000
+const SETTLING_POLL_MS = 20
 const ALPHABET = 'abcdefghijklmnopqrstuvwxyz234567'
 const ID_LENGTH = 10
 const SANDBOX_ID = /^sbx_[a-z2-7]{10}$/
@@ -32,8 +39,12 @@ export type Admission = (running: readonly Pick<SandboxRecord, 'id' | 'memoryMib
 export interface Claim {
   /** As it was when the operation began; later changes are made through the store. */
   readonly record: SandboxRecord
+  /** Gives the operation another name: from a look to what it turns out to be. */
+  become(name: string): Promise<void>
   /** Ends the operation. Harmless when it has ended, or the sandbox is gone. */
   release(): Promise<void>
+  /** Leaves the operation as one that its process died at: it failed half-way, and whoever comes next is to set that right. */
+  abandon(): Promise<void>
 }
 
 /** What a change of state takes along. `releaseNumbers` in the same transaction, so that no number is held by what has stopped. */
@@ -42,12 +53,16 @@ export interface Transition {
   releaseNumbers?: boolean
   machine?: MachineRecord
   timings?: Record<string, number>
+  /** On the disk when it returns: it is told to somebody who relies on it. */
+  isDurable?: boolean
 }
 
 export class SandboxStore {
   readonly root: string
   readonly #database: Database
   readonly #debug: (message: string) => void
+  /** Tokens of the operations of this process, by the sandbox. */
+  readonly #held = new Map<string, string>()
 
   private constructor(root: string, database: Database, debug: (message: string) => void) {
     this.root = root
@@ -67,7 +82,7 @@ export class SandboxStore {
     try {
       if (!(await hasIdentity(database))) await enterFolder(root, database)
       await refuseCopy(root, database)
-      return new SandboxStore(root, database, debug)
+      return new SandboxStore(await realpath(root), database, debug)
     } catch (error) {
       database.close()
       throw error
@@ -104,7 +119,8 @@ export class SandboxStore {
 
   /** Mode 0711: the VM's own user reaches its disk by name, and sees nothing else. */
   async makeDirectory(id: string): Promise<void> {
-    await mkdir(this.directoryOf(id), { mode: 0o711 })
+    await mkdir(this.directoryOf(id))
+    await chmod(this.directoryOf(id), 0o711) // whatever this process's umask is
   }
 
   /** @returns undefined when there is no such sandbox. */
@@ -154,16 +170,22 @@ export class SandboxStore {
   /**
    * Begins an operation.
    *
+   * @param options.instead Names of operations that are taken away from their process, alive or not: it finds out when it next writes.
    * @returns undefined when a process has died at one: what it left is to be set right first, under `takeOver`.
    * @throws `busy` while another one is in progress; `not-found`.
    */
-  async claim(id: string, name: string): Promise<Claim | undefined> {
+  async claim(id: string, name: string, options: { instead?: readonly string[] } = {}): Promise<Claim | undefined> {
+    const deadline = performance.now() + SETTLING_MS
     for (;;) {
       const record = await this.read(id)
       if (record === undefined) throw notFound(id)
-      if (record.operation !== undefined) {
-        if (await isInProgress(record.operation)) throw await busyError(id, record.operation)
-        return undefined
+      const { operation } = record
+      if (operation !== undefined && options.instead?.includes(operation.name) !== true) {
+        if (!(await isInProgress(operation))) return undefined
+        // Somebody who only lists has found something to set right: that is no reason to refuse anybody.
+        if (operation.name !== SETTLING || performance.now() > deadline) throw await busyError(id, operation)
+        await delay(SETTLING_POLL_MS)
+        continue
       }
       const claim = await this.#replace(record, name)
       if (claim !== undefined) return claim
@@ -182,7 +204,7 @@ export class SandboxStore {
       if (record === undefined) return undefined
       const { operation } = record
       if (operation !== undefined && (await isInProgress(operation))) return undefined
-      const claim = await this.#replace(record, operation?.name === 'delete' ? 'delete' : 'cleanup')
+      const claim = await this.#replace(record, operation?.name === 'delete' ? 'delete' : SETTLING)
       if (claim !== undefined) return { ...claim, interrupted: operation?.name }
     }
   }
@@ -196,16 +218,21 @@ export class SandboxStore {
     return record === undefined ? undefined : this.#claim(record, operation)
   }
 
-  /** Ends the operation of a process that cannot be seen from here, and is known to be gone. */
-  async forgetOperation(id: string): Promise<boolean> {
-    return await this.#database.write((tables) => {
-      const record = readRecord(tables, id)
-      if (record === undefined) throw notFound(id)
-      if (record.operation === undefined) return false
-      // As that of a process that is known to be dead: the next one sets right what it left.
-      const dead = { ...record.operation, holder: { ...record.operation.holder, bootId: 'gone' } }
-      return replaceOperation(tables, id, record.operation, { ...dead, token: `${dead.token}-forgotten` })
-    })
+  /**
+   * Ends the operation of a process that cannot be seen from here, and is known to be gone.
+   *
+   * @throws `wrong-state` for one that can be seen: whether that is gone need not be believed.
+   */
+  async forgetOperation(id: string): Promise<void> {
+    const record = await this.read(id)
+    if (record === undefined) throw notFound(id)
+    const { operation } = record
+    if (operation === undefined || !(await isOutOfSight(operation.holder)))
+      throw new BandSoxError(
+        'wrong-state',
+        `sandbox ${id} has no operation of another container that could be forgotten`,
+      )
+    await this.#database.write((tables) => replaceOperation(tables, id, operation, abandoned(operation)))
   }
 
   /**
@@ -219,8 +246,7 @@ export class SandboxStore {
     options: { above?: number; admit?: Admission } = {},
   ): Promise<{ cid: number; port: number }> {
     const taken = await this.#database.write((tables) => {
-      const record = readRecord(tables, id)
-      if (record === undefined) throw notFound(id)
+      const record = this.#ownRecord(tables, id)
       if (record.cid === null) options.admit?.(runningShapes(tables), record)
       // Its own is free again for others, but not for itself: it was refused.
       const cid = nextCid(tables, options.above)
@@ -238,11 +264,10 @@ export class SandboxStore {
   /** Changes the state; under the sandbox's claim. */
   async transition(
     id: string,
-    { state, releaseNumbers = false, machine, timings }: Transition,
+    { state, releaseNumbers = false, machine, timings, isDurable = false }: Transition,
   ): Promise<SandboxRecord> {
-    const { before, after } = await this.#database.write((tables) => {
-      const before = readRecord(tables, id)
-      if (before === undefined) throw notFound(id)
+    const write = (tables: Tables) => {
+      const before = this.#ownRecord(tables, id)
       const after: SandboxRecord = {
         ...before,
         state,
@@ -256,7 +281,8 @@ export class SandboxStore {
         pick(columnsOf(after), ['id', 'state', 'since', 'reason', 'cid', 'port', 'machine', 'timings']),
       )
       return { before, after }
-    })
+    }
+    const { before, after } = await (isDurable ? this.#database.writeDurably(write) : this.#database.write(write))
     this.#tellReleased(before, after)
     return after
   }
@@ -264,8 +290,9 @@ export class SandboxStore {
   /** Gives back the numbers of a start that failed; under the sandbox's claim. */
   async releaseNumbers(id: string): Promise<void> {
     const before = await this.#database.write((tables) => {
-      const record = readRecord(tables, id)
-      if (record !== undefined) tables.change('UPDATE sandboxes SET cid = NULL, port = NULL WHERE id = $id', { id })
+      if (readRecord(tables, id) === undefined) return undefined
+      const record = this.#ownRecord(tables, id)
+      tables.change('UPDATE sandboxes SET cid = NULL, port = NULL WHERE id = $id', { id })
       return record
     })
     if (before !== undefined) this.#tellReleased(before, { ...before, cid: null, port: null })
@@ -285,8 +312,7 @@ export class SandboxStore {
     options: { unique?: boolean } = {},
   ): Promise<SandboxRecord> {
     return await this.#database.write((tables) => {
-      const before = readRecord(tables, id)
-      if (before === undefined) throw notFound(id)
+      const before = this.#ownRecord(tables, id)
       const after = { ...before, ...change(before) }
       if (options.unique === true) refuseTakenName(tables, id, after.name)
       tables.change(
@@ -302,7 +328,8 @@ export class SandboxStore {
   async remove(id: string): Promise<void> {
     await this.removeDirectory(id)
     const before = await this.#database.write((tables) => {
-      const record = readRecord(tables, id)
+      if (readRecord(tables, id) === undefined) return undefined
+      const record = this.#ownRecord(tables, id)
       tables.change('DELETE FROM sandboxes WHERE id = $id', { id })
       return record
     })
@@ -367,12 +394,43 @@ export class SandboxStore {
   }
 
   #claim(record: SandboxRecord, operation: RecordedOperation): Claim {
+    let current = operation
+    this.#held.set(record.id, operation.token)
+    const replace = async (next: RecordedOperation | undefined) => {
+      await this.#database.write((tables) => replaceOperation(tables, record.id, current, next))
+    }
+    const letGo = () => {
+      if (this.#held.get(record.id) === current.token) this.#held.delete(record.id)
+    }
     return {
       record,
+      become: async (name) => {
+        const next = { ...current, name }
+        await replace(next)
+        current = next
+      },
       release: async () => {
-        await this.#database.write((tables) => replaceOperation(tables, record.id, operation, undefined))
+        await replace(undefined)
+        letGo()
+      },
+      abandon: async () => {
+        await replace(abandoned(current))
+        letGo()
       },
     }
+  }
+
+  /**
+   * The row, when nobody else works on it: this process may have lost its claim meanwhile.
+   *
+   * @throws `busy`, `not-found`.
+   */
+  #ownRecord(tables: Tables, id: string): SandboxRecord {
+    const record = readRecord(tables, id)
+    if (record === undefined) throw notFound(id)
+    if (record.operation?.token === this.#held.get(id)) return record
+    const { name = 'nothing' } = record.operation ?? {}
+    throw new BandSoxError('busy', `sandbox ${id} was taken over by another command: ${name} is in progress`)
   }
 
   #tellReleased(before: SandboxRecord, after: SandboxRecord): void {
@@ -395,7 +453,8 @@ async function enterFolder(root: string, database: Database): Promise<void> {
   const records = await readFileRecords(vms)
   const recorded = new Set(records.map(({ id }) => id))
   const unknown = (await readdir(vms)).filter((name) => SANDBOX_ID.test(name) && !recorded.has(name))
-  if (unknown.length > 0)
+  // Another process may have been quicker, and have made some meanwhile.
+  if (unknown.length > 0 && !(await hasIdentity(database)))
     throw new BandSoxError(
       'storage-unusable',
       `the database of the storage ${root} is missing, and folders of sandboxes are there: ${unknown.slice(0, 5).join(', ')}`,

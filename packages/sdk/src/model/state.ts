@@ -47,10 +47,12 @@ export type Operation = keyof typeof allowedIn
 
 const remedies: Partial<Record<StateName, (id: string, operation: Operation) => string>> = {
   creating: () => 'another command makes it: wait for that',
-  running: (id, operation) =>
-    operation === 'delete'
+  running: (id, operation) => {
+    if (operation === 'start' || operation === 'resume') return 'it runs already'
+    return operation === 'delete'
       ? `stop it first, or use --force: bandsox vm stop ${id}`
-      : `stop it first: bandsox vm stop ${id}`,
+      : `stop it first: bandsox vm stop ${id}`
+  },
   paused: (id) => `let it run on: bandsox vm resume ${id}`,
   stopped: (id) => `start it: bandsox vm start ${id}`,
   failed: (id) => `see what it printed: bandsox logs ${id}; start it again: bandsox vm start ${id}`,

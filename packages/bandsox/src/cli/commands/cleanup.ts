@@ -37,7 +37,7 @@ export async function cleanUp(
   const { LocalBandSox } = await import('../../sandbox/local-bandsox.js') // late, for the sake of completion: see context.ts
   const bandsox = await LocalBandSox.open({
     ...context.openConfig(),
-    reconcile: options.dryRun === true ? 'look' : 'apply',
+    reconcile: options.dryRun === true ? 'look' : 'all',
     ...(options.forget !== undefined && { forget: options.forget }),
     onFinding({ subject, problem, action }) {
       cleaned.push({ subject, problem, action })

@@ -1,7 +1,8 @@
 /** `logs` of one sandbox's console, and `events` of all. */
 import { once } from 'node:events'
-import type { SandboxEvent } from '@bandsox/sdk'
+import { BandSoxError, printable, type SandboxEvent } from '@bandsox/sdk'
 import type { Command } from 'commander'
+import type { LocalBandSox } from '../../sandbox/local-bandsox.js'
 import { contextOf } from '../context.js'
 
 export function addLogs(program: Command): void {
@@ -15,9 +16,11 @@ export function addLogs(program: Command): void {
       const sandbox = await (await context.open()).get(name)
       const decoder = new TextDecoder()
       for await (const chunk of sandbox.logs({ follow: options.follow === true, signal: context.signal })) {
-        await print(
-          context.isJson ? `${JSON.stringify({ console: decoder.decode(chunk, { stream: true }) })}\n` : chunk,
-        )
+        if (context.isJson) await print(`${JSON.stringify({ console: decoder.decode(chunk, { stream: true }) })}\n`)
+        // A guest must not steer the terminal of who looks at what it printed.
+        else if (process.stdout.isTTY)
+          await print(printable(decoder.decode(chunk, { stream: true }).replaceAll('\r', '')))
+        else await print(chunk)
       }
     })
 }
@@ -31,12 +34,26 @@ export function addEvents(program: Command): void {
     .action(async (name: string | undefined, options: { follow?: boolean }, command: Command) => {
       const context = contextOf(command)
       const bandsox = await context.open()
-      const id = name === undefined ? undefined : (await bandsox.get(name)).id
+      const id = name === undefined ? undefined : await idOf(bandsox, name)
       for await (const event of bandsox.events({ follow: options.follow === true, signal: context.signal })) {
         if (id !== undefined && event.sandbox !== id) continue
         await print(`${context.isJson ? JSON.stringify(event) : eventText(event)}\n`)
+        if (id !== undefined && event.kind === 'deleted') return // nothing more will come
       }
     })
+}
+
+/** Also of one that is gone, whose end may be what is asked for: then the last one that had this id or name. */
+async function idOf(bandsox: LocalBandSox, name: string): Promise<string> {
+  try {
+    return (await bandsox.get(name)).id
+  } catch (error) {
+    if (!(error instanceof BandSoxError && error.code === 'not-found')) throw error
+    let found: string | undefined
+    for await (const event of bandsox.events()) if (event.sandbox === name || event.name === name) found = event.sandbox
+    if (found === undefined) throw error
+    return found
+  }
 }
 
 const eventText = ({ at, sandbox, name, kind, reason }: SandboxEvent): string =>

@@ -55,7 +55,7 @@ export function addSystem(program: Command): void {
     .option('--all', 'also images that no VM uses')
     .option('--layers', 'also the layers that were kept for the next image')
     .option('--stopped', 'also VMs that are stopped or failed, with their disks')
-    .option('--dry-run', 'say what VMs would go, and remove nothing')
+    .option('--dry-run', 'say what would go, and remove nothing')
     .description('remove what nothing refers to')
     .action(async (options: PruneOptions, command: Command) => await prune(contextOf(command), options))
 }
@@ -86,12 +86,14 @@ async function prune(context: Context, { all, layers, stopped, dryRun }: PruneOp
     if (!context.isJson)
       context.print(`VM ${dryRun === true ? 'would be deleted' : 'deleted'}: ${id} (${state.kind})`, undefined)
   }
-  if (dryRun === true)
-    return context.print(`${counted(removed.length, 'VM')} would be deleted`, {
+  if (dryRun === true) {
+    const unused = all === true ? (await bandsox.diskUsage()).images.unusedCount : 0
+    const images = all === true ? `, and up to ${counted(unused, 'image')} removed` : ''
+    return context.print(`${counted(removed.length, 'VM')} would be deleted${images}`, {
       sandboxes: removed,
-      images: [],
-      freedBytes: 0,
+      unusedImages: unused,
     })
+  }
   const { images } = await bandsox.images.prune({ ...(all === true && { all }), ...(layers === true && { layers }) })
   const freedBytes = Math.max(0, (await bandsox.diskUsage()).freeBytes - before)
   context.print(

@@ -1,5 +1,5 @@
 /** The QEMU driver: runs everywhere, with KVM where it works and by emulation where it does not. */
-import { chown, copyFile, link, mkdir } from 'node:fs/promises'
+import { chmod, chown, copyFile, link, mkdir } from 'node:fs/promises'
 import path from 'node:path'
 import { BandSoxError, isSystemError, type VsockMode } from '@bandsox/sdk'
 import { socketLink } from '../../link/socket-link.js'
@@ -162,6 +162,7 @@ async function linkOrCopy(from: string, to: string): Promise<void> {
     if (isSystemError(error, 'EEXIST')) return
     if (!isSystemError(error, 'EXDEV') && !isSystemError(error, 'EPERM')) throw error
     await copyFile(from, to)
+    await chmod(to, 0o755) // whatever this process's umask is
   }
 }
 
