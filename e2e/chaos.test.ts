@@ -162,7 +162,7 @@ async function assertInOrder(storage: string): Promise<void> {
     assert.equal(vsock !== null, state.kind === 'running', `${id} is ${state.kind}, and its CID is ${vsock?.cid}`)
     if (state.kind !== 'running') await assertAtRest(path.join(vms, id))
   }
-  const known = /^(boot|images|disks|vms|bandsox\.db(-wal|-shm)?)$/
+  const known = /^(boot|images|disks|vms|bandsox\.db(-wal|-shm|\.reserve)?)$/
   assert.deepEqual(
     namesIn(storage).filter((name) => !known.test(name)),
     [],
