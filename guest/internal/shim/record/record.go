@@ -2,6 +2,7 @@
 package record
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -45,7 +46,8 @@ func Now() string {
 	return time.Now().UTC().Format("2006-01-02T15:04:05.000Z")
 }
 
-// ReadRun reads run.json; nil when there is none.
+// ReadRun reads run.json; nil when there is none. One that a power cut has left empty is none: it was not synced, and its processes
+// ended with the power.
 func ReadRun() (*Run, error) {
 	text, err := os.ReadFile(RunFile)
 	if errors.Is(err, os.ErrNotExist) {
@@ -53,6 +55,9 @@ func ReadRun() (*Run, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if len(bytes.TrimSpace(text)) == 0 {
+		return nil, nil
 	}
 	run := &Run{}
 	if err := json.Unmarshal(text, run); err != nil {
