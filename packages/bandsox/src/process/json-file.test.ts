@@ -6,7 +6,7 @@ import { setImmediate } from 'node:timers/promises'
 import { z } from 'zod'
 import { hasCode } from '../testing/errors.js'
 import { temporaryFolder } from '../testing/temporary-folder.js'
-import { readJsonFile, writeJsonFile } from './json-file.js'
+import { readJsonFile, removeUnfinished, writeJsonFile } from './json-file.js'
 
 const schema = z.object({ round: z.number(), filler: z.string() })
 
@@ -63,5 +63,14 @@ describe('a JSON file', () => {
     await mkdir(path.join(folder, 'f.json', 'full'), { recursive: true })
     await assert.rejects(writeJsonFile(path.join(folder, 'f.json'), {}), { code: 'EISDIR' })
     assert.deepEqual(await readdir(folder), ['f.json'])
+  })
+
+  it('has what a killed writer left beside it removed, and nothing else', async (t) => {
+    const folder = await temporaryFolder(t)
+    for (const name of ['f.json', 'f.json.0123abcd.tmp', 'f.tmp', 'notes.0123abcd'])
+      await writeFile(path.join(folder, name), '')
+    await removeUnfinished(folder)
+    assert.deepEqual((await readdir(folder)).sort(), ['f.json', 'f.tmp', 'notes.0123abcd'])
+    await removeUnfinished(path.join(folder, 'gone'))
   })
 })

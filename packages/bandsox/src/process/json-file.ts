@@ -1,7 +1,8 @@
 /** Small JSON files that other processes read at any moment: whole or not there, checked against a schema. */
 import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
-import { open, rename, rm } from 'node:fs/promises'
+import { open, readdir, rename, rm } from 'node:fs/promises'
+import { join } from 'node:path'
 import { BandSoxError, isSystemError } from '@bandsox/sdk'
 import type { z } from 'zod'
 
@@ -12,7 +13,7 @@ import type { z } from 'zod'
  *   on a good disk, and ten on a busy one.
  */
 export async function writeJsonFile(path: string, value: unknown, { durable = true } = {}): Promise<void> {
-  const temporary = `${path}.${randomBytes(4).toString('hex')}.tmp`
+  const temporary = `${path}.${randomBytes(4).toString('hex')}.tmp` // the pattern of UNFINISHED
   const text = `${JSON.stringify(value, null, 2)}\n`
   const file = await open(temporary, 'wx', 0o600)
   try {
@@ -52,4 +53,15 @@ export async function readJsonFile<S extends z.ZodType>(
     const options = { cause: error, ...(hint !== undefined && { hint }) }
     throw new BandSoxError('artifact-damaged', `${path} is damaged, or was written by another version`, options)
   }
+}
+
+const UNFINISHED = /\.[0-9a-f]{8}\.tmp$/
+
+/** Removes what writers have left in a folder that were killed at it. Nobody writes there meanwhile. */
+export async function removeUnfinished(folder: string): Promise<void> {
+  const names = await readdir(folder).catch((error: unknown) => {
+    if (isSystemError(error, 'ENOENT')) return []
+    throw error
+  })
+  for (const name of names) if (UNFINISHED.test(name)) await rm(join(folder, name), { force: true })
 }

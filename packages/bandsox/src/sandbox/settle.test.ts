@@ -165,10 +165,11 @@ describe('settling', () => {
     const host = await hostFor(t)
     const record = await sandboxIn(host, { kind: 'stopped', since }, { left: 'start' })
     await change(host, 'UPDATE sandboxes SET cid = 3, port = 9000')
+    await writeFile(path.join(host.store.directoryOf(record.id), 'shim.json.0123abcd.tmp'), '')
     assert.equal(await heldBy(host), 1)
     const settled = await settle(host, record)
     assert.deepEqual([settled?.state.kind, settled?.operation, await heldBy(host)], ['stopped', undefined, 0])
-    await stat(host.store.directoryOf(record.id))
+    assert.deepEqual(await readdir(host.store.directoryOf(record.id)), [], 'also what a file was to be made from')
   })
 
   it('does not take a creation for dead that has succeeded since it looked', async (t) => {

@@ -5,6 +5,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { BandSoxError, isSystemError, messageOf, type SandboxState } from '@bandsox/sdk'
 import { Agent } from '../guest/agent.js'
 import { isAlive } from '../process/identity.js'
+import { removeUnfinished } from '../process/json-file.js'
 import { adoptVmm, describeExit, type MachineStatus, readRun, type ShimRecords, type VmmExit } from '../process/shim.js'
 import { isInProgress } from '../store/operation.js'
 import type { SandboxRecord } from '../store/record.js'
@@ -145,6 +146,7 @@ async function setRight(
   if (!isLive(state)) {
     // A start was interrupted: the machine never became somebody's.
     await endMachine(host, record)
+    await removeUnfinished(host.store.directoryOf(id))
     if (record.cid === null && record.port === null) return await host.store.read(id)
     host.info(`ended the machine of ${id}, whose start had been interrupted`)
     return await host.store.transition(id, { state, releaseNumbers: true })
