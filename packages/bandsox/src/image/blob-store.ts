@@ -3,11 +3,12 @@
  * one that is on its way lies beside it, grows, and is taken up again where a killed process left it.
  */
 import { createHash, type Hash } from 'node:crypto'
-import { type FileHandle, mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
+import { type FileHandle, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { BandSoxError, isSystemError } from '@bandsox/sdk'
 import { publishFile } from '../artifact/publish.js'
 import { type LockHolder, waitForLockFile } from '../process/lock-file.js'
+import { makeFolders } from '../process/make-folder.js'
 import { pause } from '../process/pause.js'
 import { hexOf } from './digest.js'
 import { gather } from './gather.js'

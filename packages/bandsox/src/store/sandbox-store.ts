@@ -46,11 +46,13 @@ export interface Transition {
 
 export class SandboxStore {
   readonly root: string
+  readonly #vms: string
   readonly #database: Database
   readonly #debug: (message: string) => void
 
   private constructor(root: string, database: Database, debug: (message: string) => void) {
     this.root = root
+    this.#vms = path.join(root, VMS_FOLDER)
     this.#database = database
     this.#debug = debug
   }
@@ -79,7 +81,7 @@ export class SandboxStore {
   }
 
   directoryOf(id: string): string {
-    return path.join(this.#vms, id)
+    return `${this.#vms}/${id}`
   }
 
   /**
@@ -378,10 +380,6 @@ export class SandboxStore {
   #tellReleased(before: SandboxRecord, after: SandboxRecord): void {
     if (before.cid !== null && after.cid === null) this.#debug(`Released CID: ${before.cid}`)
     if (before.port !== null && after.port === null) this.#debug(`Released port: ${before.port}`)
-  }
-
-  get #vms(): string {
-    return path.join(this.root, VMS_FOLDER)
   }
 }
 
