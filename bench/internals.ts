@@ -6,6 +6,7 @@ import type * as Boot from '../packages/bandsox/src/boot/initramfs.js'
 import type * as Config from '../packages/bandsox/src/config.js'
 import type * as Disk from '../packages/bandsox/src/image/disk.js'
 import type * as Images from '../packages/bandsox/src/image/image-store.js'
+import type * as Shim from '../packages/bandsox/src/process/shim.js'
 import type * as UnixSocket from '../packages/bandsox/src/process/unix-socket.js'
 import type * as Create from '../packages/bandsox/src/sandbox/create.js'
 import type * as Host from '../packages/bandsox/src/sandbox/host.js'
@@ -24,6 +25,7 @@ export const { buildInitramfs } = await load<typeof Boot>('boot/initramfs')
 export const { readConfig } = await load<typeof Config>('config')
 export const { ImageStore } = await load<typeof Images>('image/image-store')
 export const { copyEmptyDisk, emptyDisk } = await load<typeof Disk>('image/disk')
+export const { readRun } = await load<typeof Shim>('process/shim')
 export const { connectUnixSocket } = await load<typeof UnixSocket>('process/unix-socket')
 export const { createSandbox } = await load<typeof Create>('sandbox/create')
 export const { machineFiles } = await load<typeof Host>('sandbox/host')

@@ -5,6 +5,7 @@ import { parseArgs } from 'node:util'
 import { measureBoot } from './boot.js'
 import { measureChecksum } from './checksum.js'
 import { measureExec } from './exec.js'
+import { measureIdle } from './idle.js'
 import { measureCompressor } from './image/compressor.js'
 import { measureImage } from './image/image.js'
 import { measureList } from './list.js'
@@ -15,10 +16,10 @@ import { measureTransfer } from './transfer.js'
 
 const usage = `usage: npm run bench -- [SUBJECT…] [options]
 
-Subjects: boot exec transfer memory checksum (all of these by default), image compressor
+Subjects: boot exec transfer memory checksum (all of these by default), manager list idle, image compressor
 
-  --runs N     pairs of boots or pulls, rounds of compressors (default 5)
-  --quick      no transfers of 1 GiB, no compressors that take a minute
+  --runs N     pairs of boots or pulls, rounds of compressors, idle sandboxes (default 5)
+  --quick      no transfers of 1 GiB, no compressors that take a minute; half as many creates, fewer processes
   --only NAME  of the compressors, such as "zstd 1 128K"; may be repeated
   --json FILE  also writes every single measurement to FILE
 `
@@ -40,8 +41,9 @@ const subjects: Record<string, (options: Options) => Promise<Report>> = {
   compressor: measureCompressor,
   manager: measureManager,
   list: measureList,
+  idle: measureIdle,
 }
-/** The others need root, and the tools that tests make images with. */
+/** image and compressor need root, and the tools that tests make images with. */
 const usual = ['boot', 'exec', 'transfer', 'memory', 'checksum']
 
 const { values, positionals } = parseArgs({

@@ -26,7 +26,8 @@ const STAGES = {
   numbers: 'memory of the host, CID and port',
   'VM user': "specification, the disk's owner",
   'shim.json': 'vsock backend, command line, configuration',
-  'shim, daemon, VMM': 'from the start of the shim to the main of the VMM',
+  spawn: "Node's fork of itself, whose memory it copies the tables of",
+  'shim, daemon, VMM': 'from there to the main of the VMM',
 } as const
 type Stage = keyof typeof STAGES
 const LAST_STAGE = 'shim, daemon, VMM' satisfies Stage
@@ -126,14 +127,18 @@ function watchedHost(host: Host, timeline: Timeline, started: (directory: string
     vmm: {
       ...vmm,
       start: before('VM user', async (spec) => {
-        const spawned = () => timeline.end('shim.json')
-        subscribe('child_process', spawned)
+        // Told just before the fork, which returns before any microtask has its turn.
+        const spawning = () => {
+          timeline.end('shim.json')
+          queueMicrotask(() => timeline.end('spawn'))
+        }
+        subscribe('child_process', spawning)
         try {
           const machine = await vmm.start(spec)
           await started(spec.directory)
           return machine
         } finally {
-          unsubscribe('child_process', spawned)
+          unsubscribe('child_process', spawning)
         }
       }),
     },

@@ -27,26 +27,18 @@ func (v *vm) launch() (*launch.Program, error) {
 			return nil, err
 		}
 	}
-	if err := v.openTaps(); err != nil {
-		return nil, err
-	}
 	if group := v.config.Cgroup; group != nil {
 		if err := cgroup.Make(group.Folder, group.Settings); err != nil {
 			return nil, fmt.Errorf("control group: %w", err)
 		}
 	}
-	starting := record.Machine{Status: record.MachineStarting, Since: record.Now()}
-	if v.config.Monitor != nil {
-		if err := record.WriteMachine(starting); err != nil {
-			return nil, err
-		}
-	}
-	// First the one that the other's program waits for.
+	// First of all the one that the VMM waits for: what else there is to do is done while it comes up.
 	daemon, err := v.prepareDaemon()
 	if err != nil {
 		return nil, err
 	}
-	vmm, err := v.prepareVMM()
+	starting := record.Machine{Status: record.MachineStarting, Since: record.Now()}
+	vmm, err := v.prepareVMM(starting)
 	if err != nil {
 		return nil, firstError(err, abandon(daemon))
 	}
@@ -124,7 +116,16 @@ func (v *vm) lastWords() string {
 	return ": " + strings.ToValidUTF8(strings.TrimSpace(string(tail)), "?")
 }
 
-func (v *vm) prepareVMM() (*launch.Program, error) {
+// prepareVMM also makes all that has to be there before the VMM; now is what its machine does.
+func (v *vm) prepareVMM(now record.Machine) (*launch.Program, error) {
+	if err := v.openTaps(); err != nil {
+		return nil, err
+	}
+	if v.config.Monitor != nil {
+		if err := record.WriteMachine(now); err != nil {
+			return nil, err
+		}
+	}
 	files, err := openInherited(v.config.Files)
 	if err != nil {
 		return nil, err

@@ -137,7 +137,7 @@ func TestControlGroupThatCannotBeMadeLeavesNothing(t *testing.T) {
 	if _, err := os.Stat(group); !os.IsNotExist(err) {
 		t.Errorf("the folder: %v", err)
 	}
-	m.wantFiles("console.log", "shim.json", "shim.lock", "shim.log", "vmm.log")
+	m.wantFiles("shim.json", "shim.lock", "shim.log")
 }
 
 func TestProgramThatCannotEnterItsControlGroupIsNotStarted(t *testing.T) {

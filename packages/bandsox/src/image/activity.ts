@@ -1,6 +1,7 @@
 /** Keeps what adds images and what removes them apart, across processes: many may fetch at once, one may clean up, not both. */
 import { randomBytes } from 'node:crypto'
-import { readdir, rm, writeFile } from 'node:fs/promises'
+import { rmSync, writeFileSync } from 'node:fs'
+import { readdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { identifySelf, identityText, isAlive, type ProcessIdentity, parseIdentityText } from '../process/identity.js'
 import { lockHolder, outOfSightHint, removeDeadClaims, tryLockFile, waitForLockFile } from '../process/lock-file.js'
@@ -21,11 +22,11 @@ const FETCHING = 'fetching-'
 export async function beginFetching(locks: string, signal?: AbortSignal): Promise<() => Promise<void>> {
   const self = identityText(await identifySelf())
   const mark = join(locks, `${FETCHING}${self}-${randomBytes(4).toString('hex')}`)
-  const release = () => rm(mark, { force: true })
+  const release = async () => rmSync(mark, { force: true })
   for (;;) {
     let isFree = false
     try {
-      await writeFile(mark, '')
+      writeFileSync(mark, '')
       const cleaning = await lockHolder(join(locks, CLEANING))
       isFree = cleaning === undefined || !(await isAlive(cleaning))
       if (isFree) return release

@@ -1,6 +1,7 @@
 /** The images of one storage folder: a record each, references to them, and the disks that they share. */
 import { createHash } from 'node:crypto'
-import { readdir, rename, rm, stat, utimes } from 'node:fs/promises'
+import { utimesSync } from 'node:fs'
+import { readdir, rename, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { BandSoxError, isSystemError } from '@bandsox/sdk'
 import type * as z from 'zod'
@@ -86,9 +87,9 @@ export class ImageStore {
   }
 
   /** The time of the record's file is the time of its last use: one system call, and nothing to write. */
-  async markUsed(id: string): Promise<void> {
+  markUsed(id: string): void {
     const now = new Date()
-    await utimes(this.#recordFile(id), now, now)
+    utimesSync(this.#recordFile(id), now, now)
   }
 
   async lastUsedAt(id: string): Promise<Date> {

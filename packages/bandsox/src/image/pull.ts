@@ -73,7 +73,7 @@ export async function pullImage(options: PullImageOptions): Promise<{ image: Ima
       await store.blobs.writeDocument(document.digest, document.bytes)
       const image = imageRecord(manifest, document, configuration)
       if (known === undefined || known.manifest.digest !== document.digest) await store.writeImage(image)
-      await store.markUsed(image.id)
+      store.markUsed(image.id)
       const named = { version: 1, reference, image: image.id, root: root.digest, origin: options.origin } as const
       const isNamed =
         options.keepReference === false ||
@@ -101,7 +101,7 @@ async function findUnmoved({
   const image = await store.readImage(before.image)
   if (image === undefined || !isPlatform(parsePlatform(image.platform), platform)) return undefined
   if ((await store.findDisk(image.disk)) === undefined) return undefined
-  await store.markUsed(image.id)
+  store.markUsed(image.id)
   return image
 }
 

@@ -50,7 +50,8 @@ export function piecesIn(archive: string, sizeBytes: number): Piece[] | undefine
   if (!isExtended || !IS_SPARSE_1_0.test(archive.slice(BLOCK_BYTES, BLOCK_BYTES + extended))) return undefined
   // Behind the extended header, padded to blocks, and the entry's own header.
   const map = archive.slice((2 + Math.ceil(extended / BLOCK_BYTES)) * BLOCK_BYTES)
-  const [count = 0, ...numbers] = (/^(?:\d+\n)+/.exec(map)?.[0] ?? '').split('\n').map(Number)
+  const lines = /^(?:\d+\n)+/.exec(map)?.[0] ?? ''
+  const [count = 0, ...numbers] = (lines.match(/\d+/g) ?? []).map(Number)
   const pieces: Piece[] = []
   let end = 0
   for (let index = 0; index < count; index++) {

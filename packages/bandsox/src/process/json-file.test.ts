@@ -6,7 +6,7 @@ import { setImmediate } from 'node:timers/promises'
 import { z } from 'zod'
 import { hasCode } from '../testing/errors.js'
 import { temporaryFolder } from '../testing/temporary-folder.js'
-import { readJsonFile, removeUnfinished, writeJsonFile } from './json-file.js'
+import { readJsonFile, removeUnfinished, writeJsonFile, writePassingJsonFile } from './json-file.js'
 
 const schema = z.object({ round: z.number(), filler: z.string() })
 
@@ -15,6 +15,9 @@ describe('a JSON file', () => {
     const file = path.join(await temporaryFolder(t), 'f.json')
     await writeJsonFile(file, { round: 1, filler: 'ü' })
     assert.deepEqual(await readJsonFile(file, schema), { round: 1, filler: 'ü' })
+    assert.equal((await stat(file)).mode & 0o777, 0o600)
+    writePassingJsonFile(file, { round: 2, filler: 'ü' })
+    assert.deepEqual(await readJsonFile(file, schema), { round: 2, filler: 'ü' })
     assert.equal((await stat(file)).mode & 0o777, 0o600)
   })
 
@@ -62,6 +65,7 @@ describe('a JSON file', () => {
     const folder = await temporaryFolder(t)
     await mkdir(path.join(folder, 'f.json', 'full'), { recursive: true })
     await assert.rejects(writeJsonFile(path.join(folder, 'f.json'), {}), { code: 'EISDIR' })
+    assert.throws(() => writePassingJsonFile(path.join(folder, 'f.json'), {}), { code: 'EISDIR' })
     assert.deepEqual(await readdir(folder), ['f.json'])
   })
 

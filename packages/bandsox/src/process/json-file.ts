@@ -1,24 +1,18 @@
 /** Small JSON files that other processes read at any moment: whole or not there, checked against a schema. */
 import { randomBytes } from 'node:crypto'
-import { readFileSync } from 'node:fs'
+import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { open, readdir, rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { BandSoxError, isSystemError } from '@bandsox/sdk'
 import type { z } from 'zod'
 
-/**
- * Replaces the file atomically, with mode 0600.
- *
- * @param options.durable False for what nobody asks for after a loss of power, which then may leave it empty. A sync takes a ms
- *   on a good disk, and ten on a busy one.
- */
-export async function writeJsonFile(path: string, value: unknown, { durable = true } = {}): Promise<void> {
-  const temporary = `${path}.${randomBytes(4).toString('hex')}.tmp` // the pattern of UNFINISHED
-  const text = `${JSON.stringify(value, null, 2)}\n`
+/** Replaces the file atomically, with mode 0600. */
+export async function writeJsonFile(path: string, value: unknown): Promise<void> {
+  const temporary = temporaryBeside(path)
   const file = await open(temporary, 'wx', 0o600)
   try {
-    await file.writeFile(text)
-    if (durable) await file.sync()
+    await file.writeFile(textOf(value))
+    await file.sync()
     await file.close()
     await rename(temporary, path)
   } catch (error) {
@@ -27,6 +21,21 @@ export async function writeJsonFile(path: string, value: unknown, { durable = tr
     throw error
   }
 }
+
+/** The same for what nobody asks for after a loss of power, which may leave it empty: nothing has to wait for a disk. */
+export function writePassingJsonFile(path: string, value: unknown): void {
+  const temporary = temporaryBeside(path)
+  try {
+    writeFileSync(temporary, textOf(value), { flag: 'wx', mode: 0o600 })
+    renameSync(temporary, path)
+  } catch (error) {
+    rmSync(temporary, { force: true })
+    throw error
+  }
+}
+
+const temporaryBeside = (path: string): string => `${path}.${randomBytes(4).toString('hex')}.tmp` // as UNFINISHED
+const textOf = (value: unknown): string => `${JSON.stringify(value, null, 2)}\n`
 
 /**
  * It is read at once: from memory, where small files that are used are, that takes a tenth of the way through the thread pool.

@@ -9,7 +9,7 @@ import { BandSoxError, isSystemError, messageOf } from '@bandsox/sdk'
 import { z } from 'zod'
 import { within } from './deadline.js'
 import { isAlive, type ProcessIdentity } from './identity.js'
-import { readJsonFile, writeJsonFile } from './json-file.js'
+import { readJsonFile, writePassingJsonFile } from './json-file.js'
 import { lines } from './lines.js'
 import { connectUnixSocket } from './unix-socket.js'
 
@@ -135,7 +135,7 @@ export function standsStill(directory: string): boolean {
  */
 export async function startShim(shimPath: string, directory: string, config: ShimConfig): Promise<ProcessIdentity> {
   // No VM outlives a loss of power, and each start writes it anew.
-  await writeJsonFile(path.join(directory, 'shim.json'), config, { durable: false })
+  writePassingJsonFile(path.join(directory, 'shim.json'), config)
   return await launch(shimPath, directory, 'run', config.sandbox)
 }
 

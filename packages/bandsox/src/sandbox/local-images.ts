@@ -81,7 +81,7 @@ export class LocalImages implements Images {
       const present = await this.#recordOf(text, LONG_ID)
       const hasDisk = present !== undefined && (await store.findDisk(present.disk)) !== undefined // else it is made anew
       if (hasDisk && isPlatform(parsePlatform(present.platform), platform)) {
-        await store.markUsed(present.id)
+        store.markUsed(present.id)
         return { record: present, changed: false }
       }
     }

@@ -105,6 +105,21 @@ export function json<T>(check: Check<T>): Check<T> {
   }
 }
 
+/** For texts of which many are the same. What is returned is shared: nobody may change it. */
+export function remembered<T extends object>(check: Check<T>): Check<Readonly<T>> {
+  const known = new Map<unknown, T>()
+  return (value) => {
+    const found = known.get(value)
+    if (found !== undefined) return found
+    const checked = check(value)
+    if (known.size === MAX_REMEMBERED) known.clear()
+    known.set(value, checked)
+    return checked
+  }
+}
+/** More different ones than images on any host. */
+const MAX_REMEMBERED = 256
+
 export const anything: Check<unknown> = (value) => value
 
 function requireObject(value: unknown): Record<string, unknown> {

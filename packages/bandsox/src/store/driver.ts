@@ -34,25 +34,48 @@ const NO_ROOM = new Set([3, 4, 6, 18, 19, 21].map((detail) => SQLITE_IOERR | (de
 export function connect(file: string, options: { readOnly?: boolean } = {}): Connection {
   // 0: whoever finds the database locked waits in `database.ts`, where the event loop goes on meanwhile.
   const database = new DatabaseSync(file, { timeout: 0, readOnly: options.readOnly === true })
-  const statements = new Map<string, StatementSyncInstance>()
-  const prepared = (sql: string) => {
-    const known = statements.get(sql)
-    if (known !== undefined) return known
+  const prepared = remembered((sql) => database.prepare(sql))
+  // The driver makes a list of a row in half the time of an object: with thousands of them, that counts.
+  const preparedForMany = remembered((sql) => {
     const statement = database.prepare(sql)
-    statements.set(sql, statement)
+    statement.setReturnArrays(true)
     return statement
-  }
+  })
   return {
     run: (sql) => database.exec(sql),
     change: (sql, values = {}) => Number(prepared(sql).run(values).changes),
     row: (sql, values = {}) => prepared(sql).get(values) as SqlRow | undefined,
-    rows: (sql, values = {}) => prepared(sql).all(values) as SqlRow[],
-    close() {
-      // The file stays open until these are collected: the driver cannot finalize them.
-      statements.clear()
-      database.close()
+    rows: (sql, values = {}) => {
+      const statement = preparedForMany(sql)
+      const lists = statement.all(values) as unknown as unknown[][]
+      return asObjects(
+        // Asked after each run: another process may have changed the tables.
+        statement.columns().map(({ name }) => name),
+        lists,
+      )
     },
+    /** The file stays open until the statements are collected with this: the driver cannot finalize them. */
+    close: () => database.close(),
   }
+}
+
+function remembered(prepare: (sql: string) => StatementSyncInstance): (sql: string) => StatementSyncInstance {
+  const statements = new Map<string, StatementSyncInstance>()
+  return (sql) => {
+    const known = statements.get(sql)
+    if (known !== undefined) return known
+    const statement = prepare(sql)
+    statements.set(sql, statement)
+    return statement
+  }
+}
+
+function asObjects(names: readonly string[], lists: readonly (readonly unknown[])[]): SqlRow[] {
+  return lists.map((list) => {
+    const row: SqlRow = {}
+    for (let index = 0; index < names.length; index++) row[names[index] as string] = list[index]
+    return row
+  })
 }
 
 export type SqlFailure = 'busy' | 'read-only' | 'corrupt' | 'full' | 'constraint' | 'cannot-open' | 'other'

@@ -12,6 +12,7 @@ import {
   object,
   oneOf,
   optional,
+  remembered,
   text,
 } from './check.js'
 import type { SqlRow, SqlValue } from './driver.js'
@@ -57,7 +58,7 @@ const checks = {
   number,
   textOrNull: nullable(text),
   numberOrNull: nullable(number),
-  image: json(image),
+  image: remembered(json(image)),
   texts: json(texts),
   limits: json(limits),
   metadata: json(metadata),
@@ -96,7 +97,7 @@ export interface SandboxShape {
 
 export interface SandboxRecord extends SandboxShape {
   id: string
-  image: ImageOfSandbox
+  readonly image: Readonly<ImageOfSandbox>
   /** Its id in the earlier project's storage. */
   importedFrom: string | undefined
   state: SandboxState

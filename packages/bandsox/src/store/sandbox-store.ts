@@ -59,6 +59,7 @@ export interface Transition {
 
 export class SandboxStore {
   readonly root: string
+  readonly #vms: string
   readonly #database: Database
   readonly #debug: (message: string) => void
   /** Tokens of the operations of this process, by the sandbox. */
@@ -66,6 +67,7 @@ export class SandboxStore {
 
   private constructor(root: string, database: Database, debug: (message: string) => void) {
     this.root = root
+    this.#vms = path.join(root, VMS_FOLDER)
     this.#database = database
     this.#debug = debug
   }
@@ -94,7 +96,7 @@ export class SandboxStore {
   }
 
   directoryOf(id: string): string {
-    return path.join(this.#vms, id)
+    return `${this.#vms}/${id}`
   }
 
   /**
@@ -436,10 +438,6 @@ export class SandboxStore {
   #tellReleased(before: SandboxRecord, after: SandboxRecord): void {
     if (before.cid !== null && after.cid === null) this.#debug(`Released CID: ${before.cid}`)
     if (before.port !== null && after.port === null) this.#debug(`Released port: ${before.port}`)
-  }
-
-  get #vms(): string {
-    return path.join(this.root, VMS_FOLDER)
   }
 }
 

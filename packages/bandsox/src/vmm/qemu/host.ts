@@ -1,5 +1,5 @@
 /** What this host offers QEMU: the program, hardware virtualization, a vsock backend. Each answer carries its reason. */
-import { constants } from 'node:fs'
+import { constants, existsSync } from 'node:fs'
 import { access, open, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { BandSoxError, isSystemError, messageOf } from '@bandsox/sdk'
@@ -148,7 +148,7 @@ async function refusalOf(device: string): Promise<unknown> {
 }
 
 async function findProgram(name: string, searchPath: readonly string[]): Promise<string | undefined> {
-  const candidates = searchPath.map((folder) => path.join(folder, name))
+  const candidates = searchPath.map((folder) => path.join(folder, name)).filter((file) => existsSync(file))
   const usable = await Promise.all(candidates.map(isExecutable))
   return candidates[usable.indexOf(true)]
 }
@@ -158,6 +158,6 @@ async function isExecutable(file: string): Promise<boolean> {
     await access(file, constants.X_OK)
     return true
   } catch {
-    return false // every reason (absent, not executable) means the same
+    return false // every reason means the same
   }
 }
