@@ -92,7 +92,7 @@ describe('create', () => {
       args: create('--mem', '1000000'),
       status: 71,
       says: /no memory for a sandbox of 1000000 MiB: 0 running ones have 0 of \d+ MiB/,
-      hint: /hint: stop one, give it less/,
+      hint: /hint: give it less \(--mem\)/,
     },
     {
       what: 'no CPU',
@@ -120,7 +120,7 @@ describe('create', () => {
       what: 'a limit that stops everything',
       args: create('--disk-iops', '0'),
       status: 64,
-      says: /limits\.diskOperationsPerSecond: 0 is not allowed/,
+      says: /limits\.diskOperationsPerSecond \(--disk-iops\): 0 is not allowed/,
     },
     {
       what: 'a vsock mode that is none',

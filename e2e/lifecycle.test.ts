@@ -26,7 +26,7 @@ test('stop asks the agent: what was written is on the disk, and numbers, sockets
   const info = await sandbox.info()
   assert.equal(info.state.kind, 'stopped')
   assert.equal(info.vsock, null)
-  assert.deepEqual(processesIn(storage.folder), [])
+  await until(() => processesIn(storage.folder).length === 0, 'the shim, which has said all, to end')
   const leftInFolder = namesIn(info.directory).filter((name) =>
     /\.sock$|console\.(in|out)$|\.err$|^operation/.test(name),
   )
