@@ -55,8 +55,8 @@ export async function emptyDisk({
 }
 
 /**
- * Copies an empty disk to a new file of mode 0600: what is written in it, which is next to nothing, to the places that are remembered for all
- * disks of its size. (Sharing its blocks, where the file system can, would spare no more than that.)
+ * Copies an empty disk to a new file of mode 0600: only the pieces that were written, which are next to nothing. (Sharing its
+ * blocks, where the file system can, would spare no more than that.)
  *
  * @throws `command-failed` with what cp says, which copies a disk whose pieces cannot be told.
  */

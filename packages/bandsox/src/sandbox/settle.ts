@@ -102,6 +102,7 @@ export async function claimSettled(host: Host, id: string, name: string): Promis
   }
 }
 
+/** `run`: where it was looked for. */
 async function look(
   host: Host,
   { id, state, operation }: SandboxRecord,

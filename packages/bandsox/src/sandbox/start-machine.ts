@@ -1,4 +1,7 @@
-/** Starts the machine of a sandbox whose directory, disk and boot files are there; the same for a new one and for one that was stopped. */
+/**
+ * Starts the machine of a sandbox whose directory, disk and boot files are there; the same for a new one and for one that was
+ * stopped.
+ */
 import { chown, link, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { BandSoxError, isSystemError, messageOf } from '@bandsox/sdk'

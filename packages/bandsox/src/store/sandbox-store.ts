@@ -136,6 +136,11 @@ export class SandboxStore {
     return rows.map(recordOf)
   }
 
+  /** Of all sandboxes, in no order: without reading any. */
+  async ids(): Promise<string[]> {
+    return (await this.#database.read((tables) => tables.rows('SELECT id FROM sandboxes'))).map(({ id }) => String(id))
+  }
+
   /** By id, by the id that it had in the earlier project, by name, or by a unique prefix of an id. @throws `not-found`, `ambiguous-name`. */
   async find(idOrName: string): Promise<SandboxRecord> {
     const rows = await this.#database.read((tables) => {
@@ -389,10 +394,6 @@ export class SandboxStore {
       const { name, reason, ...rest } = eventRow.parse(row)
       return { ...rest, name: name ?? undefined, ...(reason !== null && { reason }) }
     })
-  }
-
-  async ids(): Promise<string[]> {
-    return (await this.#database.read((tables) => tables.rows('SELECT id FROM sandboxes'))).map(({ id }) => String(id))
   }
 
   #claim(record: SandboxRecord, operation: RecordedOperation): Claim {
