@@ -69,12 +69,13 @@ export async function settleAndLook(
 
 /**
  * Begins an operation that ends the machine at once: it does not wait for one that asks it to stop, nor for what such a one left.
+ * (A restart is waited for: what it is just starting would not be ended.)
  *
  * @throws `busy`, `not-found`.
  */
 export async function claimForEnd(host: Host, id: string, name: string): Promise<Claim> {
   for (;;) {
-    const claim = await host.store.claim(id, name, { instead: ['stop', 'restart'] })
+    const claim = await host.store.claim(id, name, { instead: ['stop'] })
     if (claim !== undefined) return claim
     const record = await host.store.read(id)
     if (record?.state.kind === 'creating') {
