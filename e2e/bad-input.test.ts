@@ -270,7 +270,7 @@ describe('files', () => {
     await until(
       () => execFileSync('ls', ['-A', local], { encoding: 'utf8' }).includes('large'),
       'the transfer to begin',
-    ).catch(() => undefined)
+    )
     const vmm = processesIn(storage.folder).find(({ program }) => /^qemu/.test(program))
     assert.ok(vmm)
     process.kill(vmm.pid, 'SIGKILL')

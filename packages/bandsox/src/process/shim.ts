@@ -210,14 +210,14 @@ export interface ShimRecords {
 export async function readRun(directory: string): Promise<ShimRecords> {
   const run = await readIfWhole(path.join(directory, 'run.json'), runSchema)
   const exit = await readIfWhole(path.join(directory, 'exit.json'), exitSchema)
-  const vmmAlive = run !== undefined && exit === undefined && (await isAlive(located(run, run.vmm)))
-  const shimAlive = run !== undefined && (await isAlive(located(run, run.shim)))
+  const vmmAlive = run !== undefined && exit === undefined && (await isAlive(located(run.vmm, run)))
+  const shimAlive = run !== undefined && (await isAlive(located(run.shim, run)))
   const status = vmmAlive ? await readIfWhole(path.join(directory, MACHINE_FILE), machineStatusSchema) : undefined
   return { run, exit, vmmAlive, shimAlive, status }
 }
 
 /** A pid means something only in its boot and PID namespace: seen from another container, its process counts as living. */
-const located = ({ bootId, pidNamespace }: ShimRun, identity: ProcessIdentity): ProcessIdentity => ({
+export const located = (identity: ProcessIdentity, { bootId, pidNamespace }: ShimRun): ProcessIdentity => ({
   ...identity,
   bootId,
   pidNamespace,

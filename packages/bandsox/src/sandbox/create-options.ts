@@ -1,7 +1,7 @@
 /** What may be asked of `create`: bounds and defaults, checked before anything is touched. */
 import { BandSoxError, type CreateOptions, type Limits, type Metadata, type VsockMode } from '@bandsox/sdk'
 import { checkedLabels, checkedMetadata, checkedName } from './description.js'
-import { checkedLimits, type DefaultLimits } from './limits.js'
+import { checkedLimits } from './limits.js'
 import { DEFAULT_DISK_MIB } from './prepare.js'
 
 export interface Shape {
@@ -31,7 +31,7 @@ export const SHAPE_BOUNDS = {
 } as const
 
 /** @throws `bad-request` naming the option, what was given and what is allowed. */
-export function checkedShape(options: CreateOptions, defaultLimits: DefaultLimits): Shape {
+export function checkedShape(options: CreateOptions, defaultLimits: Limits): Shape {
   const { name, vsock = 'auto', unique = false } = options
   if (!VSOCK_MODES.includes(vsock)) throw refuse('vsock', vsock, VSOCK_MODES.join(', '))
   if (unique && name === undefined) throw new BandSoxError('bad-request', 'unique needs a name')

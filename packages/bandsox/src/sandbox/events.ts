@@ -1,6 +1,6 @@
 /** What has happened to the sandboxes of this host, and what happens. */
 import { setTimeout as delay } from 'node:timers/promises'
-import type { SandboxEvent } from '@bandsox/sdk'
+import { messageOf, type SandboxEvent } from '@bandsox/sdk'
 import type { Host } from './host.js'
 import { isLive, settle } from './settle.js'
 
@@ -26,7 +26,9 @@ export async function* sandboxEvents(
     if (signal?.aborted) return
     if (++polls % SETTLE_EVERY > 0) continue
     for (const record of await host.store.list()) {
-      if (isLive(record.state) || record.operation !== undefined) await settle(host, record)
+      if (!isLive(record.state) && record.operation === undefined) continue
+      // One that resists must not end the events of the others.
+      await settle(host, record).catch((error: unknown) => host.debug(`sandbox ${record.id}: ${messageOf(error)}`))
     }
   }
 }

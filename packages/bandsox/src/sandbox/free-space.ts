@@ -7,7 +7,7 @@ const MIB = 1024 * 1024
 /** What a sandbox takes at once, its console and the tables of a large disk included; what it writes comes on top. */
 export const SANDBOX_BYTES = 32 * MIB
 
-/** Below, a sandbox that was paused for lack of it would pause again at once. */
+/** Below, a sandbox that writes would be paused for lack of it at once. */
 export const RESUME_BYTES = 8 * MIB
 
 /** @throws `no-space`. */

@@ -1,8 +1,8 @@
 /** What every part of a sandbox's life needs of this host: the storage, the driver, its limits, and a log. */
+import type { Limits } from '@bandsox/sdk'
 import type { SandboxStore } from '../store/sandbox-store.js'
 import type { Vmm } from '../vmm/vmm.js'
 import type { Configuration } from './configuration.js'
-import type { DefaultLimits } from './limits.js'
 import type { LocalImages } from './local-images.js'
 
 export interface Host {
@@ -11,7 +11,7 @@ export interface Host {
   readonly vmm: Vmm
   /** The shim's binary. */
   readonly shimPath: string
-  readonly defaultLimits: DefaultLimits
+  readonly defaultLimits: Limits
   readonly configuration: () => Promise<Configuration>
   /** Details: allocations, releases, failed attempts. */
   readonly debug: (message: string) => void

@@ -3,11 +3,9 @@ import { BandSoxError, type Limits } from '@bandsox/sdk'
 import { cgroupSupport } from '../vmm/cgroup.js'
 import { defaultLimits } from '../vmm/limits.js'
 
-/** Limits of those who name none. */
-export type DefaultLimits = Limits
-
 const { processes: _, ...limits } = defaultLimits
-export const usualLimits: DefaultLimits = limits
+/** Of those who name none. */
+export const usualLimits: Limits = limits
 
 /** @throws `host-unsupported` for a limit that this host cannot keep. */
 export async function requireKept({ cpus }: Limits): Promise<void> {
@@ -30,7 +28,7 @@ const MAX_RATE = 1e12
 export function checkedLimits(given: Partial<Limits>, otherwise: Limits): Limits {
   const chosen = { ...otherwise, ...withoutUndefined(given) }
   return {
-    cpus: bounded('limits.cpus (--cpus)', chosen.cpus, MIN_CPUS, MAX_CPUS),
+    cpus: share('limits.cpus (--cpus)', chosen.cpus),
     diskBytesPerSecond: whole(
       'limits.diskBytesPerSecond (--disk-rate)',
       chosen.diskBytesPerSecond,
@@ -48,13 +46,13 @@ const withoutUndefined = (limits: Partial<Limits>): Partial<Limits> =>
   Object.fromEntries(Object.entries(limits).filter(([, value]) => value !== undefined))
 
 function whole(name: string, value: number | null, min: number): number | null {
-  if (value === null || Number.isSafeInteger(value)) return bounded(name, value, min, MAX_RATE)
+  if (value === null || (Number.isSafeInteger(value) && value >= min && value <= MAX_RATE)) return value
   throw refuse(name, value, min, MAX_RATE, 'a whole number')
 }
 
-function bounded(name: string, value: number | null, min: number, max: number): number | null {
-  if (value === null || (typeof value === 'number' && value >= min && value <= max)) return value
-  throw refuse(name, value, min, max, 'a number')
+function share(name: string, value: number | null): number | null {
+  if (value === null || (typeof value === 'number' && value >= MIN_CPUS && value <= MAX_CPUS)) return value
+  throw refuse(name, value, MIN_CPUS, MAX_CPUS, 'a number')
 }
 
 const refuse = (name: string, value: unknown, min: number, max: number, what: string) =>

@@ -70,7 +70,6 @@ export interface LocalConfig {
 export class LocalBandSox implements BandSox {
   readonly images: LocalImages
   readonly #host: Host
-
   readonly #tools: HostTools
 
   private constructor(host: Host, tools: HostTools) {
@@ -160,11 +159,6 @@ export class LocalBandSox implements BandSox {
    */
   async importFrom(folder: string, options: ImportOptions = {}): Promise<ImportReport> {
     return await importStorage(this.#host, folder, options)
-  }
-
-  /** What is not as it should be; nothing is changed. */
-  async problems(): Promise<Finding[]> {
-    return await findProblems(this.#host)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -5,7 +5,7 @@ import { once } from 'node:events'
 import { mkdir, readdir, rm, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { describe, it } from 'node:test'
-import { identify } from '../process/identity.js'
+import { identify, identifySelf } from '../process/identity.js'
 import { sampleRecord } from '../testing/sample-record.js'
 import type { TestScope } from '../testing/temporary-folder.js'
 import { testHost } from '../testing/test-host.js'
@@ -80,6 +80,23 @@ describe('a reconcile', () => {
     await reconcile(host)
     assert.ok(await isRunning(bystander))
     assert.deepEqual(await readdir(vmsOf(host)), [])
+  })
+
+  it('does not signal one that has pid and start time of one of another boot, or of another container', async (t) => {
+    const host = await hostFor(t)
+    const bystander = await processIn(t, '/', {})
+    const identity = await identify(bystander.pid ?? 0)
+    const self = await identifySelf()
+    for (const elsewhere of [{ bootId: 'before' }, { pidNamespace: 1 }]) {
+      const stranger = path.join(vmsOf(host), 'sbx_bbbbbbbbbb')
+      await mkdir(stranger)
+      const { bootId, pidNamespace } = { ...self, ...elsewhere }
+      const run = { shim: identity, vmm: identity, startedAt: since, bootId, pidNamespace }
+      await writeFile(path.join(stranger, 'run.json'), JSON.stringify(run))
+      await reconcile(host)
+      assert.ok(await isRunning(bystander), JSON.stringify(elsewhere))
+      assert.deepEqual(await readdir(vmsOf(host)), [])
+    }
   })
 
   it('ends marked processes of a VM that is not known, and nobody else who happens to be there', async (t) => {

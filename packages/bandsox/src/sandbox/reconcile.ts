@@ -7,8 +7,8 @@
 import { readdir, readFile, readlink, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { isSystemError, messageOf } from '@bandsox/sdk'
-import { identify, isAlive, type ProcessIdentity } from '../process/identity.js'
-import { readRun, SANDBOX_MARK } from '../process/shim.js'
+import { identify, isAlive, isOutOfSight, type ProcessIdentity } from '../process/identity.js'
+import { located, readRun, SANDBOX_MARK } from '../process/shim.js'
 import { isInProgress } from '../store/operation.js'
 import type { SandboxRecord } from '../store/record.js'
 import { VMS_FOLDER } from '../store/storage-folder.js'
@@ -135,11 +135,12 @@ async function endRecorded(directory: string): Promise<void> {
   const { run } = await readRun(directory).catch(() => ({ run: undefined })) // it may hold anything
   if (run === undefined) return
   for (const identity of [run.shim, run.vmm, ...(run.vsock === undefined ? [] : [run.vsock])])
-    await endProcess(identity)
+    await endProcess(located(identity, run))
 }
 
 async function endProcess(identity: ProcessIdentity): Promise<void> {
-  if (!(await isAlive(identity))) return
+  // One that cannot be seen counts as living, but its pid is somebody else's here.
+  if (!(await isAlive(identity)) || (await isOutOfSight(identity))) return
   try {
     process.kill(identity.pid, 'SIGKILL')
   } catch (error) {

@@ -6,7 +6,15 @@ import { BandSoxError, isSystemError, messageOf, type SandboxState } from '@band
 import { Agent } from '../guest/agent.js'
 import { isAlive } from '../process/identity.js'
 import { removeUnfinished } from '../process/json-file.js'
-import { adoptVmm, describeExit, type MachineStatus, readRun, type ShimRecords, type VmmExit } from '../process/shim.js'
+import {
+  adoptVmm,
+  describeExit,
+  located,
+  type MachineStatus,
+  readRun,
+  type ShimRecords,
+  type VmmExit,
+} from '../process/shim.js'
 import { isInProgress } from '../store/operation.js'
 import type { SandboxRecord } from '../store/record.js'
 import type { Claim } from '../store/sandbox-store.js'
@@ -241,7 +249,7 @@ async function readFinalRun(host: Host, directory: string): Promise<Awaited<Retu
     await adoptVmm(host.shimPath, directory)
   } catch (error) {
     // With the VMM gone as well there was nothing to adopt, and the new shim has cleaned up and ended.
-    if (await isAlive(found.run.vmm)) throw error
+    if (await isAlive(located(found.run.vmm, found.run))) throw error
   }
   return await readRun(directory)
 }

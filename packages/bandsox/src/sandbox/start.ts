@@ -5,6 +5,7 @@ import { BandSoxError, messageOf, type StartOptions } from '@bandsox/sdk'
 import type { Agent } from '../guest/agent.js'
 import type { SandboxRecord } from '../store/record.js'
 import { checkedBootTimeout } from './create-options.js'
+import { RESUME_BYTES, requireFreeSpace } from './free-space.js'
 import { type Host, machineFiles } from './host.js'
 import { Releases } from './releases.js'
 import { stateNow } from './settle.js'
@@ -13,7 +14,7 @@ import { linkBootFiles, startMachine } from './start-machine.js'
 /**
  * The caller has the claim on it. On failure it stays what it was, with its disk.
  *
- * @throws `bad-request`, what {@link startMachine} throws, or `options.signal`'s reason.
+ * @throws `bad-request`, `storage-unusable`, `no-space`, what {@link startMachine} throws, or `options.signal`'s reason.
  */
 export async function startSandbox(
   host: Host,
@@ -23,6 +24,7 @@ export async function startSandbox(
   const bootTimeoutMs = checkedBootTimeout(options.bootTimeoutMs)
   options.signal?.throwIfAborted()
   await requireDisk(host, record)
+  await requireFreeSpace(host.store.root, RESUME_BYTES, `sandbox ${record.id} to start`)
   const releases = new Releases()
   try {
     await linkBootFiles(host, record.id)

@@ -23,7 +23,6 @@ export type Tables = Pick<Connection, 'change' | 'row' | 'rows'>
 export class Database {
   readonly #connection: Connection
   readonly #file: string
-
   readonly #steps: readonly string[]
 
   private constructor(connection: Connection, file: string, steps: readonly string[]) {
