@@ -30,6 +30,7 @@ const (
 	minWindowBytes   = 65536
 	maxWindowBytes   = 16777216
 	maxTerminalSide  = 10000
+	maxKeepMs        = 600000
 )
 
 var anyInteger = integerIn(0, maxInteger)
@@ -56,22 +57,28 @@ var toGuest = map[string]shape{
 			may("env", environment), may("cwd", isPath), may("user", anyText),
 			may("stdin", isFlag), may("timeoutMs", integerIn(1, maxTimeoutMs)),
 			may("makeCwd", isFlag), may("stopSignal", anyText), may("pty", objectOf(sizeShape)),
+			may("tool", arrayOf(1, 4096, textUpTo(maxArgumentBytes))), may("job", isToken), may("keepMs", integerIn(0, maxKeepMs)),
 		},
-		exactlyOneOf: []string{"argv", "shell"},
+		exactlyOneOf: []string{"argv", "shell", "tool"},
 	},
+	"attach": {fields: []field{need("job", isToken), need("offset", anyInteger)}},
 	"signal": {fields: []field{need("signal", anyText)}},
 	"resize": sizeShape,
 	"eof":    {},
 	"upload": {fields: []field{
 		need("path", isPath), may("size", anyInteger), may("mode", integerIn(0, maxModeBits)), may("makeParents", isFlag),
-		need("checksum", anyText), may("user", anyText), may("offset", anyInteger),
+		need("checksum", anyText), may("user", anyText), may("offset", anyInteger), may("transfer", isToken),
 	}},
-	"download": {fields: []field{need("path", isPath), need("checksum", anyText), may("offset", anyInteger)}},
+	"download": {fields: []field{
+		need("path", isPath), need("checksum", anyText), may("offset", anyInteger), may("transfer", isToken),
+	}},
 	"complete": completeShape,
 	"ack":      ackShape,
 	"abort":    {},
 	"stat":     {fields: []field{need("path", isPath), may("followLinks", isFlag)}},
 	"list":     {fields: []field{need("path", isPath)}},
+	"connect":  {fields: []field{need("port", integerIn(1, 65535)), may("host", textUpTo(255))}},
+	"links":    {},
 	"shutdown": {fields: []field{need("mode", oneOf("poweroff", "reboot")), may("graceMs", integerIn(0, 60000))}},
 }
 
@@ -83,6 +90,14 @@ var toHost = map[string]shape{
 	}},
 	"pong":    {fields: []field{need("uptimeMs", anyInteger)}},
 	"started": {fields: []field{need("pid", integerIn(1, maxTimeoutMs))}},
+	"attached": {fields: []field{
+		need("pid", integerIn(1, maxTimeoutMs)), need("offset", anyInteger), need("inputOffset", anyInteger),
+	}},
+	"connected": {},
+	"eof":       {},
+	"links": {fields: []field{
+		need("vsock", objectOf(vsockShape)), need("serial", arrayOf(0, 8, objectOf(serialShape))),
+	}},
 	"exit": {
 		fields:       []field{may("code", integerIn(0, 255)), may("signal", textUpTo(32)), may("timedOut", isFlag)},
 		exactlyOneOf: []string{"code", "signal"},
@@ -106,6 +121,15 @@ var ackShape = shape{fields: []field{need("offset", anyInteger)}}
 
 // sizeShape is a terminal's size in characters.
 var sizeShape = shape{fields: []field{need("cols", integerIn(1, maxTerminalSide)), need("rows", integerIn(1, maxTerminalSide))}}
+
+// vsockShape is how the guest sees its vsock.
+var vsockShape = shape{fields: []field{
+	need("kernel", isFlag), may("module", textUpTo(64)), need("device", isFlag), may("cid", integerIn(0, 1<<32-1)),
+	may("port", integerIn(0, 1<<32-1)), may("reason", anyText),
+}}
+
+// serialShape is how the guest sees a serial line.
+var serialShape = shape{fields: []field{need("name", textUpTo(64)), need("kind", oneOf("port", "uart")), need("up", isFlag)}}
 
 var entryShape = shape{fields: []field{
 	need("name", anyText), may("rawName", anyText),

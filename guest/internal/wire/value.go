@@ -107,6 +107,13 @@ func isChecksum(raw json.RawMessage) bool {
 	return ok && len(value) >= 8 && len(value) <= 128 && strings.Trim(value, "0123456789abcdef") == ""
 }
 
+// isToken is a name that the host gave an operation which outlives its connection.
+func isToken(raw json.RawMessage) bool {
+	value, ok := parseText(raw)
+	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
+	return ok && len(value) >= 16 && len(value) <= 64 && strings.Trim(value, letters) == ""
+}
+
 func isFlag(raw json.RawMessage) bool { return string(raw) == "true" || string(raw) == "false" }
 
 func integerIn(least, most int64) check {

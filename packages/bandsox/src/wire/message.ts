@@ -58,6 +58,9 @@ export const signalNames: readonly string[] = [
 ]
 const signalName = z.string().refine((name) => signalNames.includes(name), 'must be a signal of signal(7)')
 
+/** The host's own name of an operation that outlives its connection. */
+const token = z.string().regex(/^[A-Za-z0-9_-]{16,64}$/)
+
 const complete = z.object({ type: z.literal('complete'), size, checksum })
 const ack = z.object({ type: z.literal('ack'), offset: size })
 
@@ -83,8 +86,14 @@ const exec = z
     makeCwd: z.boolean().optional(),
     stopSignal: signalName.optional(),
     pty: z.object(terminalSize).optional(),
+    tool: z.array(text(MAX_ARGUMENT_BYTES)).min(1).max(4096).optional(),
+    job: token.optional(),
+    keepMs: integer(0, 600_000).optional(),
   })
-  .refine((request) => (request.argv === undefined) !== (request.shell === undefined), 'needs argv or shell, not both')
+  .refine(
+    ({ argv, shell, tool }) => [argv, shell, tool].filter((each) => each !== undefined).length === 1,
+    'needs exactly one of argv, shell and tool',
+  )
 
 const toGuest = {
   hello: z
@@ -92,6 +101,7 @@ const toGuest = {
     .refine(({ protocol, minProtocol }) => minProtocol <= protocol, 'minProtocol must not be above protocol'),
   ping: z.object({ type: z.literal('ping') }),
   exec,
+  attach: z.object({ type: z.literal('attach'), job: token, offset: size }),
   signal: z.object({ type: z.literal('signal'), signal: signalName }),
   resize: z.object({ type: z.literal('resize'), ...terminalSize }),
   eof: z.object({ type: z.literal('eof') }),
@@ -104,13 +114,22 @@ const toGuest = {
     makeParents: z.boolean().optional(),
     user: text(4096).optional(),
     offset: size.optional(),
+    transfer: token.optional(),
   }),
-  download: z.object({ type: z.literal('download'), path, checksum: text(4096), offset: size.optional() }),
+  download: z.object({
+    type: z.literal('download'),
+    path,
+    checksum: text(4096),
+    offset: size.optional(),
+    transfer: token.optional(),
+  }),
   complete,
   ack,
   abort: z.object({ type: z.literal('abort') }),
   stat: z.object({ type: z.literal('stat'), path, followLinks: z.boolean().optional() }),
   list: z.object({ type: z.literal('list'), path }),
+  connect: z.object({ type: z.literal('connect'), port: integer(1, 65535), host: text(255).optional() }),
+  links: z.object({ type: z.literal('links') }),
   shutdown: z.object({
     type: z.literal('shutdown'),
     mode: z.enum(['poweroff', 'reboot']),
@@ -145,6 +164,26 @@ const toHost = {
   }),
   pong: z.object({ type: z.literal('pong'), uptimeMs: size }),
   started: z.object({ type: z.literal('started'), pid: integer(1, 2 ** 31 - 1) }),
+  attached: z.object({
+    type: z.literal('attached'),
+    pid: integer(1, 2 ** 31 - 1),
+    offset: size,
+    inputOffset: size,
+  }),
+  connected: z.object({ type: z.literal('connected') }),
+  eof: z.object({ type: z.literal('eof') }),
+  links: z.object({
+    type: z.literal('links'),
+    vsock: z.object({
+      kernel: z.boolean(),
+      module: text(64).optional(),
+      device: z.boolean(),
+      cid: integer(0, 2 ** 32 - 1).optional(),
+      port: integer(0, 2 ** 32 - 1).optional(),
+      reason: text(4096).optional(),
+    }),
+    serial: z.array(z.object({ name: text(64), kind: z.enum(['port', 'uart']), up: z.boolean() })).max(8),
+  }),
   exit: z
     .object({
       type: z.literal('exit'),
