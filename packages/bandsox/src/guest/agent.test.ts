@@ -188,11 +188,11 @@ describe('an agent', () => {
     }
     const agent = new Agent([link])
     t.after(() => agent.close())
-    agent.onRefused(async () => false)
+    agent.onLost(async () => 'unchanged')
     await assert.rejects(statFile(agent, '/a'), hasCode('link-refused'))
-    agent.onRefused(async () => {
+    agent.onLost(async () => {
       isMended = true
-      return true
+      return 'mended'
     })
     await statFile(agent, '/a')
   })

@@ -1,8 +1,9 @@
-/** The agent of one VM: connections to it by the first healthy link, kept for reuse while idle. */
+/** The agent of one VM: connections to it over its healthiest link, kept for reuse while idle, replaced when they break. */
 import { setTimeout as delay, setImmediate as nextTurn } from 'node:timers/promises'
-import { BandSoxError, messageOf } from '@bandsox/sdk'
+import { BandSoxError, type LinkKind, messageOf } from '@bandsox/sdk'
 import type { Link } from '../link/link.js'
-import { ANSWER_TIMEOUT_MS, GuestConnection, type Hello } from './connection.js'
+import type { GuestConnection, Hello } from './connection.js'
+import { isLinkFailure, Ladder, type LinkHealth } from './ladder.js'
 
 /** Enough for a few operations side by side; more would hold descriptors for nothing. */
 const MAX_IDLE = 4
@@ -10,33 +11,68 @@ const MAX_IDLE = 4
 const RETRY_MS = 20
 /** A try during boot may hang unanswered in a device that the guest has not set up yet. */
 const BOOT_TRY_MS = 1_000
+/** An operation that gets no further is given up after so many connections, with pauses that double between them. */
+const MAX_STALLS = 6
+const STALL_PAUSE_MS = 25
+
+/** What became of the machine, as its owner sees it: something was mended, it is as it was, or it runs no more. */
+export type Recovery = 'mended' | 'unchanged' | 'gone'
+
+export interface AgentOptions {
+  /** How long the guest may leave us without the answer that it owes us. Default: by the link. */
+  answerTimeoutMs?: number
+  /** Hears when a link fails, and when it works again. */
+  log?: (text: string) => void
+}
+
+export interface UseOptions {
+  signal?: AbortSignal | undefined
+  /** Leaves all other links out. */
+  only?: LinkKind | undefined
+}
+
+/** An operation that goes on over another connection when its own breaks. */
+export interface Resumable<T> {
+  /** Called with each connection, until it returns or fails by something else than the link. */
+  run(connection: GuestConnection): Promise<T>
+  /** Whether the guest will know it on another connection. */
+  canGoOn(connection: GuestConnection): boolean
+  /** Grows while it gets further. */
+  progress(): number
+}
 
 export class Agent {
-  /** In the driver's declared order. */
-  readonly #links: readonly Link[]
+  readonly #ladder: Ladder
   readonly #idle: GuestConnection[] = []
   readonly #inUse = new Set<GuestConnection>()
-  #revive: () => Promise<boolean> = async () => false
-  readonly #answerTimeoutMs: number
+  #recover: (signal: AbortSignal | undefined) => Promise<Recovery> = async () => 'unchanged'
+  readonly #log: (text: string) => void
   #closed = false
 
-  /** @param options.answerTimeoutMs How long the guest may leave us without the answer that it owes us. */
-  constructor(links: readonly Link[], options: { answerTimeoutMs?: number } = {}) {
-    this.#links = links
-    this.#answerTimeoutMs = options.answerTimeoutMs ?? ANSWER_TIMEOUT_MS
+  /** @param links In the driver's declared order. */
+  constructor(links: readonly Link[], options: AgentOptions = {}) {
+    this.#log = options.log ?? (() => undefined)
+    this.#ladder = new Ladder(links, {
+      answerTimeoutMs: options.answerTimeoutMs,
+      log: this.#log,
+      onProbed: (connection) => {
+        this.#inUse.add(connection)
+        this.release(connection)
+      },
+    })
   }
 
-  /** @param revive Asked when every link refused: true when it has mended something, and another try is worth it. */
-  onRefused(revive: () => Promise<boolean>): void {
-    this.#revive = revive
+  /** @param recover Asked when every link refused, or a connection broke in the middle; may wait for a paused machine. */
+  onLost(recover: (signal: AbortSignal | undefined) => Promise<Recovery>): void {
+    this.#recover = recover
   }
 
   /**
    * Runs one operation on a connection of its own. It is kept for the next one when the operation succeeded; after any failure
    * it is closed, which ends whatever the agent still does for it.
    */
-  async use<T>(operation: (connection: GuestConnection) => Promise<T>, signal?: AbortSignal): Promise<T> {
-    const connection = await this.acquire(signal)
+  async use<T>(operation: (connection: GuestConnection) => Promise<T>, options: UseOptions = {}): Promise<T> {
+    const connection = await this.acquire(options)
     try {
       const result = await operation(connection)
       this.release(connection)
@@ -47,17 +83,67 @@ export class Agent {
     }
   }
 
+  /**
+   * Runs an operation over as many connections as it takes.
+   *
+   * @throws What it fails by; the link's failure when it gets no further, or the machine has ended, or the guest was started anew.
+   */
+  async useUntilDone<T>(operation: Resumable<T>, options: UseOptions = {}): Promise<T> {
+    let connection = await this.acquire(options)
+    const { bootId } = connection.hello
+    let stalls = 0
+    for (;;) {
+      const before = operation.progress()
+      try {
+        const result = await operation.run(connection)
+        this.release(connection)
+        return result
+      } catch (error) {
+        this.lost(connection, error)
+        options.signal?.throwIfAborted()
+        if (!isLinkFailure(error) || !operation.canGoOn(connection)) throw error
+        stalls = operation.progress() > before ? 0 : stalls + 1
+        connection = await this.reconnect(error, { ...options, bootId, stalls })
+      }
+    }
+  }
+
+  /**
+   * Another connection in the place of one that broke.
+   *
+   * @param broken Why it broke: thrown when there is none to be had.
+   * @param options.stalls How often it broke without getting further.
+   */
+  async reconnect(
+    broken: unknown,
+    options: UseOptions & { bootId: string; stalls?: number },
+  ): Promise<GuestConnection> {
+    const { signal, bootId } = options
+    for (let stalls = options.stalls ?? 0; stalls <= MAX_STALLS && !this.#closed; stalls++) {
+      if (stalls > 0) await delay(STALL_PAUSE_MS * 2 ** stalls)
+      signal?.throwIfAborted()
+      if ((await this.#recover(signal)) === 'gone') throw broken
+      try {
+        const connection = await this.acquire(options)
+        if (connection.hello.bootId === bootId) return connection
+        this.release(connection)
+        throw new BandSoxError('link-lost', `the guest was started anew: ${messageOf(broken)}`, { cause: broken })
+      } catch (error) {
+        signal?.throwIfAborted()
+        if (!isLinkFailure(error)) throw error
+        this.#log(`no connection in the place of the broken one: ${messageOf(error)}`)
+      }
+    }
+    throw broken
+  }
+
   /** A greeted connection; hand it back by `release` (in step) or `discard`. */
-  async acquire(signal?: AbortSignal): Promise<GuestConnection> {
+  async acquire({ signal, only }: UseOptions = {}): Promise<GuestConnection> {
     signal?.throwIfAborted()
     if (this.#idle.length > 0) await hangUpsSeen()
-    for (let idle = this.#idle.pop(); idle !== undefined; idle = this.#idle.pop()) {
-      if (!idle.isOpen) continue
-      idle.wake()
-      this.#inUse.add(idle)
-      return idle
-    }
-    const connection = await this.#connectOrRevive(signal)
+    const idle = this.#takeIdle(only)
+    if (idle !== undefined) return idle
+    const connection = await this.#connectOrRecover({ signal, only })
     if (this.#closed) {
       connection.close()
       throw new BandSoxError('link-lost', 'the connection to the guest was closed while it was being made')
@@ -76,9 +162,27 @@ export class Agent {
     this.#idle.push(connection)
   }
 
-  discard(connection: GuestConnection, reason?: unknown): void {
+  /** @param last.wordPending It was told something that is still on its way, and closes itself behind it. */
+  discard(connection: GuestConnection, reason?: unknown, last: { wordPending?: boolean } = {}): void {
     this.#inUse.delete(connection)
-    connection.close(reason)
+    if (last.wordPending !== true) connection.close(reason)
+  }
+
+  /** Discards a connection that broke, or failed otherwise; the link is remembered for it. */
+  lost(connection: GuestConnection, error: unknown): void {
+    this.discard(connection, error)
+    if (isLinkFailure(error) && !isChangeOfLink(error)) this.#ladder.broke(connection.link, error)
+  }
+
+  /** Whether something long had better go on over another link: throws what makes `useUntilDone` change it. */
+  changeToBetterLink(connection: GuestConnection, only: LinkKind | undefined): void {
+    if (only === undefined && this.#ladder.hasBetterThan(connection.link))
+      throw new ChangeOfLink('link-lost', `a better link than ${connection.link} works again`)
+  }
+
+  /** How each link did when it was last used. */
+  linkHealth(): LinkHealth[] {
+    return this.#ladder.health()
   }
 
   /**
@@ -96,12 +200,13 @@ export class Agent {
         throw new BandSoxError('agent-unreachable', `no hello from the agent: ${messageOf(last)}`, { cause: last })
       }
       try {
-        const connection = await this.#connect(options.signal, Math.ceil(Math.min(BOOT_TRY_MS, left)))
+        const tryMs = Math.ceil(Math.min(BOOT_TRY_MS, left))
+        const connection = await this.#ladder.connect({ signal: options.signal, tryMs })
         this.release(connection)
         return connection.hello
       } catch (error) {
         options.signal?.throwIfAborted()
-        if (!isWorthRetrying(error)) throw error
+        if (!isLinkFailure(error)) throw error
         last = error
       }
       await delay(Math.min(RETRY_MS, Math.max(left, 0)), undefined, { signal: options.signal }).catch(
@@ -113,42 +218,59 @@ export class Agent {
     }
   }
 
-  /** Closes every connection, and takes no new ones: before a pause, and at the end. */
-  close(reason?: unknown): void {
-    this.#closed = true
+  /**
+   * Closes every connection before the machine is paused: streams do not outlive that on every VMM, and nobody is told. Operations that can
+   * go on do so when it runs again.
+   */
+  quiesce(reason: unknown): void {
     for (const connection of [...this.#idle.splice(0), ...this.#inUse]) connection.close(reason)
     this.#inUse.clear()
+    this.#ladder.forget()
   }
 
-  async #connectOrRevive(signal: AbortSignal | undefined): Promise<GuestConnection> {
+  /** Closes every connection, and takes no new ones. */
+  close(reason?: unknown): void {
+    this.#closed = true
+    this.#ladder.close()
+    this.quiesce(reason)
+  }
+
+  #takeIdle(only: LinkKind | undefined): GuestConnection | undefined {
+    for (let index = this.#idle.length - 1; index >= 0; index--) {
+      const idle = this.#idle[index]
+      if (idle === undefined || (only !== undefined && idle.link !== only)) continue
+      this.#idle.splice(index, 1)
+      if (!idle.isOpen) continue
+      if (only === undefined && this.#ladder.hasBetterThan(idle.link)) {
+        idle.close()
+        continue
+      }
+      idle.wake()
+      this.#inUse.add(idle)
+      return idle
+    }
+    return undefined
+  }
+
+  async #connectOrRecover(options: UseOptions): Promise<GuestConnection> {
     try {
-      return await this.#connect(signal)
+      return await this.#ladder.connect(options)
     } catch (error) {
-      signal?.throwIfAborted()
-      if (isWorthRetrying(error) && (await this.#revive())) return await this.#connect(signal)
+      options.signal?.throwIfAborted()
+      if (isLinkFailure(error) && (await this.#recover(options.signal)) === 'mended')
+        return await this.#ladder.connect(options)
       throw error
     }
   }
-
-  async #connect(signal?: AbortSignal, timeoutMs?: number): Promise<GuestConnection> {
-    let failure: unknown = new BandSoxError('agent-unreachable', 'the VM has no link to its agent')
-    for (const link of this.#links) {
-      try {
-        return await GuestConnection.open(link, { signal, timeoutMs, answerTimeoutMs: this.#answerTimeoutMs })
-      } catch (error) {
-        signal?.throwIfAborted()
-        failure = error
-      }
-    }
-    throw failure
-  }
 }
+
+/** Not a failure: the connection is left for a better one. */
+class ChangeOfLink extends BandSoxError {}
+
+const isChangeOfLink = (error: unknown): boolean => error instanceof ChangeOfLink
 
 /** Lets the event loop look at the sockets once: the first turn may be the rest of the one that we are in. */
 async function hangUpsSeen(): Promise<void> {
   await nextTurn()
   await nextTurn()
 }
-
-const isWorthRetrying = (error: unknown): boolean =>
-  error instanceof BandSoxError && ['link-refused', 'link-lost', 'guest-silent'].includes(error.code)

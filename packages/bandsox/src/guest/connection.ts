@@ -9,8 +9,17 @@ import { guestFault } from './guest-fault.js'
 
 export const PROTOCOL_VERSION = 1
 
-/** How long the guest may leave us without the answer, or the progress, that it owes us. */
-export const ANSWER_TIMEOUT_MS = 12_000
+/** How long the guest may leave us without the answer, or the progress, that it owes us: a serial line may be very slow. */
+export const ANSWER_TIMEOUT_MS = { vsock: 12_000, serial: 30_000 } as const satisfies Record<LinkKind, number>
+
+/**
+ * What is handed to the kernel at once, and so has to be taken within the time for an answer. A UART takes 64 KiB in a second, and may be
+ * shared by many.
+ */
+const SEND_BYTES = { vsock: 1_048_576, serial: 65_536 } as const satisfies Record<LinkKind, number>
+
+/** How long a link may take to carry a last word. */
+const LAST_WORD_MS = 2_000
 
 export type Hello = Extract<ToHost, { type: 'hello' }>
 export type FromGuest = Received<ToHost>
@@ -42,21 +51,25 @@ export class GuestConnection {
   /**
    * Opens a connection and greets the agent.
    *
-   * @param options.timeoutMs For the handshake, and again for the hello. Default: `answerTimeoutMs`.
-   * @param options.answerTimeoutMs Of every later wait. Default: `ANSWER_TIMEOUT_MS`.
+   * @param options.timeoutMs For handshake and hello together. Default: `answerTimeoutMs`.
+   * @param options.answerTimeoutMs Of every later wait. Default: `ANSWER_TIMEOUT_MS` of the link.
    * @throws `link-refused`, `guest-silent`, `guest-protocol`, `agent-incompatible`, or `signal.reason`.
    */
   static async open(
     link: Link,
-    options: { signal?: AbortSignal | undefined; timeoutMs?: number | undefined; answerTimeoutMs?: number } = {},
+    options: {
+      signal?: AbortSignal | undefined
+      timeoutMs?: number | undefined
+      answerTimeoutMs?: number | undefined
+    } = {},
   ): Promise<GuestConnection> {
-    const { signal, answerTimeoutMs = ANSWER_TIMEOUT_MS, timeoutMs = answerTimeoutMs } = options
-    const limit = AbortSignal.timeout(timeoutMs)
-    const stream = await openWithin(link, limit, signal)
+    const { signal, answerTimeoutMs = ANSWER_TIMEOUT_MS[link.kind], timeoutMs = answerTimeoutMs } = options
+    const deadline = performance.now() + timeoutMs
+    const stream = await openWithin(link, AbortSignal.timeout(timeoutMs), signal)
     const connection = new GuestConnection(stream, link.kind, answerTimeoutMs)
     try {
       connection.send({ type: 'hello', protocol: PROTOCOL_VERSION, minProtocol: PROTOCOL_VERSION })
-      const hello = await connection.receiveMessage('hello', { signal, timeoutMs })
+      const hello = await connection.receiveMessage('hello', { signal, timeoutMs, deadline })
       if (hello.protocol !== PROTOCOL_VERSION) {
         throw new BandSoxError(
           'agent-incompatible',
@@ -105,9 +118,15 @@ export class GuestConnection {
    * Sends bytes as data frames of at most `chunkBytes`, without copying them; when it resolves the kernel has them all and
    * the buffer may be used again.
    *
-   * @throws `link-lost`, `guest-silent` when they are not taken within `answerTimeoutMs`, or `signal.reason`.
+   * @throws `link-lost`, `guest-silent` when `SEND_BYTES` are not taken within `answerTimeoutMs`, or `signal.reason`.
    */
   async sendData(data: Buffer, chunkBytes: number, signal?: AbortSignal): Promise<void> {
+    const most = SEND_BYTES[this.link]
+    for (let offset = 0; offset < data.length; offset += most)
+      await this.#sendAtOnce(data.subarray(offset, offset + most), chunkBytes, signal)
+  }
+
+  async #sendAtOnce(data: Buffer, chunkBytes: number, signal: AbortSignal | undefined): Promise<void> {
     const flushed = new Promise<void>((resolve, reject) => {
       this.#stream.cork()
       for (let offset = 0; offset < data.length; offset += chunkBytes) {
@@ -128,9 +147,10 @@ export class GuestConnection {
    *   then has not answered. Default `answerTimeoutMs`; `Infinity` where silence is no fault, as in a quiet command.
    * @throws `guest-protocol` with the violation's name, `guest-silent`, `link-lost` at the end of the stream, `signal.reason`.
    */
-  async receive(options: { signal?: AbortSignal | undefined; timeoutMs?: number } = {}): Promise<FromGuest> {
-    const { signal, timeoutMs = this.answerTimeoutMs } = options
-    const deadline = performance.now() + timeoutMs
+  async receive(
+    options: { signal?: AbortSignal | undefined; timeoutMs?: number; deadline?: number } = {},
+  ): Promise<FromGuest> {
+    const { signal, timeoutMs = this.answerTimeoutMs, deadline = performance.now() + timeoutMs } = options
     for (;;) {
       const next = this.#decoded()
       if (next !== undefined) return next
@@ -148,7 +168,7 @@ export class GuestConnection {
   /** The next message, which must be a `type`. @throws As `receive`, and the guest's own `error` as an error of ours. */
   async receiveMessage<T extends ToHostType>(
     type: T,
-    options: { signal?: AbortSignal | undefined; timeoutMs?: number; about?: string } = {},
+    options: { signal?: AbortSignal | undefined; timeoutMs?: number; deadline?: number; about?: string } = {},
   ): Promise<MessageOf<T>> {
     const frame = await this.receive(options)
     if (frame.kind === 'message' && frame.message.type === type) return frame.message as MessageOf<T>
@@ -174,6 +194,18 @@ export class GuestConnection {
   close(reason?: unknown): void {
     this.#failure ??= reason
     this.#stream.destroy()
+  }
+
+  /** Ends the connection behind a last message, which is delivered as far as the link lets it. */
+  sayAndClose(message: ToGuest, reason?: unknown): void {
+    this.#failure ??= reason
+    if (!this.isOpen) {
+      this.#stream.destroy()
+      return
+    }
+    this.#stream.end(this.#encoded(message))
+    this.#stream.destroySoon()
+    setTimeout(() => this.#stream.destroy(), LAST_WORD_MS).unref()
   }
 
   #encoded(message: ToGuest): Buffer {

@@ -2,6 +2,7 @@
 import type { FileEntry } from '@bandsox/sdk'
 import type { WireEntry } from '../wire/message.js'
 import type { Agent } from './agent.js'
+import type { GuestConnection } from './connection.js'
 
 /** @throws `file-not-found`, `permission-denied`, and the failures of the link. */
 export async function statFile(
@@ -9,14 +10,17 @@ export async function statFile(
   path: string,
   options: { followLinks?: boolean; signal?: AbortSignal } = {},
 ): Promise<FileEntry> {
-  return await agent.use(async (connection) => {
-    connection.send({ type: 'stat', path, followLinks: options.followLinks ?? true })
-    const info = await connection.receiveMessage('info', {
-      signal: options.signal,
-      about: `look at ${path} in the guest`,
-    })
-    return fileEntry(info.file)
-  }, options.signal)
+  const { signal, followLinks = true } = options
+  const asked = {
+    async run(connection: GuestConnection) {
+      connection.send({ type: 'stat', path, followLinks })
+      const info = await connection.receiveMessage('info', { signal, about: `look at ${path} in the guest` })
+      return fileEntry(info.file)
+    },
+    canGoOn: () => true, // it may as well be asked again
+    progress: () => 0,
+  }
+  return await agent.useUntilDone(asked, { signal })
 }
 
 /** Entries as the guest sends them: never more in memory than one message of it, however large the folder. */
@@ -26,7 +30,7 @@ export async function* listFolder(
   options: { signal?: AbortSignal } = {},
 ): AsyncGenerator<FileEntry> {
   const about = `list ${path} in the guest`
-  const connection = await agent.acquire(options.signal)
+  const connection = await agent.acquire({ signal: options.signal })
   let inStep = false
   try {
     connection.send({ type: 'list', path })

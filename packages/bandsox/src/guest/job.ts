@@ -1,39 +1,45 @@
-/** A command in the guest: PROTOCOL.md section 3, seen from the host. */
+/** A command in the guest: PROTOCOL.md sections 3 and 5, seen from the host. */
 import {
   BandSoxError,
   type CollectedOutput,
   type ExecOptions,
   type ExecResult,
   type Job,
-  messageOf,
+  type LinkKind,
   type OutputChunk,
   printableLine,
   type TerminalSize,
 } from '@bandsox/sdk'
 import { MAX_TERMINAL_SIDE, signalNames, type ToGuest } from '../wire/message.js'
 import type { Agent } from './agent.js'
-import type { GuestConnection } from './connection.js'
+import type { FromGuest, GuestConnection } from './connection.js'
+import { InputFeed } from './input-feed.js'
+import { isLinkFailure } from './ladder.js'
+import { ATTACH_CAPABILITY, newOperationName } from './operation-name.js'
 import { Pieces } from './pieces.js'
 
-/** PROTOCOL.md section 3: input that the host may have on its way. */
-const INPUT_WINDOW_BYTES = 262_144
-const INPUT_CHUNK_BYTES = 65_536
+/** PROTOCOL.md section 5: how often output is acknowledged, at the latest. */
+const ACKNOWLEDGE_BYTES = 262_144
+/** How long a command waits in the guest for us to come back: longer than any way to another connection. */
+const KEEP_MS = 20_000
+/** A command that gets no further is given up after so many connections. */
+const MAX_STALLS = 5
+/** A signal sent so shortly before its connection broke may not have arrived, and is sent again. */
+const UNSURE_SIGNAL_MS = 2_000
 const DEFAULT_MAX_OUTPUT_BYTES = 16 * 1024 * 1024
 /** PROTOCOL.md section 3: an agent without it would run the command with pipes, and say nothing. */
 const TERMINAL_CAPABILITY = 'pty'
 
-export type ExecRequest = Omit<Extract<ToGuest, { type: 'exec' }>, 'type' | 'stdin'>
+export type ExecRequest = Omit<Extract<ToGuest, { type: 'exec' }>, 'type' | 'stdin' | 'job' | 'keepMs'>
+
+type JobOptions = Pick<ExecOptions, 'input' | 'signal' | 'link'>
 
 /**
  * Starts a command. Failures, such as a program that is not there, are thrown where its output or end is awaited.
  *
  * @param findAgent May fail, for instance because the sandbox does not run: also thrown there.
  */
-export function startJob(
-  findAgent: () => Promise<Agent>,
-  request: ExecRequest,
-  options: Pick<ExecOptions, 'input' | 'signal'> = {},
-): Job {
+export function startJob(findAgent: () => Promise<Agent>, request: ExecRequest, options: JobOptions = {}): Job {
   return new GuestJob(findAgent, request, options)
 }
 
@@ -42,7 +48,18 @@ class GuestJob implements Job {
   readonly #request: ExecRequest
   readonly #input: InputFeed | undefined
   readonly #signal: AbortSignal | undefined
-  readonly #started: Promise<{ agent: Agent; connection: GuestConnection }>
+  readonly #only: LinkKind | undefined
+  readonly #name = newOperationName()
+  readonly #started: Promise<Agent>
+  /** The present one; undefined before the start, and between one that broke and the next. */
+  #connection: GuestConnection | undefined
+  /** Bytes of output that have come. */
+  #received = 0
+  #acknowledged = 0
+  /** What `kill` and `resize` have to say and no connection would carry yet. */
+  #unsaid: ((connection: GuestConnection) => void)[] = []
+  #lastSignal: { signal: string; at: number } | undefined
+  #lastSize: TerminalSize | undefined
   /** The one reading of the connection: by the user through `output`, else by `wait`. */
   #reading = false
   /** The connection is not this command's any more. */
@@ -51,10 +68,11 @@ class GuestJob implements Job {
   readonly #ended: Promise<ExecResult>
   #end!: { resolve: (result: ExecResult) => void; reject: (error: unknown) => void }
 
-  constructor(findAgent: () => Promise<Agent>, request: ExecRequest, options: Pick<ExecOptions, 'input' | 'signal'>) {
+  constructor(findAgent: () => Promise<Agent>, request: ExecRequest, options: JobOptions) {
     this.#findAgent = findAgent
     this.#request = request
     this.#signal = options.signal
+    this.#only = options.link
     this.#input = options.input === undefined ? undefined : new InputFeed(options.input)
     this.#ended = new Promise((resolve, reject) => {
       this.#end = { resolve, reject }
@@ -100,70 +118,120 @@ class GuestJob implements Job {
   kill(signal = 'SIGTERM'): void {
     if (!signalNames.includes(signal))
       throw new BandSoxError('bad-request', `cannot kill with ${JSON.stringify(signal)}: there is no such signal`)
-    this.#whileRunning((connection) => connection.send({ type: 'signal', signal }))
+    this.#whileRunning((connection) => {
+      this.#lastSignal = { signal, at: performance.now() }
+      connection.send({ type: 'signal', signal })
+    })
   }
 
   resize(cols: number, rows: number): void {
     requireTerminalSize({ cols, rows })
     this.#whileRunning((connection) => {
       // Known only now: a request may be completed up to its start.
-      if (this.#request.pty !== undefined) connection.send({ type: 'resize', cols, rows })
-      else connection.close(new BandSoxError('bad-request', 'cannot resize the terminal of a command that has none'))
+      if (this.#request.pty === undefined) {
+        connection.close(new BandSoxError('bad-request', 'cannot resize the terminal of a command that has none'))
+        return
+      }
+      this.#lastSize = { cols, rows }
+      connection.send({ type: 'resize', cols, rows })
     })
   }
 
   #whileRunning(act: (connection: GuestConnection) => void): void {
     this.#started.then(
-      ({ connection }) => {
+      () => {
         // Once over, the connection may carry another command, which a signal would reach.
-        if (!this.#isOver && connection.isOpen) act(connection)
+        if (this.#isOver) return
+        if (this.#connection?.isOpen) act(this.#connection)
+        else this.#unsaid.push(act)
       },
       () => undefined, // it never started: `wait` and `output` say so
     )
   }
 
-  async #start(): Promise<{ agent: Agent; connection: GuestConnection }> {
+  async #start(): Promise<Agent> {
     const agent = await this.#findAgent()
-    const connection = await agent.acquire(this.#signal)
-    this.#listenForAbort(agent, connection)
-    try {
-      if (this.#request.pty !== undefined) {
-        requireTerminalSize(this.#request.pty)
-        requireTerminals(connection)
+    let connection = await agent.acquire({ signal: this.#signal, only: this.#only })
+    const { bootId } = connection.hello
+    this.#listenForAbort(agent)
+    for (let stalls = 1; ; stalls++) {
+      this.#connection = connection
+      try {
+        await this.#ask(connection)
+        return agent
+      } catch (error) {
+        this.#connection = undefined
+        agent.lost(connection, error)
+        try {
+          if (stalls > MAX_STALLS || !this.#mayGoOn(connection, error)) throw error
+          // Under the name that it has: should the guest have begun it already, it does not begin again.
+          connection = await agent.reconnect(error, { signal: this.#signal, only: this.#only, bootId, stalls })
+        } catch (failure) {
+          this.#stopListening()
+          throw failure
+        }
       }
-      connection.send({ type: 'exec', ...this.#request, ...(this.#input !== undefined && { stdin: true }) })
-      await connection.receiveMessage('started', { signal: this.#signal, about: `run ${commandName(this.#request)}` })
-      return { agent, connection }
-    } catch (error) {
-      this.#stopListening()
-      agent.discard(connection, error)
-      throw error
     }
   }
 
+  async #ask(connection: GuestConnection): Promise<void> {
+    if (this.#request.pty !== undefined) {
+      requireTerminalSize(this.#request.pty)
+      requireTerminals(connection)
+    }
+    connection.send({
+      type: 'exec',
+      ...this.#request,
+      ...(this.#input !== undefined && { stdin: true }),
+      ...(isAttachable(connection) && { job: this.#name, keepMs: KEEP_MS }),
+    })
+    await connection.receiveMessage('started', { signal: this.#signal, about: `run ${commandName(this.#request)}` })
+  }
+
   /** Also kills a command whose output nobody reads at that moment. */
-  #listenForAbort(agent: Agent, connection: GuestConnection): void {
+  #listenForAbort(agent: Agent): void {
     const signal = this.#signal
     const abort = () => {
       this.#end.reject(signal?.reason)
-      agent.discard(connection, signal?.reason)
+      this.#giveUp(agent, signal?.reason)
     }
     signal?.addEventListener('abort', abort, { once: true })
     this.#stopListening = () => signal?.removeEventListener('abort', abort)
+  }
+
+  /** Makes the agent kill the command: by a word where the end of the connection alone would leave it waiting for us. */
+  #giveUp(agent: Agent, reason?: unknown): void {
+    const connection = this.#connection
+    this.#connection = undefined
+    if (connection === undefined) return
+    if (isAttachable(connection)) connection.sayAndClose({ type: 'abort' }, reason)
+    agent.discard(connection, reason, { wordPending: isAttachable(connection) })
   }
 
   async *#read(): AsyncGenerator<OutputChunk, void> {
     if (this.#reading)
       throw new BandSoxError('internal', 'the output of a command has one reader, and it is being read already')
     this.#reading = true
-    const { agent, connection } = await this.#started
+    const agent = await this.#started
+    let connection = this.#present()
     void this.#input?.run(connection, this.#signal)
     let result: ExecResult | undefined
+    let stalls = 0
     try {
       while (result === undefined) {
-        const frame = await connection.receive({ signal: this.#signal, timeoutMs: this.#silenceMs(connection) })
-        if (frame.kind === 'stdout' || frame.kind === 'stderr') yield { stream: frame.kind, data: frame.data }
-        else if (frame.kind === 'message' && frame.message.type === 'ack' && this.#input !== undefined) {
+        let frame: FromGuest
+        try {
+          frame = await connection.receive({ signal: this.#signal, timeoutMs: this.#silenceMs(connection) })
+        } catch (error) {
+          connection = await this.#comeBack(agent, connection, error, stalls++)
+          continue
+        }
+        stalls = 0
+        if (frame.kind === 'stdout' || frame.kind === 'stderr') {
+          this.#received += frame.data.length
+          yield { stream: frame.kind, data: frame.data }
+          connection = await this.#acknowledge(agent, connection)
+        } else if (frame.kind === 'message' && frame.message.type === 'ack' && this.#input !== undefined) {
           if (!this.#input.acknowledge(frame.message.offset))
             throw connection.violation('it acknowledged input that was not sent')
         } else if (frame.kind === 'message' && frame.message.type === 'exit') {
@@ -185,15 +253,90 @@ class GuestJob implements Job {
       this.#end.reject(error)
       throw error
     } finally {
-      // Left early, by `break` or an error: the closed connection makes the agent kill the process group.
+      // Left early, by `break` or an error.
       if (result === undefined) {
         this.#isOver = true
         this.#stopListening()
         this.#input?.stop()
-        agent.discard(connection)
+        this.#giveUp(agent)
         this.#end.reject(new BandSoxError('cancelled', 'the output was not read to its end, so the command was killed'))
       }
     }
+  }
+
+  /** Says how much output has come, from time to time; a slow link is left then, when a better one works again. */
+  async #acknowledge(agent: Agent, connection: GuestConnection): Promise<GuestConnection> {
+    if (this.#received - this.#acknowledged < ACKNOWLEDGE_BYTES || !isAttachable(connection)) return connection
+    if (!connection.isOpen) return connection // the next reading finds out why
+    this.#acknowledged = this.#received
+    connection.send({ type: 'ack', offset: this.#received })
+    try {
+      agent.changeToBetterLink(connection, this.#only)
+      return connection
+    } catch (change) {
+      return await this.#comeBack(agent, connection, change, 0)
+    }
+  }
+
+  /**
+   * Attaches to the command over another connection.
+   *
+   * @throws `broken`, when there is no way back to it.
+   */
+  async #comeBack(
+    agent: Agent,
+    lost: GuestConnection,
+    broken: unknown,
+    stallsBefore: number,
+  ): Promise<GuestConnection> {
+    const { bootId } = lost.hello
+    this.#connection = undefined
+    this.#input?.detach()
+    agent.lost(lost, broken)
+    if (!this.#mayGoOn(lost, broken)) throw broken
+    for (let stalls = stallsBefore; stalls <= MAX_STALLS; stalls++) {
+      const connection = await agent.reconnect(broken, { signal: this.#signal, only: this.#only, bootId, stalls })
+      try {
+        connection.send({ type: 'attach', job: this.#name, offset: this.#received })
+        const { offset, inputOffset } = await connection.receiveMessage('attached', {
+          signal: this.#signal,
+          about: `come back to ${commandName(this.#request)}`,
+        })
+        if (offset !== this.#received) throw connection.violation('it attached at another offset than was asked for')
+        if (!(this.#input?.attach(connection, inputOffset) ?? inputOffset === 0))
+          throw connection.violation('it has input that was not sent')
+        this.#resume(connection)
+        return connection
+      } catch (error) {
+        agent.lost(connection, error)
+        this.#signal?.throwIfAborted()
+        if (isLinkFailure(error)) continue
+        // The guest has ended it meanwhile, or it is ending itself: what broke the connection says more.
+        throw error instanceof BandSoxError && error.code === 'guest-protocol' ? error : broken
+      }
+    }
+    throw broken
+  }
+
+  #mayGoOn(connection: GuestConnection, error: unknown): boolean {
+    return isLinkFailure(error) && isAttachable(connection) && !this.#isOver && this.#signal?.aborted !== true
+  }
+
+  /** Says what was said in vain, or may have been. */
+  #resume(connection: GuestConnection): void {
+    this.#connection = connection
+    this.#acknowledged = this.#received
+    const unsure = this.#lastSignal
+    if (unsure !== undefined && performance.now() - unsure.at < UNSURE_SIGNAL_MS)
+      connection.send({ type: 'signal', signal: unsure.signal })
+    if (this.#lastSize !== undefined) connection.send({ type: 'resize', ...this.#lastSize })
+    for (const act of this.#unsaid.splice(0)) act(connection)
+  }
+
+  #present(): GuestConnection {
+    if (this.#connection === undefined)
+      throw this.#signal?.reason ?? new BandSoxError('link-lost', 'the command was given up')
+    return this.#connection
   }
 
   /** A command may be silent as long as it likes, unless the guest promised to end it. */
@@ -205,6 +348,8 @@ class GuestJob implements Job {
       : Math.min(timeoutMs + connection.answerTimeoutMs, 2 ** 31 - 1)
   }
 }
+
+const isAttachable = ({ hello }: GuestConnection): boolean => hello.capabilities.includes(ATTACH_CAPABILITY)
 
 function requireTerminals({ hello }: GuestConnection): void {
   if (hello.capabilities.includes(TERMINAL_CAPABILITY)) return
@@ -218,69 +363,3 @@ function requireTerminalSize({ cols, rows }: TerminalSize): void {
 }
 
 const commandName = (request: ExecRequest): string => request.argv?.[0] ?? 'a shell command'
-
-/** Sends standard input at the pace at which the command takes it. */
-class InputFeed {
-  readonly #source: AsyncIterable<Uint8Array>
-  #sent = 0
-  #acknowledged = 0
-  #stopped = false
-  #creditArrived: () => void = () => undefined
-
-  constructor(input: string | AsyncIterable<Uint8Array>) {
-    this.#source = typeof input === 'string' ? once(Buffer.from(input)) : input
-  }
-
-  /**
-   * Sends until the source ends or nobody needs it any more. Nobody waits for this: a source may be a person's keyboard,
-   * and a command that has ended must not wait for the next key. A source that fails closes the connection, and so ends
-   * the job with its reason.
-   */
-  async run(connection: GuestConnection, signal: AbortSignal | undefined): Promise<void> {
-    try {
-      for await (const { buffer, byteOffset, byteLength } of this.#source) {
-        await this.#send(connection, Buffer.from(buffer, byteOffset, byteLength), signal)
-        if (this.#stopped) return
-      }
-      if (!this.#stopped) connection.send({ type: 'eof' })
-    } catch (error) {
-      if (this.#stopped) return
-      const message = `the command's input could not be read, so it was killed: ${messageOf(error)}`
-      connection.close(new BandSoxError('cancelled', message, { cause: error })) // what broke the connection itself was there first
-    }
-  }
-
-  /** @returns False for an offset that goes back or beyond what was sent. */
-  acknowledge(offset: number): boolean {
-    if (offset < this.#acknowledged || offset > this.#sent) return false
-    this.#acknowledged = offset
-    this.#creditArrived()
-    return true
-  }
-
-  stop(): void {
-    this.#stopped = true
-    this.#creditArrived()
-  }
-
-  async #send(connection: GuestConnection, data: Buffer, signal: AbortSignal | undefined): Promise<void> {
-    let offset = 0
-    while (offset < data.length && !this.#stopped) {
-      const room = INPUT_WINDOW_BYTES - (this.#sent - this.#acknowledged)
-      if (room === 0) {
-        await new Promise<void>((resolve) => {
-          this.#creditArrived = resolve
-        })
-        continue
-      }
-      const piece = data.subarray(offset, offset + room)
-      offset += piece.length
-      this.#sent += piece.length
-      await connection.sendData(piece, INPUT_CHUNK_BYTES, signal)
-    }
-  }
-}
-
-async function* once(data: Uint8Array): AsyncGenerator<Uint8Array> {
-  if (data.length > 0) yield data
-}

@@ -10,7 +10,8 @@ import { temporaryFolder } from '../testing/temporary-folder.js'
 import { encodeHeader } from '../wire/frame.js'
 import { type DownloadSink, download } from './download.js'
 import { agentWith, greet, type HonestGuest, type HostPeer, honest, md5 } from './testing/stand-in-agent.js'
-import { fileBlocks, upload } from './upload.js'
+import { upload } from './upload.js'
+import { fileBlocks, streamSource } from './upload-source.js'
 
 const content = seededRandom(1).bytes(900_000)
 const SMALLEST_WINDOW_BYTES = 65_536
@@ -55,12 +56,9 @@ describe('an upload', () => {
       const guest = guestWith({ windowBytes, chunkBytes })
       const { agent, guest: standIn } = await agentWith(t, honest(guest))
       for (const sizeBytes of [content.length, undefined]) {
-        const result = await upload(
-          agent,
-          '/f',
-          { sizeBytes, blocks: blocks(content, blockBytes) },
-          { checksum: 'md5' },
-        )
+        const result = await upload(agent, '/f', streamSource(blocks(content, blockBytes), sizeBytes), {
+          checksum: 'md5',
+        })
         assert.ok(guest.files.get('/f')?.equals(content), `window ${windowBytes}`)
         assert.deepEqual(result.checksum, { algorithm: 'md5', value: md5(content) })
         assert.deepEqual([result.path, result.sizeBytes, result.link], ['/f', content.length, 'vsock'])
@@ -72,7 +70,7 @@ describe('an upload', () => {
   it('may be empty', async (t) => {
     const guest = guestWith()
     const { agent } = await agentWith(t, honest(guest))
-    await upload(agent, '/empty', { sizeBytes: 0, blocks: blocks(Buffer.alloc(0), 1) })
+    await upload(agent, '/empty', streamSource(blocks(Buffer.alloc(0), 1), 0))
     assert.equal(guest.files.get('/empty')?.length, 0)
   })
 
@@ -86,11 +84,11 @@ describe('an upload', () => {
       host.say({ type: 'error', code: 'no-such-user', message: 'nobody is not known' })
     })
     const options = { checksum: 'sha256', mode: 0o600, user: 'nobody', makeParents: false } as const
-    const refused = upload(agent, '/f', { sizeBytes: 3, blocks: blocks(Buffer.from('abc'), 3) }, options)
+    const refused = upload(agent, '/f', streamSource(blocks(Buffer.from('abc'), 3), 3), options)
     await assert.rejects(refused, hasCode('bad-request', /^in the guest: nobody is not known$/))
     const seen: { bytes: number; totalBytes: number | undefined }[] = []
     const other = await agentWith(t, honest(guestWith()))
-    const source = { sizeBytes: content.length, blocks: blocks(content, 100_000) }
+    const source = streamSource(blocks(content, 100_000), content.length)
     await upload(other.agent, '/f', source, { onProgress: (progress) => void seen.push(progress) })
     assert.deepEqual(seen.at(-1), { bytes: content.length, totalBytes: content.length })
   })
@@ -104,11 +102,11 @@ describe('an upload', () => {
       host.say({ type: 'error', code: 'no-space', message: 'the disk is full' })
       await host.closed()
     })
-    const full = upload(agent, '/f', { sizeBytes: undefined, blocks: blocks(content, 100_000) })
+    const full = upload(agent, '/f', streamSource(blocks(content, 100_000)))
     await assert.rejects(full, hasCode('no-space', /the disk is full/))
     await guest.idle()
     const other = await agentWith(t, honest(guestWith()))
-    const short = upload(other.agent, '/f', { sizeBytes: 10, blocks: blocks(Buffer.from('abc'), 3) })
+    const short = upload(other.agent, '/f', streamSource(blocks(Buffer.from('abc'), 3), 10))
     await assert.rejects(short, hasCode('checksum-mismatch'))
   })
 
@@ -125,7 +123,7 @@ describe('an upload', () => {
         await host.expect('complete')
         host.say({ type: 'complete', ...answer })
       })
-      const source = { sizeBytes: 3, blocks: blocks(Buffer.from('abc'), 3) }
+      const source = streamSource(blocks(Buffer.from('abc'), 3), 3)
       await assert.rejects(upload(agent, '/f', source), hasCode('checksum-mismatch'))
     }
   })
@@ -148,7 +146,7 @@ describe('an upload', () => {
         await host.closed()
       })
       // The second `ack` comes when all was sent and only the guest's `complete` is awaited.
-      const source = { sizeBytes: undefined, blocks: blocks(content.subarray(0, 65_537), 65_537) }
+      const source = streamSource(blocks(content.subarray(0, 65_537), 65_537))
       await assert.rejects(upload(agent, '/f', source), hasCode('guest-protocol', message))
       await guest.idle()
     }
@@ -165,7 +163,7 @@ describe('an upload', () => {
         for (let count = 0; count <= repeats; count++) host.say({ type: 'ack', offset: size })
         host.say({ type: 'complete', size, checksum })
       })
-      const uploaded = upload(agent, '/f', { sizeBytes: 3, blocks: blocks(Buffer.from('abc'), 3) })
+      const uploaded = upload(agent, '/f', streamSource(blocks(Buffer.from('abc'), 3), 3))
       if (repeats === 1) assert.equal((await uploaded).sizeBytes, 3)
       else await assert.rejects(uploaded, hasCode('guest-protocol', /an ack of 3 after one of 3/))
     }
@@ -185,7 +183,7 @@ describe('an upload', () => {
       },
       { answerTimeoutMs: 80 },
     )
-    const source = { sizeBytes: undefined, blocks: blocks(content, 300_000) }
+    const source = streamSource(blocks(content, 300_000))
     await assert.rejects(upload(agent, '/f', source), hasCode('guest-silent', /within 80 ms/))
     await guest.idle()
     assert.equal(received, SMALLEST_WINDOW_BYTES)
@@ -202,7 +200,7 @@ describe('an upload', () => {
       },
       { answerTimeoutMs: 80 },
     )
-    const source = { sizeBytes: undefined, blocks: blocks(Buffer.alloc(8_000_000), 1_000_000) }
+    const source = streamSource(blocks(Buffer.alloc(8_000_000), 1_000_000))
     await assert.rejects(upload(agent, '/f', source), hasCode('guest-silent'))
     await guest.close()
   })
@@ -219,7 +217,7 @@ describe('an upload', () => {
       yield Buffer.from('some')
       throw cause
     }
-    await assert.rejects(upload(agent, '/f', { sizeBytes: undefined, blocks: torn() }), (error) => error === cause)
+    await assert.rejects(upload(agent, '/f', streamSource(torn())), (error) => error === cause)
     await guest.idle()
   })
 
@@ -242,7 +240,7 @@ describe('an upload', () => {
         hasEnded = true
       }
     }
-    const aborted = upload(agent, '/f', { sizeBytes: undefined, blocks: source() }, { signal: controller.signal })
+    const aborted = upload(agent, '/f', streamSource(source()), { signal: controller.signal })
     await assert.rejects(aborted, (error) => error === reason)
     await guest.idle()
     assert.ok(hasEnded)

@@ -3,6 +3,7 @@ import {
   BandSoxError,
   type FileEntry,
   type Files,
+  type LinkKind,
   type TransferOptions,
   type TransferResult,
   type WriteOptions,
@@ -10,7 +11,8 @@ import {
 import type { Agent } from '../guest/agent.js'
 import { download } from '../guest/download.js'
 import { listFolder, statFile } from '../guest/inspect.js'
-import { fileBlocks, upload } from '../guest/upload.js'
+import { upload } from '../guest/upload.js'
+import { bytesSource, fileSource, streamSource } from '../guest/upload-source.js'
 import { HostFileSink, openHostFile } from './host-file.js'
 
 const DEFAULT_READ_LIMIT_BYTES = 64 * 1024 * 1024
@@ -18,8 +20,12 @@ const DEFAULT_READ_LIMIT_BYTES = 64 * 1024 * 1024
 export class LocalFiles implements Files {
   readonly #findAgent: () => Promise<Agent>
 
-  constructor(findAgent: () => Promise<Agent>) {
+  readonly #log: (text: string) => void
+
+  /** @param log Told of each file that was moved, and over which link: operators search for these texts. */
+  constructor(findAgent: () => Promise<Agent>, log: (text: string) => void) {
     this.#findAgent = findAgent
+    this.#log = log
   }
 
   async write(
@@ -29,11 +35,8 @@ export class LocalFiles implements Files {
   ): Promise<TransferResult> {
     requireGuestPath(path)
     const bytes = typeof content === 'string' ? Buffer.from(content) : content
-    const source =
-      bytes instanceof Uint8Array
-        ? { sizeBytes: bytes.length, blocks: single(bytes) }
-        : { sizeBytes: undefined, blocks: bytes }
-    return await upload(await this.#findAgent(), path, source, options)
+    const source = bytes instanceof Uint8Array ? bytesSource(bytes) : streamSource(bytes)
+    return this.#uploaded(await upload(await this.#findAgent(), path, source, options))
   }
 
   async read(path: string, options: { maxBytes?: number; signal?: AbortSignal } = {}): Promise<Buffer> {
@@ -66,8 +69,8 @@ export class LocalFiles implements Files {
     requireGuestPath(guestPath)
     const { handle, sizeBytes, mode } = await openHostFile(hostPath)
     try {
-      const source = { sizeBytes, blocks: fileBlocks(handle) }
-      return await upload(await this.#findAgent(), guestPath, source, { mode, ...options })
+      const source = fileSource(handle, sizeBytes)
+      return this.#uploaded(await upload(await this.#findAgent(), guestPath, source, { mode, ...options }))
     } finally {
       await handle.close()
     }
@@ -79,6 +82,7 @@ export class LocalFiles implements Files {
     const sink = new HostFileSink(hostPath, guestPath)
     try {
       const result = await download(await this.#findAgent(), guestPath, sink, options)
+      this.#log(`File downloaded via ${carrier[result.link]}: ${guestPath} (${result.sizeBytes} bytes)`)
       return { path: sink.target, ...result, durationMs: performance.now() - startedAt }
     } finally {
       await sink.discard()
@@ -94,7 +98,15 @@ export class LocalFiles implements Files {
     requireGuestPath(path)
     yield* listFolder(await this.#findAgent(), path, options)
   }
+
+  #uploaded(result: TransferResult): TransferResult {
+    this.#log(`File uploaded via ${carrier[result.link]}: ${result.path} (${result.sizeBytes} bytes)`)
+    return result
+  }
 }
+
+/** The earlier project's words for its two ways, which its users know. */
+const carrier = { vsock: 'vsock', serial: 'agent' } as const satisfies Record<LinkKind, string>
 
 /** PROTOCOL.md section 1, "path". @throws `bad-request`. */
 function requireGuestPath(path: string): void {
@@ -103,8 +115,4 @@ function requireGuestPath(path: string): void {
     'bad-request',
     `${JSON.stringify(path.slice(0, 200))} is not a path in the guest: it must be absolute, at most 4096 bytes, without NUL`,
   )
-}
-
-async function* single(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
-  if (bytes.length > 0) yield bytes
 }

@@ -14,17 +14,19 @@ import {
   type StartOptions,
   type StateName,
 } from '@bandsox/sdk'
-import { Agent } from '../guest/agent.js'
+import type { Agent } from '../guest/agent.js'
 import { type ExecRequest, startJob } from '../guest/job.js'
 import { parseSignal } from '../guest/signal.js'
 import { readRun, standsStill } from '../process/shim.js'
 import type { SandboxRecord } from '../store/record.js'
+import { agentOf } from './agent-of.js'
 import { changeSandbox } from './change.js'
 import { readConsole } from './console.js'
 import { checkedName } from './description.js'
 import { RESUME_BYTES, requireFreeSpace } from './free-space.js'
 import type { Host } from './host.js'
 import { LocalFiles } from './local-files.js'
+import { recover } from './recover.js'
 import { sandboxInfo } from './sandbox-info.js'
 import {
   claimForEnd,
@@ -58,7 +60,7 @@ export class LocalSandbox implements Sandbox {
     this.id = id
     this.#isOwned = made !== undefined
     if (made !== undefined) this.#keepAgent(made.agent, made.record)
-    this.files = new LocalFiles(() => this.#agentFor('transfer'))
+    this.files = new LocalFiles(() => this.#agentFor('transfer'), host.info)
   }
 
   async info(): Promise<SandboxInfo> {
@@ -113,8 +115,9 @@ export class LocalSandbox implements Sandbox {
 
   async pause(): Promise<void> {
     await this.#exclusively('pause', async () => {
-      // Connections do not outlive a pause on every VMM, and nobody is told: they are closed first.
-      this.#closeAgent(new BandSoxError('link-lost', `sandbox ${this.id} was paused`))
+      // Connections do not outlive a pause on every VMM, and nobody is told: they are closed first, ours here, those of others by the
+      // driver. What runs over them goes on when the machine does.
+      this.#agent?.quiesce(new BandSoxError('link-lost', `sandbox ${this.id} was paused`))
       await this.#withMachine((machine) => machine.pause())
       await this.#host.store.transition(this.id, { state: stateNow('paused') })
       this.#host.info(`paused ${this.id}`)
@@ -212,7 +215,7 @@ export class LocalSandbox implements Sandbox {
     options: ExecOptions,
     command: (record: SandboxRecord) => Pick<ExecRequest, 'argv' | 'shell' | 'stopSignal'>,
   ): Job {
-    const { input, signal } = options
+    const { input, signal, link } = options
     // The request needs the record, which is read with the agent: it is completed in place before it is sent.
     const request: ExecRequest = {}
     const prepare = async () => {
@@ -223,6 +226,7 @@ export class LocalSandbox implements Sandbox {
     return startJob(prepare, request, {
       ...(input !== undefined && { input }),
       ...(signal !== undefined && { signal }),
+      ...(link !== undefined && { link }),
     })
   }
 
@@ -262,26 +266,15 @@ export class LocalSandbox implements Sandbox {
   #agentOf(record: SandboxRecord): Agent {
     if (this.#agent !== undefined && this.#agentOfStart === record.machine?.startedAt) return this.#agent
     this.#closeAgent() // of a machine that another process has replaced
-    const links =
-      record.machine === undefined || record.port === null
-        ? []
-        : this.#host.vmm.links(this.#directory, record.machine, record.port)
-    return this.#keepAgent(new Agent(links), record)
+    return this.#keepAgent(agentOf(this.#host, record), record)
   }
 
   #keepAgent(agent: Agent, record: SandboxRecord): Agent {
     this.#closeAgent()
-    agent.onRefused(() => this.#replaceDeadShim())
+    agent.onLost((signal) => recover(this.#host, this.id, signal))
     this.#agentOfStart = record.machine?.startedAt
     this.#agent = agent
     return agent
-  }
-
-  /** The links lead through the shim. @returns True when it had died and another stands in its place. */
-  async #replaceDeadShim(): Promise<boolean> {
-    if ((await readRun(this.#directory)).shimAlive) return false
-    const settled = await settle(this.#host, await this.#record())
-    return settled?.state.kind === 'running'
   }
 
   async #allowed(operation: Operation): Promise<SandboxRecord> {

@@ -3,7 +3,6 @@ import { rm, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { BandSoxError, isSystemError, messageOf, type SandboxState } from '@bandsox/sdk'
-import { Agent } from '../guest/agent.js'
 import { isAlive } from '../process/identity.js'
 import { removeUnfinished } from '../process/json-file.js'
 import {
@@ -18,6 +17,7 @@ import {
 import { isInProgress } from '../store/operation.js'
 import type { SandboxRecord } from '../store/record.js'
 import type { Claim } from '../store/sandbox-store.js'
+import { agentOf } from './agent-of.js'
 import type { Host } from './host.js'
 import { stopMachine } from './stop.js'
 
@@ -181,9 +181,8 @@ async function setRight(
 
 async function finishStop(host: Host, record: SandboxRecord): Promise<void> {
   const directory = host.store.directoryOf(record.id)
-  const { machine: facts, port } = record
   const machine = await host.vmm.attach(directory)
-  const agent = new Agent(facts === undefined || port === null ? [] : host.vmm.links(directory, facts, port))
+  const agent = agentOf(host, record)
   try {
     // It may have been paused before; a VMM that does not answer is ended all the same.
     await machine.resume().catch((error: unknown) => host.debug(messageOf(error)))

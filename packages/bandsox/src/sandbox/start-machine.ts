@@ -5,11 +5,12 @@
 import { chown, link, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { BandSoxError, isSystemError, messageOf } from '@bandsox/sdk'
-import { Agent } from '../guest/agent.js'
+import type { Agent } from '../guest/agent.js'
 import { describeExit } from '../process/shim.js'
 import type { MachineRecord, SandboxRecord } from '../store/record.js'
 import type { Machine, MachineSpec } from '../vmm/vmm.js'
 import { admitWithin, hostMemoryMib } from './admission.js'
+import { agentOf } from './agent-of.js'
 import { type ConsolePosition, consolePosition, consoleSaysReady, consoleTail } from './console.js'
 import { startOnFreeCid } from './free-cid.js'
 import { type Host, IMPORTED_ROOT, machineFiles } from './host.js'
@@ -71,7 +72,7 @@ export async function startMachine(
     host.debug(`Vsock bridge enabled: CID=${spec.cid}, port=${spec.port}`)
     host.debug(`Vsock bridge loop started for ${record.id}`)
   }
-  const agent = new Agent(host.vmm.links(directory, facts, spec.port))
+  const agent = agentOf(host, { id: record.id, machine: facts, port: spec.port })
   releases.add('connections', async () => agent.close())
   const hello = await whenReady(machine, agent, spec, { printed, timeoutMs: bootTimeoutMs, signal })
   clock.mark('hello')

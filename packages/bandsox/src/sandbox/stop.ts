@@ -70,7 +70,7 @@ async function orAborted<T>(wait: Promise<T>, signal: AbortSignal | undefined): 
 }
 
 async function askAgent(agent: Agent, timeoutMs: number): Promise<void> {
-  const connection = await agent.acquire(AbortSignal.timeout(timeoutMs))
+  const connection = await agent.acquire({ signal: AbortSignal.timeout(timeoutMs) })
   try {
     connection.send({ type: 'shutdown', mode: 'poweroff', graceMs: GUEST_GRACE_MS })
     await connection.receiveMessage('stopping', { about: 'power the guest off', timeoutMs })

@@ -78,6 +78,11 @@ export interface ExecOptions {
   pty?: TerminalSize
   /** After this the guest kills the command's process group, at a terminal its session; the result says `timedOut`. */
   timeoutMs?: number
+  /**
+   * Leaves all other links out. Default: the healthiest one, and the next when it breaks.
+   * @throws `vsock-unavailable` for a sandbox without vsock that is asked for it.
+   */
+  link?: LinkKind
   /** Abort kills the command's process group, at a terminal its session. */
   signal?: AbortSignal
 }
@@ -94,6 +99,7 @@ export interface ExecResult {
   signal: string | null
   /** True when `timeoutMs` ended it. */
   timedOut: boolean
+  /** The one over which it ended: a command whose connection breaks goes on over another. */
   link: LinkKind
 }
 
@@ -129,6 +135,11 @@ export interface TransferOptions {
   checksum?: ChecksumName
   /** Called at most every 100 ms and at the end. */
   onProgress?: (progress: { bytes: number; totalBytes: number | undefined }) => void
+  /**
+   * Leaves all other links out. Default: the healthiest one, and the next when it breaks.
+   * @throws `vsock-unavailable` for a sandbox without vsock that is asked for it.
+   */
+  link?: LinkKind
   signal?: AbortSignal
 }
 

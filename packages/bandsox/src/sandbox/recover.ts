@@ -1,0 +1,38 @@
+/** What became of a machine whose links are lost. */
+import { setTimeout as delay } from 'node:timers/promises'
+import type { Recovery } from '../guest/agent.js'
+import { readRun } from '../process/shim.js'
+import type { SandboxRecord } from '../store/record.js'
+import type { Host } from './host.js'
+import { settle } from './settle.js'
+
+/** Nobody announces to everybody that a machine goes on: it is looked for. */
+const POLL_MS = 50
+
+/** Operations that hold the machine's links back for a while. */
+const HOLDING: readonly string[] = ['pause', 'resume']
+
+/**
+ * Looks after a machine whose links are lost: a dead shim, through which they lead, is replaced; one that is paused, or about to be, is
+ * waited for.
+ */
+export async function recover(host: Host, id: string, signal: AbortSignal | undefined): Promise<Recovery> {
+  const record = await host.store.read(id)
+  if (record === undefined) return 'gone'
+  if (!(await readRun(host.store.directoryOf(id))).shimAlive) {
+    const settled = await settle(host, record)
+    return settled?.state.kind === 'running' ? 'mended' : 'gone'
+  }
+  if (!isHeld(record)) return record.state.kind === 'running' ? 'unchanged' : 'gone'
+  for (;;) {
+    signal?.throwIfAborted()
+    await delay(POLL_MS)
+    const before = await host.store.read(id)
+    const now = before && (await settle(host, before)) // it may have been killed meanwhile
+    if (now === undefined) return 'gone'
+    if (!isHeld(now)) return now.state.kind === 'running' ? 'mended' : 'gone'
+  }
+}
+
+const isHeld = ({ state, operation }: SandboxRecord): boolean =>
+  state.kind === 'paused' || (operation !== undefined && HOLDING.includes(operation.name))
