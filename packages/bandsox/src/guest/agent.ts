@@ -123,18 +123,24 @@ export class Agent {
       if (stalls > 0) await delay(STALL_PAUSE_MS * 2 ** stalls)
       signal?.throwIfAborted()
       if ((await this.#recover(signal)) === 'gone') throw broken
-      try {
-        const connection = await this.acquire(options)
-        if (connection.hello.bootId === bootId) return connection
-        this.release(connection)
-        throw new BandSoxError('link-lost', `the guest was started anew: ${messageOf(broken)}`, { cause: broken })
-      } catch (error) {
-        signal?.throwIfAborted()
-        if (!isLinkFailure(error)) throw error
-        this.#log(`no connection in the place of the broken one: ${messageOf(error)}`)
-      }
+      const connection = await this.#acquireAgain(options)
+      if (connection === undefined) continue
+      if (connection.hello.bootId === bootId) return connection
+      this.release(connection)
+      throw new BandSoxError('link-lost', `the guest was started anew: ${messageOf(broken)}`, { cause: broken })
     }
     throw broken
+  }
+
+  async #acquireAgain(options: UseOptions): Promise<GuestConnection | undefined> {
+    try {
+      return await this.acquire(options)
+    } catch (error) {
+      options.signal?.throwIfAborted()
+      if (!isLinkFailure(error)) throw error
+      this.#log(`no connection in the place of the broken one: ${messageOf(error)}`)
+      return undefined
+    }
   }
 
   /** A greeted connection; hand it back by `release` (in step) or `discard`. */

@@ -87,6 +87,7 @@ export class Ladder {
         signal?.throwIfAborted()
         if (!isLinkFailure(error)) throw error
         this.#failed(rung, error, order[index + 1])
+        rung.probedAt = performance.now() // it was looked at just now
         failure = error
       }
     }
