@@ -1,5 +1,5 @@
 /** Values of command line options, checked where they are typed. */
-import { InvalidArgumentError } from 'commander'
+import { InvalidArgumentError, Option } from 'commander'
 
 export function integerOption(text: string): number {
   if (/^\d{1,15}$/.test(text)) return Number(text)
@@ -28,3 +28,7 @@ export function modeOption(text: string): number {
   if (/^[0-7]{3,4}$/.test(text)) return Number.parseInt(text, 8)
   throw new InvalidArgumentError('it must be an octal mode such as 644 or 0755.')
 }
+
+/** Of every command that talks to a guest. */
+export const linkOption = (): Option =>
+  new Option('--link <link>', 'this link and no other (default: the healthiest)').choices(['vsock', 'serial'])

@@ -1,11 +1,11 @@
 /** `exec` in a sandbox that runs, and `run` in one made for it. */
-import type { ExecOptions, Job } from '@bandsox/sdk'
+import type { ExecOptions, Job, LinkKind } from '@bandsox/sdk'
 import type { Command } from 'commander'
 import { attach, standardInput } from '../attach.js'
 import { type Context, contextOf } from '../context.js'
 import { IMAGE_ARGUMENT } from '../image-options.js'
 import { LEAVE_KEYS_HELP } from '../leave-keys.js'
-import { durationOption, environmentOption } from '../option-parsers.js'
+import { durationOption, environmentOption, linkOption } from '../option-parsers.js'
 import { attachTerminal, requireTerminal } from '../terminal.js'
 import { type MakeOptions, makeSandbox, withMakeOptions } from './create.js'
 
@@ -16,6 +16,7 @@ interface CommandOptions {
   workdir?: string
   user?: string
   timeout?: number
+  link?: LinkKind
 }
 
 function withCommandOptions(command: Command): Command {
@@ -25,6 +26,7 @@ function withCommandOptions(command: Command): Command {
     .option('-w, --workdir <path>', 'working folder in the guest')
     .option('-u, --user <user>', 'name, uid, name:group or uid:gid')
     .option('--timeout <time>', 'kill the command after this time, such as 30s', durationOption)
+    .addOption(linkOption())
     .passThroughOptions()
     .addHelpText('after', `\n${LEAVE_KEYS_HELP}`)
 }
@@ -50,12 +52,13 @@ async function runAttached(
   return await attach(context, job)
 }
 
-function execOptions({ env, workdir, user, timeout }: CommandOptions): ExecOptions {
+function execOptions({ env, workdir, user, timeout, link }: CommandOptions): ExecOptions {
   return {
     ...(env !== undefined && { env }),
     ...(workdir !== undefined && { cwd: workdir }),
     ...(user !== undefined && { user }),
     ...(timeout !== undefined && { timeoutMs: timeout }),
+    ...(link !== undefined && { link }),
   }
 }
 

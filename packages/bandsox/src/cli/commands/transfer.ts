@@ -1,8 +1,8 @@
 /** `upload` and `download` of one file. */
-import type { ChecksumName, TransferResult } from '@bandsox/sdk'
+import type { ChecksumName, LinkKind, TransferResult } from '@bandsox/sdk'
 import { type Command, Option } from 'commander'
 import { type Context, contextOf } from '../context.js'
-import { modeOption } from '../option-parsers.js'
+import { linkOption, modeOption } from '../option-parsers.js'
 import { progressLine } from '../progress.js'
 import { durationText, rateText, sizeText } from '../text.js'
 
@@ -22,13 +22,14 @@ export function addUpload(program: Command): void {
     .option('--mode <octal>', "permissions (default: the local file's)", modeOption)
     .option('-u, --user <user>', 'owner of a new file (default: root)')
     .addOption(checksumOption())
+    .addOption(linkOption())
     .description('copy a file into a sandbox, checked and replaced in one step')
     .action(
       async (
         vm: string,
         local: string,
         remote: string,
-        options: { mode?: number; user?: string; checksum?: ChecksumName },
+        options: { mode?: number; user?: string; checksum?: ChecksumName; link?: LinkKind },
         command: Command,
       ) => {
         const context = contextOf(command)
@@ -52,9 +53,16 @@ export function addDownload(program: Command): void {
     .argument('<remote>', 'absolute path in the guest')
     .argument('<local>', 'file or folder on this host; missing folders are made')
     .addOption(checksumOption())
+    .addOption(linkOption())
     .description('copy a file out of a sandbox, checked and replaced in one step')
     .action(
-      async (vm: string, remote: string, local: string, options: { checksum?: ChecksumName }, command: Command) => {
+      async (
+        vm: string,
+        remote: string,
+        local: string,
+        options: { checksum?: ChecksumName; link?: LinkKind },
+        command: Command,
+      ) => {
         const context = contextOf(command)
         const sandbox = await (await context.open()).get(vm)
         const { onProgress, clear } = progressLine(remote)
