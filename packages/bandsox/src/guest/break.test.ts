@@ -1,0 +1,239 @@
+/** Transfers and commands against the agent itself, over connections that are cut again and again. */
+import assert from 'node:assert/strict'
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { access, mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
+import path from 'node:path'
+import { describe, it } from 'node:test'
+import type { LinkKind } from '@bandsox/sdk'
+import { readConfig } from '../config.js'
+import { socketLink } from '../link/socket-link.js'
+import { type CuttingSocket, cuttingSocket } from '../testing/cutting-socket.js'
+import { hasCode } from '../testing/errors.js'
+import { seededRandom } from '../testing/random.js'
+import { type TestScope, temporaryFolder } from '../testing/temporary-folder.js'
+import { Agent } from './agent.js'
+import { type DownloadSink, download } from './download.js'
+import { startJob } from './job.js'
+import { upload } from './upload.js'
+import { bytesSource, streamSource } from './upload-source.js'
+
+const content = Buffer.alloc(6_000_000, seededRandom(3).bytes(65_537))
+const seed = Number(process.env['BANDSOX_CHAOS_SEED'] ?? 11)
+
+interface Guest {
+  agent: Agent
+  vsock: CuttingSocket
+  serial: CuttingSocket
+  /** On this machine: the agent serves here, without a VM. */
+  folder: string
+}
+
+async function guest(t: TestScope): Promise<Guest> {
+  const folder = await temporaryFolder(t)
+  const socket = path.join(folder, 'agent.sock')
+  const agentProcess = spawn(readConfig().agentPath, ['serve', socket], { stdio: 'ignore' })
+  t.after(() => end(agentProcess))
+  while (!(await isThere(socket))) await new Promise((resolve) => setTimeout(resolve, 5))
+  const vsock = await cuttingSocket(t, socket)
+  const serial = await cuttingSocket(t, socket)
+  const agent = new Agent([socketLink('vsock', vsock.path, 9000), socketLink('serial', serial.path, 9000)])
+  t.after(() => agent.close())
+  const files = path.join(folder, 'files')
+  await mkdir(files)
+  return { agent, vsock, serial, folder: files }
+}
+
+async function end(agentProcess: ChildProcess): Promise<void> {
+  if (agentProcess.exitCode !== null || agentProcess.signalCode !== null) return
+  agentProcess.kill('SIGKILL')
+  await once(agentProcess, 'exit')
+}
+
+const isThere = (file: string): Promise<boolean> =>
+  access(file).then(
+    () => true,
+    () => false,
+  )
+
+class Memory implements DownloadSink {
+  readonly parts: Buffer[] = []
+  committed = false
+  async begin(): Promise<void> {
+    assert.equal(this.parts.length, 0)
+  }
+  async write(batch: Buffer[]): Promise<void> {
+    for (const part of batch) this.parts.push(Buffer.from(part))
+  }
+  async commit(): Promise<void> {
+    this.committed = true
+  }
+}
+
+/** Both ways are cut, each connection after some hundred KB. */
+function cutAllTheTime({ vsock, serial }: Guest, bytes: number): void {
+  vsock.cutAfter(bytes)
+  serial.cutAfter(bytes + 77_777)
+}
+
+async function* inBlocks(bytes: Buffer, size: number): AsyncGenerator<Uint8Array> {
+  for (let offset = 0; offset < bytes.length; offset += size) yield bytes.subarray(offset, offset + size)
+}
+
+describe('an upload', () => {
+  it('goes on over the serial link from where the guest is, wherever vsock is cut', async (t) => {
+    const g = await guest(t)
+    const random = seededRandom(seed)
+    for (let round = 0; round < 12; round++) {
+      g.vsock.refuse(false)
+      g.vsock.cutAfter(random.below(content.length))
+      const file = path.join(g.folder, `up${round}`)
+      const uploading = upload(g.agent, file, bytesSource(content))
+      const before = g.serial.bytes
+      const result = await uploading
+      assert.ok((await readFile(file)).equals(content))
+      assert.equal(result.sizeBytes, content.length)
+      assert.ok(g.serial.bytes - before < content.length + 65_536, 'what had arrived was not sent again')
+    }
+    assert.ok(!(await readdir(g.folder)).some((name) => name.startsWith('.')), 'no temporary file is left')
+  })
+
+  it('that is cut all the time still completes, from a stream as well', async (t) => {
+    const g = await guest(t)
+    cutAllTheTime(g, 700_000)
+    const file = path.join(g.folder, 'up')
+    await upload(g.agent, file, bytesSource(content))
+    assert.ok((await readFile(file)).equals(content))
+    const stream = path.join(g.folder, 'stream')
+    await upload(g.agent, stream, streamSource(inBlocks(content, 33_333)))
+    assert.ok((await readFile(stream)).equals(content))
+    assert.ok(g.vsock.connections + g.serial.connections > 10)
+  })
+
+  it('is over the serial link at once when vsock is dead, and says so', async (t) => {
+    const g = await guest(t)
+    g.vsock.refuse(true)
+    const { link } = await upload(g.agent, path.join(g.folder, 'f'), bytesSource(content))
+    assert.equal(link, 'serial')
+  })
+
+  it('changes back to vsock when that works again', async (t) => {
+    const g = await guest(t)
+    g.vsock.refuse(true)
+    async function* slow(): AsyncGenerator<Uint8Array> {
+      for (let offset = 0; offset < content.length; offset += 100_000) {
+        if (offset === 1_000_000) g.vsock.refuse(false)
+        await new Promise((resolve) => setTimeout(resolve, 20))
+        yield content.subarray(offset, offset + 100_000)
+      }
+    }
+    const file = path.join(g.folder, 'f')
+    const { link } = await upload(g.agent, file, streamSource(slow()))
+    assert.equal(link, 'vsock')
+    assert.ok((await readFile(file)).equals(content))
+  })
+})
+
+describe('a download', () => {
+  it('goes on over the serial link from where it was, wherever vsock is cut', async (t) => {
+    const g = await guest(t)
+    const random = seededRandom(seed + 1)
+    const file = path.join(g.folder, 'f')
+    await writeFile(file, content)
+    for (let round = 0; round < 12; round++) {
+      g.vsock.refuse(false)
+      g.vsock.cutAfter(random.below(content.length))
+      const sink = new Memory()
+      await download(g.agent, file, sink)
+      assert.ok(Buffer.concat(sink.parts).equals(content))
+      assert.ok(sink.committed)
+    }
+  })
+
+  it('that is cut all the time still completes', async (t) => {
+    const g = await guest(t)
+    const file = path.join(g.folder, 'f')
+    await writeFile(file, content)
+    cutAllTheTime(g, 500_000)
+    const sink = new Memory()
+    await download(g.agent, file, sink)
+    assert.ok(Buffer.concat(sink.parts).equals(content))
+    assert.ok(g.vsock.connections + g.serial.connections > 8)
+  })
+
+  for (const link of ['vsock', 'serial'] satisfies LinkKind[]) {
+    it(`of a file that is not there fails at once over ${link}`, async (t) => {
+      const g = await guest(t)
+      if (link === 'serial') g.vsock.refuse(true)
+      const missing = download(g.agent, path.join(g.folder, 'none'), new Memory())
+      await assert.rejects(missing, hasCode('file-not-found'))
+      assert.equal(g.serial.connections, link === 'serial' ? 1 : 0)
+    })
+  }
+})
+
+describe('a command', () => {
+  const script =
+    'echo run >> runs; i=0; while [ $i -lt 40000 ]; do echo "line $i of the output"; i=$((i+1)); done; exit 7'
+  const expected = Buffer.from(Array.from({ length: 40_000 }, (_, i) => `line ${i} of the output\n`).join(''))
+
+  it('loses no byte of its output, wherever it is cut, keeps its status, and runs once', async (t) => {
+    const g = await guest(t)
+    cutAllTheTime(g, 90_000)
+    const job = startJob(async () => g.agent, { shell: script, cwd: g.folder })
+    const parts: Buffer[] = []
+    for await (const { data } of job.output) parts.push(Buffer.from(data))
+    assert.ok(Buffer.concat(parts).equals(expected))
+    assert.equal((await job.wait()).exitCode, 7)
+    assert.equal(await readFile(path.join(g.folder, 'runs'), 'utf8'), 'run\n')
+    assert.ok(g.vsock.connections + g.serial.connections > 5)
+  })
+
+  it('gets every byte of its input, and gives it back, wherever it is cut', async (t) => {
+    const g = await guest(t)
+    cutAllTheTime(g, 300_000)
+    const input = content.subarray(0, 2_000_000)
+    const job = startJob(async () => g.agent, { argv: ['cat'] }, { input: inBlocks(Buffer.from(input), 10_001) })
+    const parts: Buffer[] = []
+    for await (const { data } of job.output) parts.push(Buffer.from(data))
+    assert.ok(Buffer.concat(parts).equals(input))
+    assert.equal((await job.wait()).exitCode, 0)
+  })
+
+  it('runs once, wherever its start is cut', async (t) => {
+    const g = await guest(t)
+    for (let bytes = 1; bytes < 600; bytes += 7) {
+      g.vsock.cutAfter(bytes)
+      const job = startJob(async () => g.agent, { shell: 'echo run >> runs; echo done', cwd: g.folder })
+      assert.equal((await job.collect()).stdout, 'done\n', `cut after ${bytes} bytes`)
+    }
+    const runs = (await readFile(path.join(g.folder, 'runs'), 'utf8')).length / 'run\n'.length
+    assert.equal(runs, Math.ceil((600 - 1) / 7))
+  })
+
+  it('hears a signal that was sent while it had no connection', async (t) => {
+    const g = await guest(t)
+    const job = startJob(async () => g.agent, { shell: 'trap "exit 9" TERM; echo ready; while :; do sleep 0.05; done' })
+    const output = job.output[Symbol.asyncIterator]()
+    await output.next()
+    g.serial.refuse(true)
+    g.vsock.refuse(true)
+    job.kill('SIGTERM')
+    const rest = output.next()
+    g.vsock.refuse(false)
+    for (let next = await rest; !next.done; next = await output.next()); // the shell may say that its child was ended
+    assert.equal((await job.wait()).exitCode, 9)
+  })
+
+  it('that is given up is killed at once, though the guest would wait for us', async (t) => {
+    const g = await guest(t)
+    const controller = new AbortController()
+    const options = { signal: controller.signal }
+    const job = startJob(async () => g.agent, { shell: 'echo $$; exec sleep 1000' }, options)
+    const first = await job.output[Symbol.asyncIterator]().next()
+    const pid = Number(Buffer.from(first.value?.data ?? []).toString())
+    controller.abort(new Error('enough'))
+    await assert.rejects(job.wait(), /enough/)
+    while (await isThere(`/proc/${pid}/cwd`)) await new Promise((resolve) => setTimeout(resolve, 10))
+  })
+})
