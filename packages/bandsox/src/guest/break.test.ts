@@ -1,60 +1,19 @@
 /** Transfers and commands against the agent itself, over connections that are cut again and again. */
 import assert from 'node:assert/strict'
-import { type ChildProcess, spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { access, mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
+import { readdir, readFile, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { describe, it } from 'node:test'
 import type { LinkKind } from '@bandsox/sdk'
-import { readConfig } from '../config.js'
-import { socketLink } from '../link/socket-link.js'
-import { type CuttingSocket, cuttingSocket } from '../testing/cutting-socket.js'
 import { hasCode } from '../testing/errors.js'
 import { seededRandom } from '../testing/random.js'
-import { type TestScope, temporaryFolder } from '../testing/temporary-folder.js'
-import { Agent } from './agent.js'
 import { type DownloadSink, download } from './download.js'
 import { startJob } from './job.js'
+import { type CuttableGuest, cuttableGuest, isThere } from './testing/cuttable-guest.js'
 import { upload } from './upload.js'
 import { bytesSource, streamSource } from './upload-source.js'
 
 const content = Buffer.alloc(6_000_000, seededRandom(3).bytes(65_537))
 const seed = Number(process.env['BANDSOX_CHAOS_SEED'] ?? 11)
-
-interface Guest {
-  agent: Agent
-  vsock: CuttingSocket
-  serial: CuttingSocket
-  /** On this machine: the agent serves here, without a VM. */
-  folder: string
-}
-
-async function guest(t: TestScope): Promise<Guest> {
-  const folder = await temporaryFolder(t)
-  const socket = path.join(folder, 'agent.sock')
-  const agentProcess = spawn(readConfig().agentPath, ['serve', socket], { stdio: 'ignore' })
-  t.after(() => end(agentProcess))
-  while (!(await isThere(socket))) await new Promise((resolve) => setTimeout(resolve, 5))
-  const vsock = await cuttingSocket(t, socket)
-  const serial = await cuttingSocket(t, socket)
-  const agent = new Agent([socketLink('vsock', vsock.path, 9000), socketLink('serial', serial.path, 9000)])
-  t.after(() => agent.close())
-  const files = path.join(folder, 'files')
-  await mkdir(files)
-  return { agent, vsock, serial, folder: files }
-}
-
-async function end(agentProcess: ChildProcess): Promise<void> {
-  if (agentProcess.exitCode !== null || agentProcess.signalCode !== null) return
-  agentProcess.kill('SIGKILL')
-  await once(agentProcess, 'exit')
-}
-
-const isThere = (file: string): Promise<boolean> =>
-  access(file).then(
-    () => true,
-    () => false,
-  )
 
 class Memory implements DownloadSink {
   readonly parts: Buffer[] = []
@@ -71,7 +30,7 @@ class Memory implements DownloadSink {
 }
 
 /** Both ways are cut, each connection after some hundred KB. */
-function cutAllTheTime({ vsock, serial }: Guest, bytes: number): void {
+function cutAllTheTime({ vsock, serial }: CuttableGuest, bytes: number): void {
   vsock.cutAfter(bytes)
   serial.cutAfter(bytes + 77_777)
 }
@@ -82,7 +41,7 @@ async function* inBlocks(bytes: Buffer, size: number): AsyncGenerator<Uint8Array
 
 describe('an upload', () => {
   it('goes on over the serial link from where the guest is, wherever vsock is cut', async (t) => {
-    const g = await guest(t)
+    const g = await cuttableGuest(t)
     const random = seededRandom(seed)
     for (let round = 0; round < 12; round++) {
       g.vsock.refuse(false)
@@ -99,7 +58,7 @@ describe('an upload', () => {
   })
 
   it('that is cut all the time still completes, from a stream as well', async (t) => {
-    const g = await guest(t)
+    const g = await cuttableGuest(t)
     cutAllTheTime(g, 700_000)
     const file = path.join(g.folder, 'up')
     await upload(g.agent, file, bytesSource(content))
@@ -111,14 +70,14 @@ describe('an upload', () => {
   })
 
   it('is over the serial link at once when vsock is dead, and says so', async (t) => {
-    const g = await guest(t)
+    const g = await cuttableGuest(t)
     g.vsock.refuse(true)
     const { link } = await upload(g.agent, path.join(g.folder, 'f'), bytesSource(content))
     assert.equal(link, 'serial')
   })
 
   it('changes back to vsock when that works again', async (t) => {
-    const g = await guest(t)
+    const g = await cuttableGuest(t)
     g.vsock.refuse(true)
     async function* slow(): AsyncGenerator<Uint8Array> {
       for (let offset = 0; offset < content.length; offset += 100_000) {
@@ -136,7 +95,7 @@ describe('an upload', () => {
 
 describe('a download', () => {
   it('goes on over the serial link from where it was, wherever vsock is cut', async (t) => {
-    const g = await guest(t)
+    const g = await cuttableGuest(t)
     const random = seededRandom(seed + 1)
     const file = path.join(g.folder, 'f')
     await writeFile(file, content)
@@ -151,7 +110,7 @@ describe('a download', () => {
   })
 
   it('that is cut all the time still completes', async (t) => {
-    const g = await guest(t)
+    const g = await cuttableGuest(t)
     const file = path.join(g.folder, 'f')
     await writeFile(file, content)
     cutAllTheTime(g, 500_000)
@@ -163,7 +122,7 @@ describe('a download', () => {
 
   for (const link of ['vsock', 'serial'] satisfies LinkKind[]) {
     it(`of a file that is not there fails at once over ${link}`, async (t) => {
-      const g = await guest(t)
+      const g = await cuttableGuest(t)
       if (link === 'serial') g.vsock.refuse(true)
       const missing = download(g.agent, path.join(g.folder, 'none'), new Memory())
       await assert.rejects(missing, hasCode('file-not-found'))
@@ -178,7 +137,7 @@ describe('a command', () => {
   const expected = Buffer.from(Array.from({ length: 40_000 }, (_, i) => `line ${i} of the output\n`).join(''))
 
   it('loses no byte of its output, wherever it is cut, keeps its status, and runs once', async (t) => {
-    const g = await guest(t)
+    const g = await cuttableGuest(t)
     cutAllTheTime(g, 90_000)
     const job = startJob(async () => g.agent, { shell: script, cwd: g.folder })
     const parts: Buffer[] = []
@@ -190,7 +149,7 @@ describe('a command', () => {
   })
 
   it('gets every byte of its input, and gives it back, wherever it is cut', async (t) => {
-    const g = await guest(t)
+    const g = await cuttableGuest(t)
     cutAllTheTime(g, 300_000)
     const input = content.subarray(0, 2_000_000)
     const job = startJob(async () => g.agent, { argv: ['cat'] }, { input: inBlocks(Buffer.from(input), 10_001) })
@@ -201,7 +160,7 @@ describe('a command', () => {
   })
 
   it('runs once, wherever its start is cut', async (t) => {
-    const g = await guest(t)
+    const g = await cuttableGuest(t)
     for (let bytes = 1; bytes < 600; bytes += 7) {
       g.vsock.cutAfter(bytes)
       const job = startJob(async () => g.agent, { shell: 'echo run >> runs; echo done', cwd: g.folder })
@@ -212,7 +171,7 @@ describe('a command', () => {
   })
 
   it('hears a signal that was sent while it had no connection', async (t) => {
-    const g = await guest(t)
+    const g = await cuttableGuest(t)
     const job = startJob(async () => g.agent, { shell: 'trap "exit 9" TERM; echo ready; while :; do sleep 0.05; done' })
     const output = job.output[Symbol.asyncIterator]()
     await output.next()
@@ -226,7 +185,7 @@ describe('a command', () => {
   })
 
   it('that is given up is killed at once, though the guest would wait for us', async (t) => {
-    const g = await guest(t)
+    const g = await cuttableGuest(t)
     const controller = new AbortController()
     const options = { signal: controller.signal }
     const job = startJob(async () => g.agent, { shell: 'echo $$; exec sleep 1000' }, options)

@@ -8,6 +8,8 @@ export interface CuttingSocket {
   readonly path: string
   /** Connections that were let through so far. */
   readonly connections: number
+  /** Connections that are open now. */
+  readonly open: number
   /** Bytes that have passed, both ways. */
   readonly bytes: number
   /** Cuts every connection, the present and the coming ones, each after so many bytes both ways from now on. */
@@ -74,6 +76,9 @@ export async function cuttingSocket(t: TestScope, target: string, at?: string): 
     path: socketPath,
     get connections() {
       return state.connections
+    },
+    get open() {
+      return open.size / 2
     },
     get bytes() {
       return state.bytes
