@@ -50,3 +50,8 @@ func PutHeader(buf []byte, kind Kind, payloadBytes int) {
 	buf[0] = byte(kind)
 	binary.BigEndian.PutUint32(buf[1:HeaderBytes], uint32(payloadBytes))
 }
+
+// ReadHeader reads what PutHeader has written.
+func ReadHeader(buf []byte) (kind Kind, payloadBytes int) {
+	return Kind(buf[0]), int(binary.BigEndian.Uint32(buf[1:HeaderBytes]))
+}

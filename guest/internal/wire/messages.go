@@ -31,6 +31,14 @@ type Started struct {
 	Pid  int    `json:"pid"`
 }
 
+// Attached says that a connection has taken a command over that runs already, or has run.
+type Attached struct {
+	Type        string `json:"type"`
+	Pid         int    `json:"pid"`
+	Offset      int64  `json:"offset"`
+	InputOffset int64  `json:"inputOffset"`
+}
+
 // Exit says how a command ended: by Code, or by Signal when that is set.
 type Exit struct {
 	Type     string `json:"type"`

@@ -3,6 +3,9 @@
 // Two goroutines share a command. The connection's reader brings signals and input; the runner (output.go) does everything
 // else, in one loop around poll(2), so that nothing but the kernel lies between a command's end and the host's knowledge of
 // it. A third pumps input, only for commands that want some.
+//
+// A command that has a name (PROTOCOL.md section 5) outlives its connection. Between it and its connections stands a job (job.go),
+// which keeps output that the host has not acknowledged; each connection's part in it is an Attachment.
 package execute
 
 import (
@@ -24,6 +27,7 @@ type Command struct {
 	child    *reaper.Child
 	reaper   *reaper.Reaper
 	out      *wire.Writer
+	job      *job      // nil: the command ends with its connection, which is out's
 	input    *input    // nil: /dev/null, or a terminal at which nobody types
 	terminal *terminal // nil: pipes
 	streams  []stream
@@ -46,11 +50,15 @@ var nullDevice struct {
 
 // Start begins the command of an `exec` message. hangUp ends the connection: it is called when nothing sensible can be sent.
 func Start(message wire.Message, r *reaper.Reaper, out *wire.Writer, hangUp func()) (*Command, error) {
+	return (&Command{reaper: r, out: out, hangUp: hangUp}).start(message)
+}
+
+// start runs the command, whose fields say where its output goes.
+func (c *Command) start(message wire.Message) (*Command, error) {
 	request, err := newRequest(message)
 	if err != nil {
 		return nil, err
 	}
-	c := &Command{reaper: r, out: out, hangUp: hangUp}
 	var given descriptors
 	defer given.close()
 	files, err := c.openStreams(request, &given)
@@ -58,7 +66,7 @@ func Start(message wire.Message, r *reaper.Reaper, out *wire.Writer, hangUp func
 		c.closeOwn()
 		return nil, err
 	}
-	c.child, err = r.Start(reaper.Program{Path: request.program, Argv: request.argv, StopSignal: request.stopSignal}, &syscall.ProcAttr{
+	c.child, err = c.reaper.Start(reaper.Program{Path: request.program, Argv: request.argv, StopSignal: request.stopSignal}, &syscall.ProcAttr{
 		Dir:   request.folder,
 		Env:   request.env,
 		Files: files,
@@ -202,7 +210,7 @@ func (c *Command) openTerminal(request request, given *descriptors) ([]uintptr, 
 	c.terminal = opened
 	c.streams = []stream{{kind: wire.KindStdout, fd: output, open: true, isTerminal: true}}
 	if request.wantStdin {
-		c.input = newInput(opened, c.out)
+		c.input = newInput(opened, c.acknowledger())
 	}
 	return []uintptr{uintptr(slave), uintptr(slave), uintptr(slave)}, nil
 }
@@ -228,8 +236,16 @@ func (c *Command) openInput(wanted bool, given *descriptors) (int, error) {
 		given.fds = append(given.fds, ends[1])
 		return 0, fmt.Errorf("cannot make a pipe non-blocking: %w", err)
 	}
-	c.input = newInput(pipe{os.NewFile(uintptr(ends[1]), "stdin")}, c.out)
+	c.input = newInput(pipe{os.NewFile(uintptr(ends[1]), "stdin")}, c.acknowledger())
 	return ends[0], nil
+}
+
+// acknowledger is who hears how much input is taken.
+func (c *Command) acknowledger() acknowledger {
+	if c.job != nil {
+		return c.job
+	}
+	return c.out
 }
 
 // closeOwn closes the agent's ends of the pipes, or of the terminal, which hangs it up. Harmless when repeated.

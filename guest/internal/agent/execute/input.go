@@ -26,10 +26,16 @@ type sink interface {
 	Close() error
 }
 
+// acknowledger tells the host how much of the input is taken. A connection's *wire.Writer is one.
+type acknowledger interface {
+	// WriteMessage fails when no further acknowledgement will be heard.
+	WriteMessage(message interface{}) error
+}
+
 // input is a command's standard input: what the host has sent and the command has not taken.
 type input struct {
 	to   sink
-	out  *wire.Writer
+	out  acknowledger
 	done chan struct{} // closed when pump has ended
 
 	mutex    sync.Mutex
@@ -41,7 +47,7 @@ type input struct {
 	stopped  bool // the command has ended
 }
 
-func newInput(to sink, out *wire.Writer) *input {
+func newInput(to sink, out acknowledger) *input {
 	i := &input{to: to, out: out, done: make(chan struct{})}
 	i.changed = sync.NewCond(&i.mutex)
 	return i
@@ -57,6 +63,9 @@ func (i *input) take(data []byte) error {
 		return wire.Violatef(wire.MessageInvalid, "input after eof")
 	case i.received-i.taken > windowBytes:
 		return wire.Violatef(wire.MessageInvalid, "more than %d bytes of input not acknowledged", windowBytes)
+	}
+	if i.stopped {
+		return nil // a command with a job is kept for a while after its end: not its input
 	}
 	i.waiting = append(i.waiting, data...)
 	i.changed.Signal()
@@ -75,10 +84,25 @@ func (i *input) end() error {
 	return nil
 }
 
+// arrived says how much input the host has sent, and whether it has sent eof.
+func (i *input) arrived() (bytes int64, atEnd bool) {
+	i.mutex.Lock()
+	defer i.mutex.Unlock()
+	return i.received, i.atEnd
+}
+
+// acknowledged says how much input is taken.
+func (i *input) acknowledged() int64 {
+	i.mutex.Lock()
+	defer i.mutex.Unlock()
+	return i.taken
+}
+
 // stop drops what waits. When it returns, no more acknowledgement will be written.
 func (i *input) stop() {
 	i.mutex.Lock()
 	i.stopped = true
+	i.waiting = nil
 	i.changed.Signal()
 	i.mutex.Unlock()
 	i.close() // ends a write that waits for the command to read

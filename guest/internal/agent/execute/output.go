@@ -50,7 +50,9 @@ func (s *stream) close() {
 type runner struct {
 	*Command
 	batch []byte // whole frames that wait to be written
-	gone  bool   // the connection does not take any more
+	gone  bool   // the connection does not take any more, and there will be no other one
+	// greeting is how much of the batch is `started`. Only a job's runner counts it.
+	greeting int
 }
 
 // run delivers the output until the command has ended, then the rest of it, then `exit`.
@@ -64,6 +66,7 @@ func (c *Command) run() {
 	defer c.closeOwn()
 
 	r.append(wire.Started{Type: "started", Pid: c.child.Pid})
+	r.greeting = len(r.batch)
 	ended := c.watch.wait(startedDelay)
 	r.copyReady()
 	for !ended {
@@ -81,6 +84,10 @@ func (c *Command) run() {
 	}
 	if c.input != nil {
 		c.input.stop()
+	}
+	if c.job != nil {
+		r.finishJob()
+		return
 	}
 	r.append(c.exit())
 	atomic.StoreInt32(&c.ended, 1) // before the host can know, as its next operation may follow at once
@@ -191,6 +198,12 @@ func (r *runner) end(s *stream) {
 
 // flush writes the batch. It waits for a slow host, and so for as long the command's pipes fill and slow the command.
 func (r *runner) flush() {
+	if r.job != nil {
+		r.gone = !r.job.write(r.batch, r.greeting, nil) || r.gone
+		r.greeting = 0
+		r.batch = r.batch[:0]
+		return
+	}
 	if len(r.batch) > 0 && !r.gone {
 		if err := r.out.WriteFrames(r.batch); err != nil {
 			r.gone = true // who reads from the connection learns of it too; here nobody is left to write to
@@ -198,6 +211,14 @@ func (r *runner) flush() {
 		}
 	}
 	r.batch = r.batch[:0]
+}
+
+// finishJob is the end of a command that outlives its connection: `exit` is kept as well.
+func (r *runner) finishJob() {
+	output := len(r.batch)
+	r.append(r.exit())
+	r.job.write(r.batch, r.greeting, r.batch[output:])
+	r.job.finished()
 }
 
 func (r *runner) append(message interface{}) {

@@ -33,6 +33,9 @@ const (
 	NoSuchUser          = "no-such-user"
 	NoSuchFolder        = "no-such-folder"
 	Aborted             = "aborted"
+	TransferUnknown     = "transfer-unknown"
+	JobUnknown          = "job-unknown"
+	JobOver             = "job-over"
 	Stopping            = "stopping"
 	Internal            = "internal"
 )

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -202,6 +203,9 @@ func show(message wire.Message) string {
 	}
 	return string(text)
 }
+
+// connections says how many a server has: a connection is counted until its operation has heard of its end.
+func connections(server *Server) int32 { return atomic.LoadInt32(&server.connections) }
 
 func waitFor(t testing.TB, what string, is func() bool) {
 	t.Helper()

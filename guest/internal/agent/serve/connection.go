@@ -18,7 +18,7 @@ const (
 )
 
 // capabilities name what a host may ask for beyond version 1 of the protocol.
-var capabilities = []string{"pty"}
+var capabilities = []string{"pty", "resume", "attach"}
 
 // operation is what a connection does for longer than one answer. Its methods are called from the connection's reader only.
 type operation interface {
@@ -34,6 +34,14 @@ type operation interface {
 	Cancel()
 }
 
+// enduring is an operation that may outlive its connection (PROTOCOL.md section 5).
+type enduring interface {
+	// Leave is called in place of Cancel when the connection is lost by nobody's fault. It may be called twice, and after the end.
+	Leave()
+	// Confirm is called when the host has read the last answer, which its next operation shows.
+	Confirm()
+}
+
 // errEnd ends a connection without a word.
 var errEnd = errors.New("the connection is over")
 
@@ -44,6 +52,7 @@ type connection struct {
 	out     *wire.Writer
 	current operation // nil between operations
 	last    operation // the one before, whose late frames may still come
+	lost    bool      // the stream ended, and not by a violation
 }
 
 func newConnection(server *Server, stream Stream) *connection {
@@ -70,7 +79,9 @@ func (c *connection) serve() {
 		}
 	}
 	var violation *wire.Violation
-	if errors.As(err, &violation) {
+	// A stream that breaks does so in a frame as well as between two.
+	c.lost = !errors.As(err, &violation) || violation.Name == wire.FrameTruncated
+	if violation != nil {
 		console.Printf("a host broke the protocol: %v", violation)
 		// The stream may be gone already, and then there is nobody to tell.
 		// A host that does not read must not keep the operation from its end.
@@ -80,9 +91,16 @@ func (c *connection) serve() {
 	c.cancel() // behind the last word, which an `exit` of the killed command would else come before
 }
 
-// cancel ends the operation that the connection ended in. It may be called twice.
+// cancel ends the operation that the connection ended in, or leaves it to another connection. It may be called twice.
 func (c *connection) cancel() {
-	if c.current != nil {
+	if last, isEnduring := c.last.(enduring); isEnduring {
+		last.Leave() // the host may not have read its end
+	}
+	current, isEnduring := c.current.(enduring)
+	switch {
+	case isEnduring && c.lost:
+		current.Leave()
+	case c.current != nil:
 		c.current.Cancel()
 	}
 }

@@ -12,7 +12,9 @@ import (
 	"time"
 
 	"bandsox.dev/guest/internal/agent/console"
+	"bandsox.dev/guest/internal/agent/execute"
 	"bandsox.dev/guest/internal/agent/reaper"
+	"bandsox.dev/guest/internal/agent/transfer"
 )
 
 const (
@@ -49,6 +51,10 @@ type Server struct {
 	connections int32 // atomic
 	stopping    int32 // atomic
 
+	// transfers and jobs are what outlives a connection.
+	transfers transfer.Registry
+	jobs      execute.Jobs
+
 	mutex     sync.Mutex
 	listeners []Listener
 }
@@ -81,9 +87,10 @@ func (s *Server) Accept(listener Listener) {
 	}
 }
 
-// Stop refuses new connections and operations; those that run go on.
+// Stop refuses new connections and operations, and gives up the transfers that wait for one; what runs goes on.
 func (s *Server) Stop() {
 	atomic.StoreInt32(&s.stopping, 1)
+	s.transfers.Stop()
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	for _, listener := range s.listeners {
@@ -98,6 +105,11 @@ func (s *Server) isStopping() bool { return atomic.LoadInt32(&s.stopping) != 0 }
 
 func (s *Server) done(stream Stream) {
 	atomic.AddInt32(&s.connections, -1)
+	closeStream(stream)
+}
+
+// closeStream may be called twice.
+func closeStream(stream Stream) {
 	if err := stream.Close(); err != nil && !errors.Is(err, os.ErrClosed) && !errors.Is(err, net.ErrClosed) {
 		console.Printf("cannot close a connection: %v", err)
 	}

@@ -8,7 +8,6 @@ import (
 	"bandsox.dev/guest/internal/agent/execute"
 	"bandsox.dev/guest/internal/agent/failure"
 	"bandsox.dev/guest/internal/agent/inspect"
-	"bandsox.dev/guest/internal/agent/transfer"
 	"bandsox.dev/guest/internal/wire"
 )
 
@@ -17,6 +16,9 @@ const defaultGraceMs = 2000
 
 // start begins an operation. An operation's own error is answered and leaves the connection usable.
 func (c *connection) start(message wire.Message) error {
+	if last, isEnduring := c.last.(enduring); isEnduring {
+		last.Confirm()
+	}
 	c.last = nil // what crossed its end has come before this
 	var err error
 	switch {
@@ -38,19 +40,32 @@ func (c *connection) start(message wire.Message) error {
 func (c *connection) startNamed(message wire.Message) error {
 	switch message.Type {
 	case "exec":
+		if message.Has("job") {
+			attachment, err := c.server.jobs.Exec(message, c.server.Reaper, c.out, c.hangUp)
+			if err == nil {
+				c.current = attachment
+			}
+			return err
+		}
 		command, err := execute.Start(message, c.server.Reaper, c.out, c.hangUp)
 		if err == nil {
 			c.current = command
 		}
 		return err
+	case "attach":
+		attachment, err := c.server.jobs.Attach(message, c.out, c.hangUp)
+		if err == nil {
+			c.current = attachment
+		}
+		return err
 	case "upload":
-		upload, err := transfer.StartUpload(message, c.out)
+		upload, err := c.server.transfers.StartUpload(message, c.out, c.hangUp)
 		if err == nil {
 			c.current = upload
 		}
 		return err
 	case "download":
-		download, err := transfer.StartDownload(message, c.out, c.hangUp)
+		download, err := c.server.transfers.StartDownload(message, c.out, c.hangUp)
 		if err == nil {
 			c.current = download
 		}
@@ -74,9 +89,6 @@ func (c *connection) startNamed(message wire.Message) error {
 	return wire.Violatef(wire.MessageInvalid, "%s outside an operation", message.Type)
 }
 
-// hangUp ends the connection from an operation's own goroutine: the reader notices and cancels the operation.
-func (c *connection) hangUp() {
-	if err := c.stream.Close(); err != nil {
-		console.Printf("cannot close a connection: %v", err)
-	}
-}
+// hangUp ends the connection from another goroutine than its reader's: the reader notices and leaves the operation. A write
+// that waits for the host ends as well.
+func (c *connection) hangUp() { closeStream(c.stream) }

@@ -64,21 +64,28 @@ func (h *host) upload(message object, data []byte, checksum string) wire.Message
 func (h *host) download(path string) ([]byte, wire.Message, wire.Message) {
 	h.t.Helper()
 	h.send(object{"type": "download", "path": path, "checksum": "xxh64"})
+	return h.receive()
+}
+
+// receive takes the answer to a download.
+func (h *host) receive() ([]byte, wire.Message, wire.Message) {
+	h.t.Helper()
 	ready := h.next().Message
 	if ready.Type != "ready" {
 		return nil, ready, wire.Message{}
 	}
 	var data []byte
-	acked := 0
+	begin := int(ready.Integer("offset", 0))
+	acked := begin
 	for {
 		frame := h.next()
 		if frame.Kind == wire.KindMessage {
-			h.send(object{"type": "complete", "size": len(data), "checksum": xxh64(data)})
+			h.send(object{"type": "complete", "size": begin + len(data), "checksum": xxh64(data)})
 			return data, ready, frame.Message
 		}
 		data = append(data, frame.Payload...)
-		if len(data)-acked >= 1<<20 {
-			acked = len(data)
+		if begin+len(data)-acked >= 1<<20 {
+			acked = begin + len(data)
 			h.send(object{"type": "ack", "offset": acked})
 		}
 	}

@@ -3,6 +3,7 @@ package transfer
 import (
 	"fmt"
 	"hash"
+	"io"
 	"os"
 	"sync"
 	"syscall"
@@ -31,13 +32,23 @@ var downloadBuffers = sync.Pool{New: func() interface{} {
 	return &b
 }}
 
-// Download is one `download` operation. A goroutine of its own sends, while the connection's reader takes acknowledgements.
+// outgoing is a file that is being sent, on one connection or on several one after another.
+type outgoing struct {
+	path    string
+	file    *os.File // its position is where the next bytes for the host are
+	size    int64    // as announced: no more is sent
+	mode    uint32
+	mtimeMs int64
+	sum     hash.Hash
+	hashed  int64 // how much of the file sum covers: the most that was sent so far
+}
+
+// Download is one connection's part in a `download` operation. A goroutine of its own sends, while the connection's reader
+// takes acknowledgements.
 type Download struct {
+	*outgoing
+	held   *holder // nil: the transfer has no name
 	out    *wire.Writer
-	path   string
-	file   *os.File
-	size   int64 // as announced: no more is sent
-	sum    hash.Hash
 	hangUp func()
 	// unsent are frames that wait for the next ones, at most togetherBytes: the whole answer about a small file is one write.
 	unsent []byte
@@ -48,34 +59,37 @@ type Download struct {
 	acked     int64
 	aborted   bool // the host gave it up
 	cancelled bool // the connection has ended
+	lost      bool // it has ended in a way that lets the transfer wait
 	complete  bool // `complete` is sent, or about to be
 	ended     bool
+	sending   bool // the goroutine uses the file
+	letGone   bool // the file is another's, or closed
 }
 
-// StartDownload opens a file and begins to send it. hangUp ends the connection.
-func StartDownload(message wire.Message, out *wire.Writer, hangUp func()) (*Download, error) {
-	path := message.Text("path")
-	if message.Integer("offset", 0) > 0 {
-		return nil, wire.Violatef(wire.MessageInvalid, "offset without the capability resume")
-	}
-	sum, err := newChecksum(message.Text("checksum"))
+// StartDownload opens a file, or goes on with one, and begins to send it. hangUp ends the connection.
+func (r *Registry) StartDownload(message wire.Message, out *wire.Writer, hangUp func()) (*Download, error) {
+	d := &Download{out: out, hangUp: hangUp}
+	d.changed = sync.NewCond(&d.mutex)
+	held, _, err := r.take("download", message, hangUp)
 	if err != nil {
 		return nil, err
 	}
-	// O_NONBLOCK: opening a FIFO would wait for its writer, before one could see that it is none of ours.
-	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOCTTY, 0)
-	if err != nil {
-		return nil, failure.Of(err, "cannot read %s", path)
+	d.held = held
+	known := held != nil && held.of.state != nil
+	if known {
+		d.outgoing = held.of.state.(*outgoing) // of the same kind, as take has checked
+	} else if d.outgoing, err = openOutgoing(message); err != nil {
+		held.drop()
+		return nil, err
 	}
-	d := &Download{out: out, path: path, file: file, sum: sum, hangUp: hangUp}
-	d.changed = sync.NewCond(&d.mutex)
-	if err := d.prepareReady(); err != nil {
-		d.closeFile()
+	held.keep(d.outgoing)
+	if err := d.begin(message.Integer("offset", 0), known); err != nil {
+		d.letGo(false)
 		return nil, err
 	}
 	go func() {
 		defer console.Contain("sending a file", hangUp)
-		defer d.closeFile()
+		defer d.settle()
 		d.send()
 	}()
 	return d, nil
@@ -103,11 +117,11 @@ func (d *Download) Message(message wire.Message) error {
 		if !d.complete {
 			return wire.Violatef(wire.MessageInvalid, "complete before the guest's")
 		}
-		d.ended = true // what the host has written is the host's to judge
+		d.end() // what the host has written is the host's to judge
 		return nil
 	case "abort":
 		if d.complete {
-			d.ended = true
+			d.end()
 			return d.out.WriteMessage(failure.ToMessage(d.abortion()))
 		}
 		d.aborted = true
@@ -124,12 +138,69 @@ func (d *Download) Ended() bool {
 	return d.ended
 }
 
-// Cancel stops sending, when the connection has ended.
-func (d *Download) Cancel() {
+// end notes that nothing more is to come from the host. The mutex is held.
+func (d *Download) end() {
+	d.ended = true
+	if !d.sending {
+		d.release(false)
+	}
+}
+
+// Cancel stops sending for good, when the connection has ended by the host's fault.
+func (d *Download) Cancel() { d.leave(false) }
+
+// Leave stops sending when the connection is lost. A transfer with a name waits for another one.
+func (d *Download) Leave() { d.leave(true) }
+
+// Confirm has nothing to forget: a download is over only with the host's word.
+func (d *Download) Confirm() {}
+
+func (d *Download) leave(lost bool) {
 	d.mutex.Lock()
 	defer d.mutex.Unlock()
+	if d.cancelled {
+		return
+	}
 	d.cancelled = true
+	d.lost = d.lost || lost
 	d.changed.Signal()
+	if !d.sending {
+		d.release(lost && !d.ended)
+	}
+}
+
+// settle is called when the goroutine no longer uses the file, after a panic too.
+func (d *Download) settle() {
+	d.mutex.Lock()
+	defer d.mutex.Unlock()
+	d.sending = false
+	if d.held != nil && d.complete && !d.ended && !d.cancelled && !d.lost {
+		return // the host's `complete` is to come, or the connection's end
+	}
+	d.release(d.lost && !d.ended)
+}
+
+// letGo is release without the mutex held.
+func (d *Download) letGo(wait bool) {
+	d.mutex.Lock()
+	defer d.mutex.Unlock()
+	d.release(wait)
+}
+
+// release gives the file away: to the registry, to wait for another connection, or for good. It may be called twice.
+func (d *Download) release(wait bool) {
+	if d.letGone {
+		return
+	}
+	d.letGone = true
+	switch {
+	case d.held == nil:
+		d.outgoing.release()
+	case wait:
+		d.held.park()
+	default:
+		d.held.drop()
+	}
 }
 
 // CrossedBy says whether the host may have sent this before it saw the last answer.
@@ -137,27 +208,62 @@ func (d *Download) CrossedBy(frame wire.Frame) bool {
 	return frame.Message.Type == "ack" || frame.Message.Type == "abort"
 }
 
-func (d *Download) prepareReady() error {
-	info, err := d.file.Stat()
+// openOutgoing opens the file of a `download`, and says what is to be announced of it.
+func openOutgoing(message wire.Message) (*outgoing, error) {
+	path := message.Text("path")
+	sum, err := newChecksum(message.Text("checksum"))
 	if err != nil {
-		return failure.Of(err, "cannot read %s", d.path)
+		return nil, err
+	}
+	// O_NONBLOCK: opening a FIFO would wait for its writer, before one could see that it is none of ours.
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOCTTY, 0)
+	if err != nil {
+		return nil, failure.Of(err, "cannot read %s", path)
+	}
+	o := &outgoing{path: path, file: file, sum: sum}
+	if err := o.examine(); err != nil {
+		o.release()
+		return nil, err
+	}
+	return o, nil
+}
+
+func (o *outgoing) examine() error {
+	info, err := o.file.Stat()
+	if err != nil {
+		return failure.Of(err, "cannot read %s", o.path)
 	}
 	if info.IsDir() {
-		return failure.New(failure.IsADirectory, "cannot read %s: it is a folder", d.path)
+		return failure.New(failure.IsADirectory, "cannot read %s: it is a folder", o.path)
 	}
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	if !ok || !info.Mode().IsRegular() {
-		return failure.New(failure.NotAFile, "cannot read %s: it is no regular file", d.path)
+		return failure.New(failure.NotAFile, "cannot read %s: it is no regular file", o.path)
 	}
-	d.size = info.Size()
-	if d.size == 0 {
-		if err := d.readPseudoFile(); err != nil {
-			return failure.Of(err, "cannot read %s", d.path)
+	o.size, o.mode, o.mtimeMs = info.Size(), stat.Mode&0o7777, info.ModTime().UnixMilli()
+	if o.size == 0 {
+		if err := o.readPseudoFile(); err != nil {
+			return failure.Of(err, "cannot read %s", o.path)
 		}
 	}
+	return nil
+}
+
+// begin goes to where the host wants to go on, and prepares the answer.
+func (d *Download) begin(offset int64, known bool) error {
+	if offset > d.hashed {
+		return wire.Violatef(wire.MessageInvalid, "a download at %d, with %d sent", offset, d.hashed)
+	}
+	if known { // also at 0: what was read may not have been sent
+		if _, err := d.file.Seek(offset, io.SeekStart); err != nil {
+			return failure.Of(err, "cannot read %s from %d on", d.path, offset)
+		}
+	}
+	d.sent, d.acked, d.sending = offset, offset, true
+	var err error
 	d.unsent, err = wire.AppendMessage(nil, wire.DownloadReady{
-		UploadReady: wire.UploadReady{Type: "ready", ChunkBytes: chunkBytes, WindowBytes: windowBytes},
-		Size:        d.size, Mode: stat.Mode & 0o7777, MtimeMs: info.ModTime().UnixMilli(),
+		UploadReady: wire.UploadReady{Type: "ready", ChunkBytes: chunkBytes, WindowBytes: windowBytes, Offset: offset},
+		Size:        d.size, Mode: d.mode, MtimeMs: d.mtimeMs,
 	})
 	return err
 }
@@ -168,18 +274,31 @@ func (d *Download) send() {
 	if err == nil {
 		err = d.sendComplete()
 	}
+	if err == nil {
+		return
+	}
+	d.mutex.Lock()
+	gone := d.cancelled || d.lost
+	d.ended = !gone // before the host can know
+	d.mutex.Unlock()
+	if gone {
+		return
+	}
+	if err := d.out.WriteMessage(failure.ToMessage(err)); err != nil {
+		d.hangUp()
+	}
+}
+
+// write sends frames. A connection that does not take them is lost, which its reader must learn too.
+func (d *Download) write(frames []byte) error {
+	err := d.out.WriteFrames(frames)
 	if err != nil {
 		d.mutex.Lock()
-		cancelled := d.cancelled
-		d.ended = true // before the host can know
+		d.lost = true
 		d.mutex.Unlock()
-		if cancelled {
-			return
-		}
-		if err := d.out.WriteMessage(failure.ToMessage(err)); err != nil {
-			d.hangUp()
-		}
+		d.hangUp()
 	}
+	return err
 }
 
 func (d *Download) sendData() error {
@@ -211,7 +330,7 @@ func (d *Download) sendData() error {
 		if err := d.flush(); err != nil {
 			return err
 		}
-		if err := d.out.WriteFrames(frames); err != nil {
+		if err := d.write(frames); err != nil {
 			return err
 		}
 	}
@@ -223,7 +342,7 @@ func (d *Download) flush() error {
 	}
 	frames := d.unsent
 	d.unsent = nil
-	return d.out.WriteFrames(frames)
+	return d.write(frames)
 }
 
 func (d *Download) sendComplete() error {
@@ -240,7 +359,7 @@ func (d *Download) sendComplete() error {
 		return err
 	}
 	d.unsent = nil
-	return d.out.WriteFrames(frames)
+	return d.write(frames)
 }
 
 // readBatch reads the next bytes of the file into the places behind the headers, in one system call.
@@ -262,9 +381,11 @@ func (d *Download) readBatch(buf []byte) (int, error) {
 	}
 }
 
-// frame writes the headers of n bytes that were read, and gives the part of the buffer that holds whole frames.
+// frame writes the headers of n bytes that were read, the last that count as sent, and gives the part of the buffer that holds
+// whole frames. What was hashed on an earlier connection is not hashed again: the checksum is of each byte once.
 func (d *Download) frame(buf []byte, n int) ([]byte, error) {
 	at := 0
+	position := d.sent - int64(n)
 	for n > 0 {
 		size := n
 		if size > payloadBytes {
@@ -272,10 +393,14 @@ func (d *Download) frame(buf []byte, n int) ([]byte, error) {
 		}
 		wire.PutHeader(buf[at:], wire.KindData, size)
 		at += wire.HeaderBytes
-		if _, err := d.sum.Write(buf[at : at+size]); err != nil {
-			return nil, failure.Of(err, "cannot compute a checksum")
-		}
 		at += size
+		position += int64(size)
+		if fresh := position - d.hashed; fresh > 0 {
+			if _, err := d.sum.Write(buf[at-int(fresh) : at]); err != nil {
+				return nil, failure.Of(err, "cannot compute a checksum")
+			}
+			d.hashed = position
+		}
 		n -= size
 	}
 	return buf[:at], nil
@@ -299,8 +424,9 @@ func (d *Download) abortion() error {
 	return failure.New(failure.Aborted, "the download of %s was given up", d.path)
 }
 
-func (d *Download) closeFile() {
-	if err := d.file.Close(); err != nil {
-		console.Printf("cannot close %s: %v", d.path, err)
+// release closes the file.
+func (o *outgoing) release() {
+	if err := o.file.Close(); err != nil {
+		console.Printf("cannot close %s: %v", o.path, err)
 	}
 }

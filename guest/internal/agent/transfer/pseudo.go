@@ -13,12 +13,12 @@ const maxPseudoBytes = 16 << 20
 
 // readPseudoFile takes the content of a file that says it is empty and is not, as those of /proc do: its true size is known
 // only then. It is kept in memory that is a file, so that the sending need not know.
-func (d *Download) readPseudoFile() error {
+func (o *outgoing) readPseudoFile() error {
 	memory, err := memoryFile()
 	if err != nil {
 		return err
 	}
-	size, err := io.Copy(memory, io.LimitReader(d.file, maxPseudoBytes+1))
+	size, err := io.Copy(memory, io.LimitReader(o.file, maxPseudoBytes+1))
 	if err == nil && size > maxPseudoBytes {
 		err = fmt.Errorf("it says that it is empty, and has more than %d bytes", maxPseudoBytes)
 	}
@@ -29,8 +29,8 @@ func (d *Download) readPseudoFile() error {
 		_ = memory.Close() // nothing is in it that anybody needs
 		return err
 	}
-	d.closeFile()
-	d.file, d.size = memory, size
+	o.release()
+	o.file, o.size = memory, size
 	return nil
 }
 

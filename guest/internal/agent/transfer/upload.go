@@ -30,32 +30,71 @@ const (
 	unknownSize      = -1
 )
 
-// Upload is one `upload` operation. All of it runs in the goroutine that reads from the connection: a second one that hashes
-// or writes has nothing to run on in a guest with one CPU.
-type Upload struct {
-	out       *wire.Writer
+// incoming is a file that is being received, on one connection or on several one after another.
+type incoming struct {
 	target    target
-	file      *os.File
+	file      *os.File // nil: it is in place, or removed
 	sum       hash.Hash
 	size      int64 // to come, or unknownSize
 	mode      int64 // or -1: not asked for
 	owner     *users.User
 	written   int64
-	acked     int64
 	writtenTo int64 // what the kernel was told to write back
-	dropping  bool  // failed: what comes is read and dropped until the host ends it
+}
+
+// Upload is one connection's part in an `upload` operation. All of it runs in the goroutine that reads from the connection: a
+// second one that hashes or writes has nothing to run on in a guest with one CPU.
+type Upload struct {
+	*incoming           // nil once it is another's, or was never needed
+	held      *holder   // nil: the transfer has no name, or is over
+	over      *finished // the file was in place before this connection came
+	registry  *Registry
+	name      string
+	path      string // as the host says it
+	out       *wire.Writer
+	acked     int64
+	dropping  bool // failed: what comes is read and dropped until the host ends it
 	ended     bool
 }
 
-// StartUpload opens a temporary file and lets the host send.
-func StartUpload(message wire.Message, out *wire.Writer) (*Upload, error) {
-	path := message.Text("path")
-	if message.Integer("offset", 0) > 0 {
-		return nil, wire.Violatef(wire.MessageInvalid, "offset without the capability resume")
-	}
-	u := &Upload{out: out, size: message.Integer("size", unknownSize), mode: message.Integer("mode", -1)}
+// StartUpload opens a temporary file, or goes on with one, and lets the host send. hangUp ends the connection.
+func (r *Registry) StartUpload(message wire.Message, out *wire.Writer, hangUp func()) (*Upload, error) {
+	u := &Upload{out: out, registry: r, name: message.Text("transfer"), path: message.Text("path")}
 	var err error
-	if u.sum, err = newChecksum(message.Text("checksum")); err != nil {
+	if u.held, u.over, err = r.take("upload", message, hangUp); err != nil {
+		return nil, err
+	}
+	switch {
+	case u.over != nil:
+		u.acked = u.over.size
+	case u.held != nil && u.held.of.state != nil:
+		u.incoming = u.held.of.state.(*incoming) // of the same kind, as take has checked
+		u.acked = u.written
+	default:
+		if u.incoming, err = openIncoming(message); err != nil {
+			u.held.drop()
+			return nil, err
+		}
+		u.held.keep(u.incoming)
+	}
+	if offset := message.Integer("offset", 0); offset > u.acked {
+		u.Cancel()
+		return nil, wire.Violatef(wire.MessageInvalid, "an upload from %d on, with %d written", offset, u.acked)
+	}
+	err = out.WriteMessage(wire.UploadReady{Type: "ready", ChunkBytes: chunkBytes, WindowBytes: windowBytes, Offset: u.acked})
+	if err != nil {
+		u.Leave()
+		return nil, err
+	}
+	return u, nil
+}
+
+// openIncoming opens a temporary file beside the place that an `upload` names.
+func openIncoming(message wire.Message) (*incoming, error) {
+	path := message.Text("path")
+	in := &incoming{size: message.Integer("size", unknownSize), mode: message.Integer("mode", -1)}
+	var err error
+	if in.sum, err = newChecksum(message.Text("checksum")); err != nil {
 		return nil, err
 	}
 	if message.Has("user") {
@@ -63,27 +102,22 @@ func StartUpload(message wire.Message, out *wire.Writer) (*Upload, error) {
 		if err != nil {
 			return nil, failure.Of(err, "cannot give %s to %q", path, message.Text("user"))
 		}
-		u.owner = &owner
+		in.owner = &owner
 	}
-	if u.target, err = findTarget(path); err != nil {
+	if in.target, err = findTarget(path); err != nil {
 		return nil, err
 	}
-	u.file, err = createTemporary(u.target.path)
+	in.file, err = createTemporary(in.target.path)
 	if errors.Is(err, fs.ErrNotExist) && message.Flag("makeParents", false) {
-		folder, _ := split(u.target.path)
+		folder, _ := split(in.target.path)
 		if err = os.MkdirAll(filepath.Clean(folder), 0o755); err == nil {
-			u.file, err = createTemporary(u.target.path)
+			in.file, err = createTemporary(in.target.path)
 		}
 	}
 	if err != nil {
 		return nil, failure.Of(err, "cannot write %s", path)
 	}
-	err = out.WriteMessage(wire.UploadReady{Type: "ready", ChunkBytes: chunkBytes, WindowBytes: windowBytes})
-	if err != nil {
-		u.discard()
-		return nil, err
-	}
-	return u, nil
+	return in, nil
 }
 
 // Data writes a piece of the file.
@@ -91,9 +125,9 @@ func (u *Upload) Data(payload []byte, rest int) error {
 	if u.dropping {
 		return nil
 	}
-	if u.size != unknownSize && u.written+int64(len(payload)) > u.size {
-		u.discard()
-		return wire.Violatef(wire.MessageInvalid, "data beyond the size of %d bytes", u.size)
+	if u.over != nil || u.size != unknownSize && u.written+int64(len(payload)) > u.size {
+		u.Cancel()
+		return wire.Violatef(wire.MessageInvalid, "data beyond the size of the file")
 	}
 	if _, err := u.sum.Write(payload); err != nil {
 		return u.fail(failure.Of(err, "cannot compute a checksum"), true)
@@ -114,16 +148,16 @@ func (u *Upload) Data(payload []byte, rest int) error {
 func (u *Upload) Message(message wire.Message) error {
 	switch {
 	case message.Type != "complete" && message.Type != "abort":
-		u.discard()
+		u.Cancel()
 		return wire.Violatef(wire.MessageInvalid, "%s in an upload", message.Type)
 	case u.dropping:
 		u.ended = true // the host has heard of the error already
 		return nil
 	case message.Type == "abort":
-		return u.fail(failure.New(failure.Aborted, "the upload of %s was given up", u.target.path), false)
+		return u.fail(failure.New(failure.Aborted, "the upload of %s was given up", u.path), false)
 	}
 	size, checksum := message.Integer("size", 0), message.Text("checksum")
-	if err := u.finish(size, checksum); err != nil {
+	if err := u.complete(size, checksum); err != nil {
 		return u.fail(err, false)
 	}
 	u.ended = true
@@ -133,11 +167,54 @@ func (u *Upload) Message(message wire.Message) error {
 // Ended says whether the operation is over.
 func (u *Upload) Ended() bool { return u.ended }
 
-// Cancel removes what was made, when the connection has ended.
-func (u *Upload) Cancel() { u.discard() }
+// Cancel removes what was made, when the connection has ended by the host's fault. It may be called twice.
+func (u *Upload) Cancel() { u.letGo(false) }
+
+// Leave is called when the connection is lost. A transfer with a name waits for another one. It may be called twice.
+func (u *Upload) Leave() { u.letGo(true) }
+
+// Confirm is called when the host has read the last answer.
+func (u *Upload) Confirm() {
+	if u.name != "" {
+		u.registry.forget(u.name)
+	}
+}
 
 // CrossedBy says whether the host may have sent this before it saw the last answer.
 func (u *Upload) CrossedBy(frame wire.Frame) bool { return frame.Message.Type == "abort" }
+
+// letGo gives the file away: to the registry, to wait for another connection, or for good.
+func (u *Upload) letGo(wait bool) {
+	switch {
+	case u.incoming == nil:
+	case u.held == nil:
+		u.incoming.release()
+	case wait:
+		u.held.park()
+	default:
+		u.held.drop()
+	}
+	u.incoming, u.held = nil, nil
+}
+
+// complete puts the file in place, or sees that the host means the one that is in place already.
+func (u *Upload) complete(size int64, checksum string) error {
+	if u.over != nil {
+		if u.over.size != size {
+			return failure.New(failure.SizeMismatch, "cannot confirm an upload: %d bytes came, %d were meant", u.over.size, size)
+		}
+		if u.over.checksum != checksum {
+			return failure.New(failure.ChecksumMismatch, "cannot confirm an upload: checksum %s came out, %s was meant", u.over.checksum, checksum)
+		}
+		return nil
+	}
+	if err := u.finish(size, checksum); err != nil {
+		return err
+	}
+	u.held.finish(size, checksum)
+	u.incoming, u.held = nil, nil
+	return nil
+}
 
 // finish compares, syncs and renames. Mode and owner are set before the sync, so that they are durable too, and before the
 // rename, so that nobody sees the file without them.
@@ -198,58 +275,59 @@ func (u *Upload) sync() error {
 	}()
 	err := u.file.Sync()
 	close(done)
-	if tellErr := <-told; err == nil {
-		err = tellErr
+	tellErr := <-told
+	if err == nil && u.held == nil {
+		return tellErr // nobody would hear of the file; by a name the host can ask again
 	}
 	return err
 }
 
 // attributes are the new file's owner and mode: what was asked for, else what the old file has, else root and 0644.
-func (u *Upload) attributes() (uid, gid int, mode uint32) {
+func (in *incoming) attributes() (uid, gid int, mode uint32) {
 	mode = defaultMode
-	if current := u.target.current; current != nil {
+	if current := in.target.current; current != nil {
 		uid, gid, mode = int(current.Uid), int(current.Gid), current.Mode&0o7777
 	}
-	if u.owner != nil {
-		uid, gid = int(u.owner.UID), int(u.owner.GID)
+	if in.owner != nil {
+		uid, gid = int(in.owner.UID), int(in.owner.GID)
 	}
-	if u.mode >= 0 {
-		mode = uint32(u.mode)
+	if in.mode >= 0 {
+		mode = uint32(in.mode)
 	}
 	return uid, gid, mode
 }
 
 // startWriteBack lets the disk work while more arrives. It is a hint: fsync at the end reports what went wrong.
-func (u *Upload) startWriteBack() {
+func (in *incoming) startWriteBack() {
 	const write = 2 // SYNC_FILE_RANGE_WRITE, sync_file_range(2)
-	if u.written-u.writtenTo < writeBackBytes {
+	if in.written-in.writtenTo < writeBackBytes {
 		return
 	}
-	if err := syscall.SyncFileRange(int(u.file.Fd()), u.writtenTo, u.written-u.writtenTo, write); err != nil && err != syscall.ESPIPE {
+	if err := syscall.SyncFileRange(int(in.file.Fd()), in.writtenTo, in.written-in.writtenTo, write); err != nil && err != syscall.ESPIPE {
 		console.Printf("cannot start write-back: %v", err)
 	}
-	u.writtenTo = u.written
+	in.writtenTo = in.written
 }
 
 // fail removes what was made and tells the host, which is still sending when dropping is true.
 func (u *Upload) fail(err error, dropping bool) error {
-	u.discard()
+	u.letGo(false)
 	u.dropping = dropping
 	u.ended = !dropping
 	return u.out.WriteMessage(failure.ToMessage(err))
 }
 
-// discard removes the temporary file. It may be called twice.
-func (u *Upload) discard() {
-	if u.file == nil {
+// release removes the temporary file.
+func (in *incoming) release() {
+	if in.file == nil {
 		return
 	}
-	name := u.file.Name()
-	if err := u.file.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+	name := in.file.Name()
+	if err := in.file.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
 		console.Printf("cannot close %s: %v", name, err) // it is removed all the same
 	}
 	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		console.Printf("cannot remove %s: %v", name, err)
 	}
-	u.file = nil
+	in.file = nil
 }
