@@ -21,6 +21,8 @@ const (
 	windowBytes = 4 << 20
 	// ackBytes is below the MiB that PROTOCOL.md asks for by more than a chunk, so that no chunk size oversteps it.
 	ackBytes = 768 << 10
+	// ackInterval: over a slow line the bytes above are long in coming, and a host that hears nothing gives up.
+	ackInterval = time.Second
 	// writeBackBytes: the kernel is told to write this much to the disk while more arrives, which leaves little for the
 	// fsync at the end.
 	writeBackBytes = 8 << 20
@@ -53,13 +55,14 @@ type Upload struct {
 	path      string // as the host says it
 	out       *wire.Writer
 	acked     int64
+	ackedAt   time.Time
 	dropping  bool // failed: what comes is read and dropped until the host ends it
 	ended     bool
 }
 
 // StartUpload opens a temporary file, or goes on with one, and lets the host send. hangUp ends the connection.
 func (r *Registry) StartUpload(message wire.Message, out *wire.Writer, hangUp func()) (*Upload, error) {
-	u := &Upload{out: out, registry: r, name: message.Text("transfer"), path: message.Text("path")}
+	u := &Upload{out: out, registry: r, name: message.Text("transfer"), path: message.Text("path"), ackedAt: time.Now()}
 	var err error
 	if u.held, u.over, err = r.take("upload", message, hangUp); err != nil {
 		return nil, err
@@ -137,7 +140,9 @@ func (u *Upload) Data(payload []byte, rest int) error {
 	}
 	u.written += int64(len(payload))
 	u.startWriteBack()
-	if u.written-u.acked < ackBytes {
+	if now := time.Now(); u.written-u.acked >= ackBytes || now.Sub(u.ackedAt) >= ackInterval {
+		u.ackedAt = now
+	} else {
 		return nil
 	}
 	u.acked = u.written
