@@ -48,6 +48,7 @@ type outgoing struct {
 type Download struct {
 	*outgoing
 	held   *holder // nil: the transfer has no name
+	pace   *pace
 	out    *wire.Writer
 	hangUp func()
 	// unsent are frames that wait for the next ones, at most togetherBytes: the whole answer about a small file is one write.
@@ -68,7 +69,7 @@ type Download struct {
 
 // StartDownload opens a file, or goes on with one, and begins to send it. hangUp ends the connection.
 func (r *Registry) StartDownload(message wire.Message, out *wire.Writer, hangUp func()) (*Download, error) {
-	d := &Download{out: out, hangUp: hangUp}
+	d := &Download{out: out, hangUp: hangUp, pace: &r.pace}
 	d.changed = sync.NewCond(&d.mutex)
 	held, _, err := r.take("download", message, hangUp)
 	if err != nil {
@@ -304,8 +305,14 @@ func (d *Download) write(frames []byte) error {
 func (d *Download) sendData() error {
 	pooled := downloadBuffers.Get().(*[]byte)
 	defer downloadBuffers.Put(pooled)
+	runner := d.pace.join()
+	defer runner.leave()
 	for {
-		n, err := d.readBatch(*pooled)
+		chunks := batchChunks
+		if runner.crowded() {
+			chunks = 1
+		}
+		n, err := d.readBatch(*pooled, chunks)
 		if err != nil {
 			return failure.Of(err, "cannot read %s", d.path)
 		}
@@ -333,6 +340,7 @@ func (d *Download) sendData() error {
 		if err := d.write(frames); err != nil {
 			return err
 		}
+		runner.moved(int64(n))
 	}
 }
 
@@ -363,14 +371,14 @@ func (d *Download) sendComplete() error {
 }
 
 // readBatch reads the next bytes of the file into the places behind the headers, in one system call.
-func (d *Download) readBatch(buf []byte) (int, error) {
+func (d *Download) readBatch(buf []byte, chunks int) (int, error) {
 	var places [batchChunks]syscall.Iovec
 	for i := range places {
 		places[i].Base = &buf[i*frameBytes+wire.HeaderBytes]
 		places[i].SetLen(payloadBytes)
 	}
 	for {
-		n, _, errno := syscall.Syscall(syscall.SYS_READV, d.file.Fd(), uintptr(unsafe.Pointer(&places)), batchChunks)
+		n, _, errno := syscall.Syscall(syscall.SYS_READV, d.file.Fd(), uintptr(unsafe.Pointer(&places)), uintptr(chunks))
 		if errno == syscall.EINTR {
 			continue
 		}
