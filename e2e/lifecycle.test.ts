@@ -1,7 +1,7 @@
 /** Ends of every kind: asked for, forced, or by the death of one of the processes; each leaves a known state. */
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
-import { readFile } from 'node:fs/promises'
+import { readFile, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { test } from 'node:test'
 import { BandSoxError, openBandSox, type Sandbox } from 'bandsox'
@@ -125,19 +125,24 @@ test('VMM and shim killed together leave a failed sandbox and no daemon', async 
   await storage.assertNothingLeft()
 })
 
-test('the death of the vsock daemon does not take the VM along; the power button still ends it in order', async (t) => {
+test('the death of the vsock daemon leaves the serial line, and that of both the power button, which ends the VM in order', async (t) => {
   await using storage = await temporaryStorage()
-  const sandbox = await (await openBandSox({ storage: storage.folder })).create('bandsox/base')
-  if ((await sandbox.info()).vsock?.backend !== 'daemon') {
-    await sandbox.delete({ force: true })
+  const made = await (await openBandSox({ storage: storage.folder })).create('bandsox/base')
+  // Another that has no connection yet, as in another process.
+  const again = async () => await (await openBandSox({ storage: storage.folder })).get(made.id)
+  if ((await made.info()).vsock?.backend !== 'daemon') {
+    await made.delete({ force: true })
     return t.skip('this host has the vsock backend of the kernel: there is no daemon')
   }
-  await sandbox.exec('echo written > /root/before').wait()
+  await made.exec('echo written > /root/before').wait()
   process.kill(pidOf(storage.folder, /^vhost-device/), 'SIGKILL')
   await until(
     () => !processesIn(storage.folder).some(({ program }) => /^vhost-device/.test(program)),
     'the daemon to die',
   )
+  assert.equal((await (await again()).exec(['true']).collect()).link, 'serial')
+  await rm(path.join((await made.info()).directory, 'serial.sock'))
+  const sandbox = await again()
   await assert.rejects(
     sandbox.exec(['true']).wait(),
     (error) => error instanceof BandSoxError && /^link-/.test(error.code),

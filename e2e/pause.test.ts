@@ -6,8 +6,10 @@ import path from 'node:path'
 import { test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { openBandSox } from 'bandsox'
+import { readRun } from 'bandsox/internal/process/shim.js'
 import { attachMachine } from 'bandsox/internal/vmm/qemu/machine.js'
-import { temporaryStorage } from './support/storage.js'
+import { withQmp } from 'bandsox/internal/vmm/qemu/qmp.js'
+import { temporaryStorage, until } from './support/storage.js'
 
 /** A host's connection to a port of the guest; what comes is thrown away. */
 function client(socket: string, port: number): Socket {
@@ -17,23 +19,36 @@ function client(socket: string, port: number): Socket {
   return connection
 }
 
-test('clients that come, talk, and go while a machine stands still do not cost it its link', async () => {
-  await using storage = await temporaryStorage()
-  await using sandbox = await (await openBandSox({ storage: storage.folder })).create('bandsox/base')
-  const { directory, vsock } = await sandbox.info()
-  assert.ok(vsock)
-  const socket = path.join(directory, 'vsock.sock')
-  const [goes, stays] = [client(socket, vsock.port), client(socket, vsock.port)]
-  await Promise.all([once(goes, 'data'), once(stays, 'data')])
-  const machine = await attachMachine('', directory)
-  await machine.pause()
-  goes.destroy()
-  stays.write('nothing that an agent understands')
-  const comes = client(socket, vsock.port)
-  await delay(100)
-  comes.destroy()
-  await machine.resume()
-  machine.close()
-  assert.equal((await sandbox.exec(['echo', 'whole']).collect()).stdout, 'whole\n')
-  stays.destroy()
-})
+/** The ways in which a machine comes to stand still: its shim is told before, or finds out. */
+const ways = {
+  'is paused': async (directory: string) => {
+    const machine = await attachMachine('', directory)
+    await machine.pause()
+    machine.close()
+  },
+  'stops without a word': (directory: string) =>
+    withQmp(path.join(directory, 'qmp.sock'), async (qmp) => void (await qmp.execute('stop'))),
+}
+
+for (const [way, stop] of Object.entries(ways))
+  test(`clients that come, talk, and go while a machine stands still that ${way} do not cost it its link`, async () => {
+    await using storage = await temporaryStorage()
+    await using sandbox = await (await openBandSox({ storage: storage.folder })).create('bandsox/base')
+    const { directory, vsock } = await sandbox.info()
+    assert.ok(vsock)
+    const socket = path.join(directory, 'vsock.sock')
+    const [goes, stays] = [client(socket, vsock.port), client(socket, vsock.port)]
+    await Promise.all([once(goes, 'data'), once(stays, 'data')])
+    await stop(directory)
+    await until(async () => (await readRun(directory)).status?.status === 'paused', 'the shim to know')
+    goes.destroy()
+    stays.write('nothing that an agent understands')
+    const comes = client(socket, vsock.port)
+    await delay(100)
+    comes.destroy()
+    const machine = await attachMachine('', directory)
+    await machine.resume()
+    machine.close()
+    assert.equal((await sandbox.exec(['echo', 'whole']).collect()).stdout, 'whole\n')
+    stays.destroy()
+  })

@@ -2,14 +2,18 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
 	"bandsox.dev/guest/internal/agent/boot"
 	"bandsox.dev/guest/internal/agent/reaper"
+	"bandsox.dev/guest/internal/agent/serialline"
 	"bandsox.dev/guest/internal/agent/serve"
 	"bandsox.dev/guest/internal/handshake"
+	"bandsox.dev/guest/internal/serial"
 )
 
 // serveLocally serves on a Unix socket, whatever the port of a CONNECT, so that the host's code can be tested against the real
@@ -19,6 +23,36 @@ func serveLocally(path string) error {
 	if err != nil {
 		return err
 	}
+	return serveHere(listener)
+}
+
+// inheritedSocket begins the name of a listening socket that this program was started with: its descriptor follows.
+const inheritedSocket = "fd="
+
+// serveSerially serves by the serial protocol, in its raw coding, whoever connects to a Unix socket: what a VMM has of its guest.
+func serveSerially(path string) error {
+	listener, err := listenAt(path)
+	if err != nil {
+		return err
+	}
+	return serveHere(serialline.Listen(serialline.ListenOn(listener), serial.Settings{Coding: serial.Raw}))
+}
+
+func listenAt(path string) (net.Listener, error) {
+	number := strings.TrimPrefix(path, inheritedSocket)
+	if number == path {
+		return net.Listen("unix", path)
+	}
+	fd, err := strconv.Atoi(number)
+	if err != nil {
+		return nil, err
+	}
+	file := os.NewFile(uintptr(fd), path)
+	defer file.Close() // the listener has its own
+	return net.FileListener(file)
+}
+
+func serveHere(listener serve.Listener) error {
 	bootID, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return fmt.Errorf("cannot read the boot's id: %w", err)

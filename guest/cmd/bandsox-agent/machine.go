@@ -2,10 +2,12 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"runtime/debug"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"bandsox.dev/guest/internal/agent/boot"
@@ -13,7 +15,9 @@ import (
 	"bandsox.dev/guest/internal/agent/power"
 	"bandsox.dev/guest/internal/agent/quiet"
 	"bandsox.dev/guest/internal/agent/reaper"
+	"bandsox.dev/guest/internal/agent/serialline"
 	"bandsox.dev/guest/internal/agent/serve"
+	"bandsox.dev/guest/internal/serial"
 	"bandsox.dev/guest/internal/vsock"
 )
 
@@ -23,11 +27,13 @@ const (
 	memoryLimit      = 64 << 20
 )
 
-// A kernel without vsock is asked again, first soon and then seldom: its module may be among the late ones. (A device that is
-// plugged in later, as on QEMU after a restore, needs no waiting: one can listen without it.)
+// A link that is not there is looked for again, first soon and then seldom: its module may be among the late ones. (A vsock device
+// that is plugged in later, as on QEMU after a restore, needs no waiting: one can listen without it.)
 const (
-	vsockRetry     = 50 * time.Millisecond
-	vsockRetryMost = 2 * time.Second
+	linkRetry     = 50 * time.Millisecond
+	linkRetryMost = 2 * time.Second
+	// serialSearch is how long a serial port is looked for that nobody has promised.
+	serialSearch = 10 * time.Second
 )
 
 // runMachine boots and serves. It never returns: the end of process 1 is a kernel panic.
@@ -53,7 +59,10 @@ type machine struct {
 	stages  *boot.Stages
 	stopper *power.Stopper
 	server  *serve.Server
+	ready   sync.Once
 	late    sync.Once
+	// stopping is set when the links are closed for good.
+	stopping atomic.Bool
 }
 
 func start(stages *boot.Stages) (*machine, error) {
@@ -91,9 +100,15 @@ func start(stages *boot.Stages) (*machine, error) {
 		Version: version, BootID: strings.TrimSpace(string(bootID)), Reaper: reaper.New(),
 		UptimeMs: boot.UptimeMs, Stages: stages.Snapshot, Shutdown: stopper.Stop,
 	}
-	stopper.Refuse = server.Stop
+	machine := &machine{config: config, modules: modules, stages: stages, stopper: stopper, server: server}
+	stopper.Refuse = machine.refuse
 	stopper.StopSignals = server.Reaper.StopSignals
-	return &machine{config: config, modules: modules, stages: stages, stopper: stopper, server: server}, nil
+	return machine, nil
+}
+
+func (m *machine) refuse() {
+	m.stopping.Store(true)
+	m.server.Stop()
 }
 
 func (m *machine) serve() {
@@ -101,6 +116,7 @@ func (m *machine) serve() {
 		"collecting children": m.server.Reaper.Run,
 		"hearing signals":     m.stopper.HearSignals,
 		"serving vsock":       m.serveVsock,
+		"serving serially":    m.serveSerial,
 	} {
 		go func(name string, work func()) {
 			defer console.Contain(name)
@@ -112,26 +128,73 @@ func (m *machine) serve() {
 
 // serveVsock listens as soon as there is a vsock device.
 func (m *machine) serveVsock() {
-	told := false
-	for pause := vsockRetry; ; pause *= 2 {
-		listener, err := vsock.Listen(m.config.Port)
-		if err == nil {
-			m.stages.Done("ready")
-			console.Printf("%s ready on vsock port %d (boot %d ms)", version, m.config.Port, boot.UptimeMs())
-			go m.late.Do(m.finishBoot)
-			m.server.Accept(listener)
+	var listener *vsock.Listener
+	m.find("vsock", 0, func() (err error) {
+		listener, err = vsock.Listen(m.config.Port)
+		return err
+	})
+	m.serveOn(listener, fmt.Sprintf("vsock port %d", m.config.Port))
+}
+
+// serveSerial opens the serial line as soon as it is there, and again should it end.
+func (m *machine) serveSerial() {
+	name, search := m.config.Serial, time.Duration(0)
+	if name == "" {
+		name, search = serialline.DefaultPort, serialSearch
+	}
+	for {
+		var line io.ReadWriteCloser
+		var coding serial.Coding
+		isThere := m.find("the serial line", search, func() (err error) {
+			line, coding, err = serialline.Open(name)
+			return err
+		})
+		if !isThere {
 			return
+		}
+		listener := serialline.Listen(line, serial.Settings{Coding: coding})
+		m.serveOn(listener, "the serial line "+name)
+		if m.stopping.Load() {
+			return
+		}
+		// A terminal is taken from all who have it open when a login begins on it (vhangup(2)).
+		if err := listener.End(); err != nil {
+			console.Printf("the serial line %s ended: %v", name, err)
+		}
+		time.Sleep(linkRetryMost)
+	}
+}
+
+// find opens a link, trying until it is there. A search with a limit is for what need not be there: it ends without a word, and false.
+func (m *machine) find(what string, limit time.Duration, open func() error) bool {
+	told := limit > 0
+	deadline := time.Now().Add(limit)
+	for pause := linkRetry; ; pause *= 2 {
+		err := open()
+		if err == nil {
+			return true
 		}
 		if !told {
 			told = true
-			console.Printf("%s waits for vsock: %v", version, err)
+			console.Printf("%s waits for %s: %v", version, what, err)
 			go m.late.Do(m.finishBoot)
 		}
-		if pause > vsockRetryMost {
-			pause = vsockRetryMost
+		if limit > 0 && time.Now().After(deadline) {
+			return false
+		}
+		if pause > linkRetryMost {
+			pause = linkRetryMost
 		}
 		time.Sleep(pause)
 	}
+}
+
+// serveOn serves a link until its end. The first one is the machine's being ready.
+func (m *machine) serveOn(listener serve.Listener, link string) {
+	m.ready.Do(func() { m.stages.Done("ready") })
+	console.Printf("%s ready on %s (boot %d ms)", version, link, boot.UptimeMs())
+	go m.late.Do(m.finishBoot)
+	m.server.Accept(listener)
 }
 
 // finishBoot does what nobody waits for.

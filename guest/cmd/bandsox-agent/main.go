@@ -1,7 +1,8 @@
 // bandsox-agent is process 1 of a sandbox's machine. See PROTOCOL.md for what it says, package boot for how it starts.
 //
-//	/init                           (as process 1) boots the machine and serves on vsock
-//	bandsox-agent serve SOCKET      serves on a Unix socket of this machine, for tests: commands run here, as this user
+//	/init                             (as process 1) boots the machine and serves on vsock and on the serial line
+//	bandsox-agent serve SOCKET        serves on a Unix socket of this machine, for tests: commands run here, as this user
+//	bandsox-agent serve-serial SOCKET serves as the far end of a serial line, on a Unix socket or an inherited one (fd=3), for tests
 //	bandsox-agent version
 package main
 
@@ -22,10 +23,15 @@ func main() {
 			fmt.Fprintln(os.Stderr, "bandsox-agent:", err)
 			os.Exit(1)
 		}
+	case len(os.Args) == 3 && os.Args[1] == "serve-serial":
+		if err := serveSerially(os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, "bandsox-agent:", err)
+			os.Exit(1)
+		}
 	case len(os.Args) == 2 && os.Args[1] == "version":
 		fmt.Println(version)
 	default:
-		fmt.Fprintln(os.Stderr, "usage: bandsox-agent serve SOCKET | bandsox-agent version")
+		fmt.Fprintln(os.Stderr, "usage: bandsox-agent serve SOCKET | bandsox-agent serve-serial SOCKET | bandsox-agent version")
 		os.Exit(2)
 	}
 }

@@ -67,17 +67,18 @@ func (v *vm) takeOver(vmm *procid.Handle) error {
 		return err
 	}
 	v.run.Shim = shim
-	if err := v.openTaps(); err != nil {
+	if err := v.openTaps(false); err != nil {
 		return err
 	}
 	process, state, err := v.findVsock()
 	if err != nil {
 		return err
 	}
-	if v.config.Monitor != nil {
-		v.gate.Hold() // until it is known that the machine runs
+	standsStill := v.config.Monitor != nil
+	if standsStill {
+		v.links.gate.HoldUnknown()
 	}
-	if err := v.listen(vmm, state); err != nil {
+	if err := v.listen(vmm, state, standsStill); err != nil {
 		return err
 	}
 	if err := record.WriteRun(v.run); err != nil {

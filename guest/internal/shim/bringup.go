@@ -85,7 +85,7 @@ func (v *vm) record(vmm, daemon *launch.Program) error {
 	case v.config.Vsock != nil:
 		vsockState = control.VsockKernel
 	}
-	if err := v.listen(vmm.Handle, vsockState); err != nil {
+	if err := v.listen(vmm.Handle, vsockState, false); err != nil {
 		return err
 	}
 	return record.WriteRun(v.run)
@@ -118,7 +118,7 @@ func (v *vm) lastWords() string {
 
 // prepareVMM also makes all that has to be there before the VMM; now is what its machine does.
 func (v *vm) prepareVMM(now record.Machine) (*launch.Program, error) {
-	if err := v.openTaps(); err != nil {
+	if err := v.openTaps(true); err != nil {
 		return nil, err
 	}
 	if v.config.Monitor != nil {

@@ -31,7 +31,11 @@ func TestMain(m *testing.M) {
 		case launch.Command:
 			os.Exit(launch.Become(os.Args[2]))
 		case "vmm-with-monitor":
-			os.Exit(vmmWithMonitor())
+			os.Exit(vmmWithMonitor(len(os.Args) > 2))
+		case "vmm-with-uart":
+			os.Exit(vmmWithUART())
+		case "vmm-that-drops":
+			os.Exit(vmmThatDrops())
 		}
 	}
 	os.Exit(m.Run())

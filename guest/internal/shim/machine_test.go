@@ -14,8 +14,12 @@ import (
 	"bandsox.dev/guest/internal/shim/record"
 )
 
-// vmmWithMonitor is a VMM whose machine does what its console is told: a line is a state and an event, or "end" and a cause.
-func vmmWithMonitor() int {
+// vmmWithMonitor is a VMM whose machine does what its console is told: a line is a state and an event, or "end" and a cause. It may
+// have a serial port too.
+func vmmWithMonitor(hasPort bool) int {
+	if hasPort {
+		go func() { fmt.Fprintln(os.Stderr, echoOverPort(4)) }()
+	}
 	listener, err := net.FileListener(os.NewFile(3, "monitor"))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

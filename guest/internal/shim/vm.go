@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"os"
 	"syscall"
-	"time"
 
 	"bandsox.dev/guest/internal/shim/boundedlog"
-	"bandsox.dev/guest/internal/shim/bridge"
 	"bandsox.dev/guest/internal/shim/cgroup"
 	"bandsox.dev/guest/internal/shim/config"
 	"bandsox.dev/guest/internal/shim/console"
@@ -18,7 +16,7 @@ import (
 	"bandsox.dev/guest/internal/shim/monitor"
 	"bandsox.dev/guest/internal/shim/procid"
 	"bandsox.dev/guest/internal/shim/record"
-	"bandsox.dev/guest/internal/vsock"
+	"bandsox.dev/guest/internal/shim/seriallink"
 )
 
 // vm is what the shim holds of its VM. Fields are filled as start or adopt goes along; release lets go of those that are.
@@ -31,16 +29,14 @@ type vm struct {
 	console *console.Stream
 	taps    map[string]*tap
 	daemon  *daemon
-	// gate is between the bridge and a daemon.
-	gate    bridge.Gate
-	bridge  *bridge.Bridge
+	links   links
 	control *control.Server
 	// monitor is nil when the VMM has none for us.
 	monitor *monitor.Watch
 }
 
-// openTaps starts to drain the FIFOs, which exist.
-func (v *vm) openTaps() error {
+// openTaps starts to drain the FIFOs, which exist. isNew says that the machine has yet to begin.
+func (v *vm) openTaps(isNew bool) error {
 	v.taps = map[string]*tap{}
 	for path, logPath := range v.outputs() {
 		log, err := boundedlog.Open(logPath, v.config.Console.MaxBytes, v.reporter.report)
@@ -50,7 +46,7 @@ func (v *vm) openTaps() error {
 		sink := log.Write
 		if path == consoleOut {
 			v.console = console.NewStream(log)
-			sink = v.console.Write
+			sink = v.consoleSink(isNew)
 		}
 		opened, err := openTap(path, log, sink)
 		if err != nil {
@@ -59,6 +55,15 @@ func (v *vm) openTaps() error {
 		v.taps[path] = opened
 	}
 	return nil
+}
+
+// consoleSink takes what the machine writes to its console: all of it text, or what is text of it.
+func (v *vm) consoleSink(isNew bool) func([]byte) {
+	if v.config.Serial == nil || v.config.Serial.Kind != config.SerialUART {
+		return v.console.Write
+	}
+	v.links.uart = seriallink.NewUART(consoleIn, v.console.Write, !isNew)
+	return v.links.uart.Write
 }
 
 // outputs are the FIFOs that the VM's programs write to, each with its log.
@@ -74,19 +79,18 @@ func (v *vm) hasDaemon() bool {
 	return v.config.Vsock != nil && v.config.Vsock.Kind == config.VsockDaemon
 }
 
-// listen opens the bridge, where there is vsock, and shim.sock.
-func (v *vm) listen(vmm *procid.Handle, vsockState control.VsockState) error {
-	var err error
-	if v.config.Vsock != nil {
-		if v.bridge, err = bridge.Listen(v.config.Vsock.Socket, v.dialGuest(), v.reporter.report); err != nil {
-			return err
-		}
+// listen opens the links to the guest, and shim.sock. standsStill says that the machine does not run, as far as is known.
+func (v *vm) listen(vmm *procid.Handle, vsockState control.VsockState, standsStill bool) error {
+	if err := v.openLinks(standsStill); err != nil {
+		return err
 	}
+	var err error
 	v.control, err = control.Listen(control.Machine{
 		VMM:       vmm.ID,
 		Signal:    vmm.Signal,
 		Console:   v.console,
-		HoldLink:  func() { v.gate.HoldFor(holdLimit) },
+		HoldLink:  v.links.hold,
+		Links:     v.tellLinks,
 		OpenInput: func() (*os.File, error) { return fifo.Open(consoleIn) },
 		Report:    v.reporter.report,
 	}, vsockState)
@@ -98,7 +102,7 @@ func (v *vm) watchMachine(now record.Machine) {
 	if v.config.Monitor != nil {
 		v.control.StateChanged(now)
 		v.monitor = monitor.Start(v.config.Monitor.Socket, now, monitor.Ears{
-			Stops: v.gate.Hold, Runs: v.gate.Release, Changed: v.machineChanged, Report: v.reporter.report,
+			Stops: v.links.machineStops, Runs: v.links.machineRuns, Changed: v.machineChanged, Report: v.reporter.report,
 		})
 	}
 }
@@ -107,17 +111,6 @@ func (v *vm) watchMachine(now record.Machine) {
 func (v *vm) machineChanged(now record.Machine) {
 	v.reporter.report(record.WriteMachine(now))
 	v.control.StateChanged(now)
-}
-
-// holdLimit is for a manager that has the link held before it stops the machine; a busy VMM takes its time.
-const holdLimit = 10 * time.Second
-
-// dialGuest is what is behind the bridge.
-func (v *vm) dialGuest() bridge.Dial {
-	if v.hasDaemon() {
-		return bridge.DialDaemon(v.config.Vsock.DaemonSocket, &v.gate)
-	}
-	return func(port uint32) (bridge.Conn, error) { return vsock.Dial(v.config.Vsock.CID, port) }
 }
 
 // daemonDied records and tells that the link is dead. The VM goes on.
@@ -148,10 +141,7 @@ func (v *vm) release() {
 	if v.monitor != nil {
 		v.monitor.Finish()
 	}
-	v.gate.Release()
-	if v.bridge != nil {
-		v.reporter.report(v.bridge.Close())
-	}
+	v.links.close(v.reporter.report)
 	if v.daemon != nil {
 		v.reporter.report(v.daemon.stop())
 	}
@@ -172,6 +162,9 @@ func removeLeftovers(settings *config.Config, report func(error)) {
 	}
 	if settings.Vsock != nil {
 		paths = append(paths, settings.Vsock.Socket, settings.Vsock.WaitFor, settings.Vsock.DaemonSocket)
+	}
+	if settings.Serial != nil {
+		paths = append(paths, settings.Serial.Socket)
 	}
 	for _, path := range append(paths, settings.Remove...) {
 		if path == "" {

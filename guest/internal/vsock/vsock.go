@@ -49,6 +49,19 @@ func (c *Conn) LocalAddr() net.Addr { return c.local }
 // RemoteAddr is the other end.
 func (c *Conn) RemoteAddr() net.Addr { return c.remote }
 
+// CloseWrite tells the other end that nothing more comes; reading goes on.
+func (c *Conn) CloseWrite() error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var shutdownErr error
+	if err := raw.Control(func(fd uintptr) { shutdownErr = syscall.Shutdown(int(fd), syscall.SHUT_WR) }); err != nil {
+		return err
+	}
+	return shutdownErr
+}
+
 // Listener accepts connections to a port.
 type Listener struct {
 	file   *os.File

@@ -10,6 +10,7 @@ import (
 // Config is what the host wrote on the kernel's command line, as bandsox.NAME=VALUE.
 type Config struct {
 	Port     uint32   // port=9000: the vsock port to listen on
+	Serial   string   // serial=bandsox.agent, a virtio-serial port, or ttyS0, a UART; "": such a port if there is one
 	Hostname string   // hostname=
 	Root     string   // root=/dev/vda: the image: squashfs, or ext4 of an imported one
 	Overlay  string   // overlay=/dev/vdb: the writable layer, ext4; "" keeps it in memory
@@ -42,6 +43,11 @@ func ParseConfig(commandLine string) (Config, error) {
 				return config, fmt.Errorf("bandsox.port=%s is no vsock port", value)
 			}
 			config.Port = uint32(port)
+		case "bandsox.serial":
+			if strings.ContainsAny(value, "/") || value == "." || value == ".." {
+				return config, fmt.Errorf("bandsox.serial=%s is no serial line", value)
+			}
+			config.Serial = value
 		case "bandsox.hostname":
 			config.Hostname = value
 		case "bandsox.root":

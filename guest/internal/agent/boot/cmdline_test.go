@@ -6,9 +6,9 @@ import (
 )
 
 func TestTheCommandLineIsReadByName(t *testing.T) {
-	config, err := ParseConfig("console=ttyS0 quiet bandsox.port=9123 bandsox.hostname=sbx-1 bandsox.root=/dev/vdc" +
+	config, err := ParseConfig("console=ttyS0 quiet bandsox.port=9123 bandsox.serial=ttyS0 bandsox.hostname=sbx-1 bandsox.root=/dev/vdc" +
 		" bandsox.overlay=/dev/vdd bandsox.dns=10.0.2.3,fe80::1 bandsox.test=1 bandsox.later=x panic=-1\n")
-	want := Config{Port: 9123, Hostname: "sbx-1", Root: "/dev/vdc", Overlay: "/dev/vdd", DNS: []string{"10.0.2.3", "fe80::1"}}
+	want := Config{Port: 9123, Serial: "ttyS0", Hostname: "sbx-1", Root: "/dev/vdc", Overlay: "/dev/vdd", DNS: []string{"10.0.2.3", "fe80::1"}}
 	if err != nil || !reflect.DeepEqual(config, want) {
 		t.Fatalf("%+v, %v", config, err)
 	}
@@ -26,5 +26,11 @@ func TestAPortThatIsNoneIsRefused(t *testing.T) {
 		if _, err := ParseConfig("bandsox.port=" + port); err == nil {
 			t.Errorf("port %s was taken", port)
 		}
+	}
+}
+
+func TestASerialLineThatIsAPathIsRefused(t *testing.T) {
+	if _, err := ParseConfig("bandsox.serial=../sda"); err == nil {
+		t.Error("it was taken")
 	}
 }

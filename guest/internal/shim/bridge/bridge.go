@@ -24,30 +24,59 @@ const (
 // Dial connects to a port of the guest, within about two seconds: the kernel's own limit for vsock, and Firecracker's.
 type Dial func(port uint32) (Conn, error)
 
+// Settings say what a bridge leads to.
+type Settings struct {
+	Dial Dial
+	// Gate refuses new connections while it is quiet.
+	Gate *Gate
+	// Report hears of trouble with the socket itself.
+	Report func(error)
+}
+
+// Statistics of a bridge, since its beginning.
+type Statistics struct {
+	// Open is how many connections lead to the guest now, Opened how many did so far.
+	Open, Opened uint64
+	ToGuest      uint64 // bytes
+	FromGuest    uint64 // bytes
+}
+
 // Bridge is safe for use by many goroutines.
 type Bridge struct {
+	Settings
+	name     string
 	listener *net.UnixListener
-	dial     Dial
-	report   func(error)
 	// places holds one entry for each open connection.
 	places    chan struct{}
 	localPort atomic.Uint32
 	serving   sync.WaitGroup
 
+	opened, ended      atomic.Uint64
+	toGuest, fromGuest atomic.Uint64
+
 	mu     sync.Mutex
-	hosts  map[*net.UnixConn]struct{}
+	hosts  map[*host]struct{}
 	closed bool
 }
 
-// Listen starts to serve at path. report hears of trouble with the socket itself.
-func Listen(path string, dial Dial, report func(error)) (*Bridge, error) {
+// host is a host's end of a connection.
+type host struct {
+	*net.UnixConn
+	// leadsToGuest is set when there is another end; belongs to the bridge's lock.
+	leadsToGuest bool
+	// left is closed when nothing of the connection is left.
+	left chan struct{}
+}
+
+// Listen starts to serve at path.
+func Listen(path string, settings Settings) (*Bridge, error) {
 	listener, err := ownsocket.Listen(path)
 	if err != nil {
 		return nil, err
 	}
 	bridge := &Bridge{
-		listener: listener, dial: dial, report: report,
-		places: make(chan struct{}, maxConnections), hosts: map[*net.UnixConn]struct{}{},
+		Settings: settings, name: path, listener: listener,
+		places: make(chan struct{}, maxConnections), hosts: map[*host]struct{}{},
 	}
 	bridge.localPort.Store(firstLocalPort - 1)
 	bridge.serving.Add(1)
@@ -69,19 +98,58 @@ func (b *Bridge) Close() error {
 	return err
 }
 
+// End ends every connection in good order, both ends, and returns when nothing is left of them, or at the limit. Connections that
+// come meanwhile are not its affair: see Gate.Quiet.
+func (b *Bridge) End(limit time.Duration) {
+	deadline := time.NewTimer(limit)
+	defer deadline.Stop()
+	for _, host := range b.interrupt() {
+		select {
+		case <-host.left:
+		case <-deadline.C:
+			return
+		}
+	}
+}
+
+// Statistics are what came over the bridge so far.
+func (b *Bridge) Statistics() Statistics {
+	ended := b.ended.Load() // first, so that there are never fewer opened
+	opened := b.opened.Load()
+	return Statistics{Open: opened - ended, Opened: opened, ToGuest: b.toGuest.Load(), FromGuest: b.fromGuest.Load()}
+}
+
+// interrupt lets every connection begin to end, and returns them.
+func (b *Bridge) interrupt() []*host {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var hosts []*host
+	for host := range b.hosts {
+		// An error means that the connection ends already.
+		if host.leadsToGuest {
+			_ = host.SetReadDeadline(time.Now())
+		} else {
+			_ = host.Close() // nothing was exchanged
+		}
+		hosts = append(hosts, host)
+	}
+	return hosts
+}
+
 func (b *Bridge) accept() {
 	defer b.serving.Done()
 	for {
-		host, err := b.listener.AcceptUnix()
+		conn, err := b.listener.AcceptUnix()
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
 		if err != nil {
 			// Out of descriptors or memory: it may pass, and a tight loop would make it worse.
-			b.report(fmt.Errorf("vsock bridge: %w", err))
+			b.Report(fmt.Errorf("bridge %s: %w", b.name, err))
 			time.Sleep(100 * time.Millisecond)
 			continue
 		}
+		host := &host{UnixConn: conn, left: make(chan struct{})}
 		if !b.enter(host) {
 			_ = host.Close() // refused without a word, like Firecracker; nothing was exchanged
 			continue
@@ -94,26 +162,47 @@ func (b *Bridge) accept() {
 }
 
 // connect is the life of one connection. Whatever fails closes it without a word, like Firecracker.
-func (b *Bridge) connect(host *net.UnixConn) {
+func (b *Bridge) connect(host *host) {
 	port, err := handshake.ReadConnect(host)
 	if err != nil {
 		return
 	}
-	guest, err := b.dial(port)
+	guest, err := b.Dial(port)
 	if err != nil {
 		return
 	}
-	defer guest.Close() // join has settled what could be delivered
+	defer guest.Close() // what could be delivered is settled by then
+	if !b.lead(host) {
+		finish(guest)
+		return
+	}
+	defer b.ended.Add(1)
 	if _, err := fmt.Fprintf(host, "OK %d\n", b.localPort.Add(1)); err != nil {
 		return
 	}
-	join(host, guest)
+	join(host.UnixConn, guest, &b.toGuest, &b.fromGuest)
+	if b.Gate.Quiet() {
+		_ = host.Close() // at once: only the guest's end may take its time
+		finish(guest)
+	}
 }
 
-func (b *Bridge) enter(host *net.UnixConn) bool {
+// lead notes that the connection has another end; false when it must not have one any more.
+func (b *Bridge) lead(host *host) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.closed {
+	if b.closed || b.Gate.Quiet() {
+		return false
+	}
+	host.leadsToGuest = true
+	b.opened.Add(1)
+	return true
+}
+
+func (b *Bridge) enter(host *host) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed || b.Gate.Quiet() {
 		return false
 	}
 	select {
@@ -126,11 +215,12 @@ func (b *Bridge) enter(host *net.UnixConn) bool {
 	return true
 }
 
-func (b *Bridge) leave(host *net.UnixConn) {
-	_ = host.Close() // join has settled what could be delivered; Close may have been here first
+func (b *Bridge) leave(host *host) {
+	_ = host.Close() // what could be delivered is settled; it may be closed already
 	b.mu.Lock()
 	delete(b.hosts, host)
 	b.mu.Unlock()
 	<-b.places
+	close(host.left)
 	b.serving.Done()
 }

@@ -36,7 +36,7 @@ func newGuest(t *testing.T) *guest {
 		return net.DialUnix("unix", nil, address)
 	}
 	g := &guest{t: t, listener: listener, path: filepath.Join(dir, "vsock.sock")}
-	g.bridge, err = Listen(g.path, dial, func(err error) { t.Errorf("reported: %v", err) })
+	g.bridge, err = Listen(g.path, Settings{Dial: dial, Gate: &Gate{}, Report: func(err error) { t.Errorf("reported: %v", err) }})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -112,7 +112,7 @@ func TestDaemonFindsItsConnectionOpenHoweverLateItAnswers(t *testing.T) {
 func TestHostThatGivesUpInTheMiddleIsNotSeenByTheDaemon(t *testing.T) {
 	daemon := newDaemon(t)
 	path := filepath.Join(t.TempDir(), "vsock.sock")
-	bridge, err := Listen(path, daemon.dial, func(err error) { t.Errorf("reported: %v", err) })
+	bridge, err := Listen(path, Settings{Dial: daemon.dial, Gate: &Gate{}, Report: func(err error) { t.Errorf("reported: %v", err) }})
 	if err != nil {
 		t.Fatal(err)
 	}

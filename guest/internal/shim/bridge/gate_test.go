@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"path/filepath"
 	"testing"
@@ -75,30 +76,58 @@ func TestClosedGateKeepsConnectionsFromTheDaemon(t *testing.T) {
 	}
 }
 
-func TestHoldForATimeEndsByItselfUnlessItBecomesAHold(t *testing.T) {
+func TestGateIsQuietUntilTheMachineRunsAgain(t *testing.T) {
 	var gate Gate
-	gate.HoldFor(time.Millisecond)
-	gate.pass()
-	gate.HoldFor(time.Hour)
-	gate.HoldFor(time.Millisecond)
-	gate.pass()
-	gate.HoldFor(time.Millisecond)
+	ended := 0
+	end := func() {
+		ended++
+		if !gate.Quiet() || !gate.passWithin(0) {
+			t.Errorf("while connections end: quiet %v, and the gate must be open for them", gate.Quiet())
+		}
+	}
+	gate.Quiesce(time.Hour, end)
+	if ended != 1 || gate.passWithin(0) {
+		t.Errorf("ended %d times, and the gate must be closed", ended)
+	}
+	gate.Release() // a late answer of before the stop
+	if !gate.Quiet() || gate.passWithin(0) {
+		t.Error("it opened before the stop")
+	}
 	gate.Hold()
-	gate.HoldFor(time.Millisecond)
-	if gate.passWithin(quiet) {
-		t.Error("the hold ended with the time")
+	gate.Quiesce(time.Millisecond, end) // to a machine that stands still nothing is done
+	if gate.passWithin(quiet) || ended != 1 {
+		t.Errorf("ended %d times, and the gate must be closed", ended)
 	}
 	gate.Release()
 	gate.Release()
-	if !gate.passWithin(0) {
+	if gate.Quiet() || !gate.passWithin(0) {
 		t.Error("it is still closed")
+	}
+}
+
+func TestQuietEndsByItselfWhenTheMachineIsNotStopped(t *testing.T) {
+	var gate Gate
+	gate.HoldUnknown()
+	gate.Quiesce(quiet, func() {}) // by a manager that knows more than a new shim
+	gate.Release()
+	if gate.passWithin(0) {
+		t.Error("it opened before the stop")
+	}
+	gate.pass()
+	if gate.Quiet() {
+		t.Error("new connections are refused at an open gate")
+	}
+	gate.Quiesce(time.Hour, func() {})
+	gate.Open()
+	if gate.Quiet() || !gate.passWithin(0) {
+		t.Error("it is closed for good")
 	}
 }
 
 func TestBridgeEndsWithHostsThatWaitAtTheGateOnceThatIsOpen(t *testing.T) {
 	daemon, gate, _, _ := heldDaemon(t)
 	path := filepath.Join(t.TempDir(), "vsock.sock")
-	bridge, err := Listen(path, daemon.dial, func(err error) { t.Errorf("reported: %v", err) })
+	bridge, err := Listen(path, Settings{Dial: daemon.dial, Gate: gate, Report: func(err error) { t.Errorf("reported: %v", err) }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,6 +145,114 @@ func TestBridgeEndsWithHostsThatWaitAtTheGateOnceThatIsOpen(t *testing.T) {
 	host.Close()
 	wantNothing(t, theirs)
 	gate.Release()
+	if err := bridge.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestQuietEndsConnectionsOnBothSidesAndRefusesNewOnes(t *testing.T) {
+	daemon, gate, _, _ := heldDaemon(t)
+	path := filepath.Join(t.TempDir(), "vsock.sock")
+	bridge, err := Listen(path, Settings{Dial: daemon.dial, Gate: gate, Report: func(err error) { t.Errorf("reported: %v", err) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer bridge.Close()
+	connect := func() net.Conn {
+		host, err := net.Dial("unix", path)
+		if err == nil {
+			err = host.SetDeadline(time.Now().Add(patience))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { host.Close() })
+		fmt.Fprint(host, "CONNECT 9000\n")
+		return host
+	}
+	wantEnd := func(conn net.Conn) {
+		t.Helper()
+		if rest, err := io.ReadAll(conn); len(rest) > 0 || err != nil && err.(net.Error).Timeout() {
+			t.Errorf("%q, %v, want the end", rest, err)
+		}
+	}
+	host := connect()
+	theirs, _ := daemon.asked()
+	fmt.Fprint(theirs, "OK 9000\n")
+	if _, err := host.Read(make([]byte, 100)); err != nil {
+		t.Fatal(err)
+	}
+	silent, err := net.Dial("unix", path) // has not said a word yet
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	fmt.Fprint(host, "last words")
+	unsure := connect() // its answer comes when the connection is not wanted any more
+	late, _ := daemon.asked()
+	held := make(chan struct{})
+	go func() {
+		gate.Quiesce(time.Hour, func() { bridge.End(patience) })
+		close(held)
+	}()
+	text := make([]byte, 10)
+	if _, err := io.ReadFull(theirs, text); err != nil || string(text) != "last words" {
+		t.Errorf("the guest has %q, %v", text, err)
+	}
+	wantEnd(theirs)
+	wantEnd(host)
+	wantEnd(connect())
+	select {
+	case <-held:
+		t.Error("held while the guest still has the connection")
+	default:
+	}
+	theirs.Close()
+	fmt.Fprint(late, "OK 9000\n")
+	wantEnd(late)
+	late.Close()
+	wantEnd(unsure)
+	<-held
+	if now := bridge.Statistics(); now != (Statistics{Opened: 1, ToGuest: 10}) {
+		t.Errorf("the bridge counts %+v", now)
+	}
+	gate.Hold()
+	wantEnd(connect())
+	gate.Release()
+	back := connect()
+	again, _ := daemon.asked()
+	fmt.Fprint(again, "OK 9000\nhello")
+	if _, err := io.ReadFull(back, make([]byte, len("OK 1073741825\nhello"))); err != nil {
+		t.Fatal(err)
+	}
+	if now := bridge.Statistics(); now != (Statistics{Open: 1, Opened: 2, ToGuest: 10, FromGuest: 5}) {
+		t.Errorf("the bridge counts %+v", now)
+	}
+}
+
+func TestEndDoesNotWaitForAGuestThatKeepsItsEnd(t *testing.T) {
+	daemon, gate, _, _ := heldDaemon(t)
+	path := filepath.Join(t.TempDir(), "vsock.sock")
+	bridge, err := Listen(path, Settings{Dial: daemon.dial, Gate: gate, Report: func(err error) { t.Errorf("reported: %v", err) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer host.Close()
+	fmt.Fprint(host, "CONNECT 9000\n")
+	theirs, _ := daemon.asked()
+	fmt.Fprint(theirs, "OK 9000\n")
+	if _, err := host.Read(make([]byte, 100)); err != nil {
+		t.Fatal(err)
+	}
+	gate.Quiesce(time.Hour, func() { bridge.End(quiet) })
+	if gate.passWithin(0) {
+		t.Error("the gate is open")
+	}
+	gate.Open()
 	if err := bridge.Close(); err != nil {
 		t.Error(err)
 	}

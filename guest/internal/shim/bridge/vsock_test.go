@@ -29,7 +29,7 @@ func TestRealVsock(t *testing.T) {
 	}
 	path := filepath.Join(t.TempDir(), "vsock.sock")
 	dial := func(port uint32) (Conn, error) { return vsock.Dial(local, port) }
-	bridge, err := Listen(path, dial, func(err error) { t.Error(err) })
+	bridge, err := Listen(path, Settings{Dial: dial, Gate: &Gate{}, Report: func(err error) { t.Error(err) }})
 	if err != nil {
 		t.Fatal(err)
 	}

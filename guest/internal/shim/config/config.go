@@ -18,6 +18,7 @@ type Config struct {
 	Files   []File   `json:"files"`
 	Console Console  `json:"console"`
 	Vsock   *Vsock   `json:"vsock"`
+	Serial  *Serial  `json:"serial"`
 	Monitor *Monitor `json:"monitor"`
 	Cgroup  *Cgroup  `json:"cgroup"`
 	// Remove holds what the VMM and the vsock daemon leave behind, for the shim to remove at the end.
@@ -64,6 +65,20 @@ type Vsock struct {
 	Argv         []string `json:"argv"`
 	WaitFor      string   `json:"waitFor"`
 	DaemonSocket string   `json:"daemonSocket"`
+}
+
+// Kinds of Serial.
+const (
+	SerialPort = "port"
+	SerialUART = "uart"
+)
+
+// Serial says how the host reaches the guest's agent over a serial line: on Socket, where the shim bridges to the VMM's end of a
+// virtio-serial port (Line, one of those that the VMM listens on), or to the console's UART.
+type Serial struct {
+	Kind   string `json:"kind"`
+	Socket string `json:"socket"`
+	Line   string `json:"line"`
 }
 
 // MonitorQMP is the kind of Monitor that speaks the QEMU Machine Protocol.

@@ -10,10 +10,11 @@ import (
 const full = `{ "version": 1, "sandbox": "sbx_7f2",
   "vmm": { "argv": ["/usr/bin/qemu-system-x86_64", "-S"], "env": {"K": "V"}, "uid": 200003, "gid": 200003, "groups": [104], "maxFiles": 2048,
            "maxProcesses": 300 },
-  "files": [ { "listen": "qmp.sock" }, { "open": "/dev/vhost-vsock" }, { "listen": "events.sock" } ],
+  "files": [ { "listen": "qmp.sock" }, { "open": "/dev/vhost-vsock" }, { "listen": "events.sock" }, { "listen": "agent.sock" } ],
   "console": { "log": "console.log", "maxBytes": 1048576 },
   "vsock": { "kind": "daemon", "argv": ["vhost-device-vsock"], "waitFor": "vsock/vhost.sock",
              "socket": "vsock.sock", "daemonSocket": "vsock/daemon.sock" },
+  "serial": { "kind": "port", "socket": "serial.sock", "line": "agent.sock" },
   "monitor": { "kind": "qmp", "socket": "events.sock" },
   "cgroup": { "folder": "/sys/fs/cgroup/bandsox/sbx_7f2", "settings": {"cpu.max": "50000 100000"} },
   "remove": ["qmp.sock", "vsock/vsock.sock"] }`
@@ -24,7 +25,7 @@ func TestConfigurationOfTheContractIsAccepted(t *testing.T) {
 		t.Fatal(err)
 	}
 	if *config.VMM.UID != 200003 || config.VMM.MaxFiles != 2048 || config.Files[1].Open != "/dev/vhost-vsock" || config.Vsock.WaitFor != "vsock/vhost.sock" ||
-		config.VMM.MaxProcesses != 300 || config.Monitor.Socket != "events.sock" || config.Cgroup.Settings["cpu.max"] != "50000 100000" {
+		config.VMM.MaxProcesses != 300 || config.Monitor.Socket != "events.sock" || config.Serial.Line != "agent.sock" || config.Cgroup.Settings["cpu.max"] != "50000 100000" {
 		t.Errorf("it reads as %+v", config)
 	}
 }
@@ -34,7 +35,7 @@ func TestOnlyTheNecessaryIsAccepted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if config.VMM.MaxFiles != 1024 || config.VMM.MaxProcesses != 0 || config.VMM.UID != nil || config.Vsock != nil || config.Monitor != nil || config.Cgroup != nil {
+	if config.VMM.MaxFiles != 1024 || config.VMM.MaxProcesses != 0 || config.VMM.UID != nil || config.Vsock != nil || config.Monitor != nil || config.Serial != nil || config.Cgroup != nil {
 		t.Errorf("it reads as %+v", config)
 	}
 }
@@ -89,6 +90,12 @@ func TestMistakesAreRefused(t *testing.T) {
 		{"vsock.waitFor", `".."`, "not a plain path"},
 		{"vsock", `{"kind":"kernel","cid":2,"socket":"v"}`, "cid is 2"},
 		{"vsock", `{"kind":"kernel","cid":3,"socket":"/v"}`, "not a plain path"},
+		{"serial.kind", `"other"`, "serial: kind"},
+		{"serial.kind", `"uart"`, "serial: line belongs to kind port"},
+		{"serial.line", `"other.sock"`, "serial: line"},
+		{"serial.line", `""`, "serial: line"},
+		{"serial.socket", `"shim.sock"`, "serial: socket"},
+		{"serial.unknown", `1`, "unknown"},
 		{"remove", `["/etc/passwd"]`, "remove[0]"},
 		{"remove", `["run.json"]`, "belongs to the shim"},
 		{"remove", `["console.log"]`, "the console's log"},

@@ -75,6 +75,11 @@ func (c *Config) validate() error {
 			return fmt.Errorf("vsock: %w", err)
 		}
 	}
+	if c.Serial != nil {
+		if err := c.Serial.validate(c.Files); err != nil {
+			return fmt.Errorf("serial: %w", err)
+		}
+	}
 	if c.Monitor != nil {
 		if err := c.Monitor.validate(c.Files); err != nil {
 			return fmt.Errorf("monitor: %w", err)
@@ -180,16 +185,43 @@ func (v Vsock) validate() error {
 	}
 }
 
+func (s Serial) validate(files []File) error {
+	if err := validateInside(s.Socket, maxSocketPathBytes); err != nil {
+		return fmt.Errorf("socket: %w", err)
+	}
+	switch s.Kind {
+	case SerialPort:
+		if !isListened(s.Line, files) {
+			return fmt.Errorf("line %q is not one that the VMM listens on by files", s.Line)
+		}
+		return nil
+	case SerialUART:
+		if s.Line != "" {
+			return errors.New("line belongs to kind port")
+		}
+		return nil
+	default:
+		return fmt.Errorf("kind %q is neither %s nor %s", s.Kind, SerialPort, SerialUART)
+	}
+}
+
 func (m Monitor) validate(files []File) error {
 	if m.Kind != MonitorQMP {
 		return fmt.Errorf("kind %q is not %s", m.Kind, MonitorQMP)
 	}
+	if !isListened(m.Socket, files) {
+		return fmt.Errorf("socket %q is not one that the VMM listens on by files", m.Socket)
+	}
+	return nil
+}
+
+func isListened(socket string, files []File) bool {
 	for _, file := range files {
-		if m.Socket != "" && file.Listen == m.Socket {
-			return nil
+		if socket != "" && file.Listen == socket {
+			return true
 		}
 	}
-	return fmt.Errorf("socket %q is not one that the VMM listens on by files", m.Socket)
+	return false
 }
 
 // validate sees to it that a wrong folder is refused: everything in it will be killed at the end.

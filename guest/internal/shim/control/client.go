@@ -18,6 +18,7 @@ import (
 type client struct {
 	conn    *net.UnixConn
 	machine Machine
+	links   func() Links
 	out     *outbox
 
 	mu sync.Mutex
@@ -25,8 +26,8 @@ type client struct {
 	raw bool
 }
 
-func newClient(conn *net.UnixConn, machine Machine) *client {
-	client := &client{conn: conn, machine: machine}
+func newClient(conn *net.UnixConn, machine Machine, links func() Links) *client {
+	client := &client{conn: conn, machine: machine, links: links}
 	// Closing wakes both of the client's goroutines, and a client too slow gets nothing more.
 	client.out = newOutbox(func() { client.report(conn.Close()) })
 	return client
@@ -127,6 +128,8 @@ func (c *client) readRequests() {
 		case asked.Op == "hold-link":
 			c.machine.HoldLink()
 			c.say(plainEvent{Event: "link-held"})
+		case asked.Op == "links":
+			c.say(linksEvent{Event: "links", Links: c.links()})
 		case asked.Op == "console":
 			c.attachConsole(reader, asked.Tail)
 			return

@@ -49,6 +49,54 @@ type plainEvent struct {
 	Event string `json:"event"`
 }
 
+// Links is what is known of the ways to the guest; nil is one that the VM does not have.
+type Links struct {
+	Vsock  *VsockLink  `json:"vsock"`
+	Serial *SerialLink `json:"serial"`
+}
+
+// Traffic is of all connections since the shim's start.
+type Traffic struct {
+	Open           uint64 `json:"open"`
+	Opened         uint64 `json:"opened"`
+	ToGuestBytes   uint64 `json:"toGuestBytes"`
+	FromGuestBytes uint64 `json:"fromGuestBytes"`
+}
+
+// VsockLink is vsock. State is that of the daemon; the kernel's backend always runs.
+type VsockLink struct {
+	Kind  string     `json:"kind"`
+	State VsockState `json:"state"`
+	Traffic
+}
+
+// SerialState says whether there is a session with the guest.
+type SerialState string
+
+// The states of the serial line.
+const (
+	SerialUp         SerialState = "up"
+	SerialConnecting SerialState = "connecting"
+)
+
+// SerialLink is the serial line. RTTMs is nil while nothing is known.
+type SerialLink struct {
+	Kind  string      `json:"kind"`
+	State SerialState `json:"state"`
+	Traffic
+	RTTMs         *float64 `json:"rttMs"`
+	WindowBytes   int      `json:"windowBytes"`
+	PayloadBytes  int      `json:"payloadBytes"`
+	FramesSent    uint64   `json:"framesSent"`
+	FramesResent  uint64   `json:"framesResent"`
+	FramesDamaged uint64   `json:"framesDamaged"`
+}
+
+type linksEvent struct {
+	Event string `json:"event"`
+	Links
+}
+
 type exitedEvent struct {
 	Event string `json:"event"`
 	record.Exit
@@ -100,9 +148,9 @@ func parseRequest(line []byte) (request, error) {
 		if asked.Tail < 0 || asked.Tail > maxTailBytes {
 			return request{}, fmt.Errorf("tail is %d, not 0 to %d", asked.Tail, maxTailBytes)
 		}
-	case "hold-link":
+	case "hold-link", "links":
 	default:
-		return request{}, fmt.Errorf("op %q is none of signal, hold-link and console", asked.Op)
+		return request{}, fmt.Errorf("op %q is none of signal, hold-link, links and console", asked.Op)
 	}
 	return asked, nil
 }

@@ -31,8 +31,10 @@ type Machine struct {
 	VMM     procid.ID
 	Signal  func(syscall.Signal) error
 	Console *console.Stream
-	// HoldLink keeps the link's traffic away from a machine that is about to be stopped, for a short while.
+	// HoldLink ends the traffic with a machine that is about to be stopped, and keeps it away; it returns when that is done.
 	HoldLink func()
+	// Links tells of the ways to the guest, of which vsock is in the state given.
+	Links func(vsock VsockState) Links
 	// OpenInput opens another writing end of the console.
 	OpenInput func() (*os.File, error)
 	// Report hears of trouble that no client can be told.
@@ -122,7 +124,7 @@ func (s *Server) accept() {
 
 // admit greets a new client. Its status and its place among those who hear of changes are one step, so that it misses none.
 func (s *Server) admit(conn *net.UnixConn) {
-	client := newClient(conn, s.machine)
+	client := newClient(conn, s.machine, s.links)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopping || len(s.clients) == maxClients {
@@ -139,6 +141,13 @@ func (s *Server) admit(conn *net.UnixConn) {
 		delete(s.clients, client)
 		s.mu.Unlock()
 	}()
+}
+
+func (s *Server) links() Links {
+	s.mu.Lock()
+	vsock := s.vsock
+	s.mu.Unlock()
+	return s.machine.Links(vsock)
 }
 
 // broadcast is called with the lock held.

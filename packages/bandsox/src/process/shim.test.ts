@@ -4,6 +4,7 @@ import { chmod, readFile, rm, writeFile } from 'node:fs/promises'
 import { createServer, type Socket } from 'node:net'
 import path from 'node:path'
 import { describe, it } from 'node:test'
+import { readConfig } from '../config.js'
 import { hasCode } from '../testing/errors.js'
 import { type TestScope, temporaryFolder } from '../testing/temporary-folder.js'
 import { identify } from './identity.js'
@@ -11,12 +12,14 @@ import {
   adoptVmm,
   consoleConfig,
   describeExit,
+  linkStatistics,
   readRun,
   SANDBOX_MARK,
   ShimClient,
   type ShimConfig,
   startShim,
 } from './shim.js'
+import { connectUnixSocket } from './unix-socket.js'
 
 const STATUS = { event: 'status', vmm: { pid: 1, startTime: 1 }, vsock: 'none' }
 const EXITED = { event: 'exited', code: 0, at: '2026-01-01T00:00:00Z' }
@@ -85,6 +88,37 @@ describe('a shim', () => {
     await client.holdLink()
     assert.deepEqual(asked, ['{"op":"hold-link"}'])
     client.close()
+  })
+
+  it('tells how the links do', async (t) => {
+    const traffic = { open: 1, opened: 2, toGuestBytes: 3, fromGuestBytes: 4 }
+    const links = {
+      vsock: { kind: 'daemon', state: 'dead', ...traffic },
+      serial: {
+        ...{ kind: 'uart', state: 'up', ...traffic, rttMs: 0.5, windowBytes: 6, payloadBytes: 7 },
+        ...{ framesSent: 8, framesResent: 9, framesDamaged: 10 },
+      },
+    }
+    const folder = await shimIn(t, (socket, line) => {
+      assert.equal(line, '{"op":"links"}')
+      say(socket, { event: 'links', ...links })
+    })
+    assert.deepEqual(await linkStatistics(folder), links)
+    const reason = new Error('enough')
+    await assert.rejects(linkStatistics(folder, AbortSignal.abort(reason)), (error) => error === reason)
+  })
+
+  it('that does not know of links, ends, or is silent, tells nothing of them', async (t) => {
+    const refuses = { event: 'error', code: 'request-invalid', message: 'op "links" is none' }
+    const old = await shimIn(t, (socket) => say(socket, refuses))
+    await assert.rejects(linkStatistics(old), hasCode('vmm-failed', /does not tell of the links: op "links" is none/))
+    const ends = await shimIn(t, (socket) => socket.end(`${JSON.stringify(EXITED)}\n`))
+    await assert.rejects(linkStatistics(ends), hasCode('vmm-failed', /it has ended/))
+    const lies = await shimIn(t, (socket) => say(socket, { event: 'links', vsock: null, serial: { kind: 'string' } }))
+    await assert.rejects(linkStatistics(lies), hasCode('vmm-failed'))
+    const enough = new AbortController()
+    const silent = await shimIn(t, () => enough.abort(new Error('enough')))
+    await assert.rejects(linkStatistics(silent, enough.signal), /enough/)
   })
 
   it('whose VMM has ended needs no signal any more', async (t) => {
@@ -184,6 +218,33 @@ describe('starting a shim', () => {
     await rm(path.join(folder, 'env'))
     await adoptVmm(shim, folder)
     assert.ok(await marked())
+  })
+
+  it('gives a way to the agent over a serial line, and says how that does', async (t) => {
+    const { shimPath, agentPath } = readConfig()
+    const folder = await temporaryFolder(t)
+    await startShim(shimPath, folder, {
+      ...config,
+      // In the VMM's place: the agent itself, behind a line like a VMM's.
+      vmm: { argv: [agentPath, 'serve-serial', 'fd=3'], env: {}, maxFiles: 100 },
+      files: [{ listen: 'agent.sock' }],
+      serial: { kind: 'port', socket: 'serial.sock', line: 'agent.sock' },
+    })
+    const client = await ShimClient.connect(folder)
+    try {
+      const stream = await connectUnixSocket(path.join(folder, 'serial.sock'))
+      stream.write('CONNECT 9000\n')
+      const [answer] = await once(stream, 'data')
+      assert.match(String(answer), /^OK \d+\n$/)
+      const { vsock, serial } = await linkStatistics(folder)
+      assert.equal(vsock, null)
+      assert.deepEqual([serial?.kind, serial?.state, serial?.open], ['port', 'up', 1])
+      stream.destroy()
+    } finally {
+      await client.signal('SIGKILL')
+      await client.exited()
+      client.close()
+    }
   })
 
   it('fails with what the shim says, or that it says nothing', async (t) => {

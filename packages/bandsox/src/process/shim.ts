@@ -31,6 +31,7 @@ export interface ShimConfig {
   vsock?:
     | { kind: 'daemon'; socket: string; argv: string[]; waitFor: string; daemonSocket: string }
     | { kind: 'kernel'; socket: string; cid: number }
+  serial?: { kind: 'port'; socket: string; line: string } | { kind: 'uart'; socket: string }
   monitor?: { kind: 'qmp'; socket: string }
   cgroup?: { folder: string; settings: Record<string, string> }
   remove: string[]
@@ -89,21 +90,44 @@ const startReply = z.union([
   z.object({ event: z.literal('started'), vmm: identitySchema }),
   z.object({ event: z.literal('failed'), code: z.string(), message: z.string() }),
 ])
+const count = z.number().int().nonnegative()
+const traffic = { open: count, opened: count, toGuestBytes: count, fromGuestBytes: count }
+const linksSchema = z.object({
+  vsock: z.object({ kind: z.enum(['daemon', 'kernel']), state: z.enum(['running', 'dead']), ...traffic }).nullable(),
+  serial: z
+    .object({
+      kind: z.enum(['port', 'uart']),
+      state: z.enum(['up', 'connecting']),
+      ...traffic,
+      rttMs: z.number().nonnegative().nullable(),
+      windowBytes: count,
+      payloadBytes: count,
+      framesSent: count,
+      framesResent: count,
+      framesDamaged: count,
+    })
+    .nullable(),
+})
 const controlEvent = z.discriminatedUnion('event', [
   z.object({ event: z.literal('status'), vmm: identitySchema, vsock: z.string() }),
   z.object({ event: z.literal('vsock-died') }),
   machineStatusSchema.extend({ event: z.literal('machine') }),
   z.object({ event: z.literal('signalled') }),
   z.object({ event: z.literal('link-held') }),
+  linksSchema.extend({ event: z.literal('links') }),
   z.object({ event: z.literal('error'), code: z.string(), message: z.string() }),
   exitSchema.extend({ event: z.literal('exited') }),
 ])
 
 /** Events that answer a request; the others come by themselves. */
-const ANSWERS: readonly string[] = ['signalled', 'link-held', 'error'] satisfies z.infer<typeof controlEvent>['event'][]
+const ANSWERS: readonly string[] = ['signalled', 'link-held', 'links', 'error'] satisfies z.infer<
+  typeof controlEvent
+>['event'][]
 
 export type VmmExit = z.infer<typeof exitSchema>
 export type ShimRun = z.infer<typeof runSchema>
+/** The ways to a guest as its shim has them, null for one that the VM lacks; SHIM.md, shim.sock. */
+export type LinkStatistics = z.infer<typeof linksSchema>
 /** What a machine does now, whoever told it to; SHIM.md, machine.json. */
 export type MachineStatus = z.infer<typeof machineStatusSchema>
 
@@ -232,6 +256,27 @@ async function readIfWhole<S extends z.ZodType>(file: string, schema: S): Promis
   }
 }
 
+/**
+ * How the ways to a running guest do, since its shim began.
+ *
+ * @throws `vmm-failed` when no shim answers; `signal.reason`.
+ */
+export async function linkStatistics(directory: string, signal?: AbortSignal): Promise<LinkStatistics> {
+  signal?.throwIfAborted()
+  const client = await ShimClient.connect(directory)
+  const abort = () => client.close()
+  signal?.addEventListener('abort', abort, { once: true })
+  try {
+    return await client.links()
+  } catch (error) {
+    signal?.throwIfAborted()
+    throw error
+  } finally {
+    signal?.removeEventListener('abort', abort)
+    client.close()
+  }
+}
+
 /** One connection to a running shim. */
 export class ShimClient {
   readonly #socket: Socket
@@ -263,11 +308,19 @@ export class ShimClient {
   }
 
   /**
-   * Keeps what comes over the link away from a machine that is about to be stopped, until it goes on; or for a moment, if it is not
-   * stopped. A shim of an earlier version does not know of this, and does without.
+   * Ends the connections to a machine that is about to be stopped, and keeps new ones away until it goes on; or for a moment, if it
+   * is not stopped. A shim of an earlier version does not know of this, and does without.
    */
   async holdLink(): Promise<void> {
     await this.#ask({ op: 'hold-link' })
+  }
+
+  /** @throws `vmm-failed` when the shim has ended, or is of an earlier version, which does not know. */
+  async links(): Promise<LinkStatistics> {
+    const event = await this.#ask({ op: 'links' })
+    if (event?.event === 'links') return { vsock: event.vsock, serial: event.serial }
+    const why = event?.event === 'error' ? event.message : 'it has ended'
+    throw new BandSoxError('vmm-failed', `the shim does not tell of the links: ${why}`)
   }
 
   /** @returns undefined when the shim will say nothing more. */

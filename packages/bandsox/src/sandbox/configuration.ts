@@ -26,6 +26,12 @@ const configurationSchema = registryConfigSchema.extend({
         .prefault({}),
     })
     .prefault({}),
+  qemu: z
+    .strictObject({
+      /** Of new machines: `uart` is the line that a VMM without virtio-serial has, such as Firecracker; it is slow. */
+      serialLine: z.enum(['port', 'uart']).default('port'),
+    })
+    .prefault({}),
   host: z
     .strictObject({
       /**

@@ -153,4 +153,22 @@ describe('the tail of the console', () => {
     assert.equal(await ask(9001, 5_000), true)
     assert.match(await consoleTail(folder, after), /^bandsox-agent: .*9001.*\nlast words$/)
   })
+
+  it('says ready on the serial line, which counts where there is no vsock, or the guest does not find it', async (t) => {
+    const folder = await temporaryFolder(t)
+    const says = async (text: string, hasVsock: boolean) => {
+      await writeFile(log(folder), text)
+      const signal = new AbortController().signal
+      return await consoleSaysReady(folder, { port: 9000, hasVsock, after: undefined, timeoutMs: 100, signal })
+    }
+    const serial = 'bandsox-agent: 0.1.0 ready on the serial line ttyS0 (boot 1 ms)\n'
+    const missing = 'bandsox-agent: 0.1.0 waits for vsock: no such device\n'
+    assert.equal(await says(serial, false), true)
+    assert.equal(await says(serial, true), false)
+    assert.equal(await says(missing, true), false)
+    assert.equal(await says(missing + serial, true), true)
+    // A kernel with vsock but without its device lets the agent listen, where nobody comes.
+    assert.equal(await says('bandsox-agent: 0.1.0 ready on vsock port 9000 (boot 1 ms)\n', false), false)
+    assert.equal(await says(serial.replace('bandsox-agent', 'login'), false), false)
+  })
 })

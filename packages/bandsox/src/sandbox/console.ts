@@ -32,8 +32,10 @@ export async function* readConsole(
   }
 }
 
-/** What the agent prints once it listens on `port`; guest/internal/agent. */
-const readyLine = (port: number) => new RegExp(`^bandsox-agent: .*\\bready on vsock port ${port}\\b`, 'm')
+/** What the agent prints once it listens on `port`, or finds that it cannot yet; guest/cmd/bandsox-agent. */
+const vsockReady = (port: number) => new RegExp(`^bandsox-agent: .*\\bready on vsock port ${port}\\b`, 'm')
+const VSOCK_MISSING = /^bandsox-agent: .*\bwaits for vsock\b/m
+const SERIAL_READY = /^bandsox-agent: .*\bready on the serial line\b/m
 /** Kept of the console while its line is looked for. */
 const WINDOW_CHARACTERS = 8_192
 
@@ -44,8 +46,8 @@ export async function consolePosition(directory: string): Promise<ConsolePositio
 }
 
 /**
- * Waits until the console says that the agent listens. It is a hint from the guest, no more: it decides when a connection is
- * first tried, since `vhost-device-vsock` confuses descriptors (and then never answers again) after one that was given up
+ * Waits until the console says that the agent listens: on vsock, where the machine has it and the guest finds it, else on the serial
+ * line. It is a hint from the guest, no more: it decides when a connection is first tried, since `vhost-device-vsock` confuses descriptors (and then never answers again) after one that was given up
  * before the guest's driver was there.
  *
  * @param options.after What earlier machines of this directory have said does not count.
@@ -56,18 +58,27 @@ export async function consoleSaysReady(
   directory: string,
   {
     port,
+    hasVsock = true,
     after,
     timeoutMs,
     signal,
-  }: { port: number; after: ConsolePosition | undefined; timeoutMs: number; signal: AbortSignal },
+  }: {
+    port: number
+    hasVsock?: boolean
+    after: ConsolePosition | undefined
+    timeoutMs: number
+    signal: AbortSignal
+  },
 ): Promise<boolean> {
   const limit = AbortSignal.timeout(timeoutMs)
-  const ready = readyLine(port)
+  const onVsock = vsockReady(port)
+  const isReady = (text: string) =>
+    (hasVsock && onVsock.test(text)) || (SERIAL_READY.test(text) && (!hasVsock || VSOCK_MISSING.test(text)))
   let window = ''
   const console = readConsole(directory, { follow: true, after, signal: AbortSignal.any([signal, limit]) })
   for await (const chunk of console) {
     window = (window + Buffer.from(chunk).toString('latin1')).slice(-WINDOW_CHARACTERS)
-    if (ready.test(window)) return true
+    if (isReady(window)) return true
   }
   signal.throwIfAborted()
   return false

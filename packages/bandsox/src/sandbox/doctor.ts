@@ -38,7 +38,11 @@ export async function examineHost(config: {
     check('vsock', async () => {
       const backend = await findVsockBackend(tools)
       if (backend.kind === 'none') {
-        return { verdict: 'slow', found: `${backend.reason}: the serial line does its work`, hint: backend.hint }
+        return {
+          verdict: 'slow',
+          found: `${backend.reason}; sandboxes are reached over a serial line`,
+          hint: backend.hint,
+        }
       }
       return {
         verdict: 'ok',

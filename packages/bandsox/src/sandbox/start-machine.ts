@@ -54,12 +54,15 @@ export async function startMachine(
   const directory = host.store.directoryOf(record.id)
   const printed = await consolePosition(directory)
   clock.mark('files')
-  const { memoryOvercommit } = (await host.configuration()).host
-  const admit = admitWithin(hostMemoryMib(), memoryOvercommit)
+  const configuration = await host.configuration()
+  const admit = admitWithin(hostMemoryMib(), configuration.host.memoryOvercommit)
   releases.add('CID and port', () => host.store.releaseNumbers(record.id))
   releases.add('the VMM', async () => void (await endMachine(host, record)))
   const { spec, machine, facts } = await startOnFreeCid(host, record.id, {
-    specOf: (numbers) => machineSpec(host, record, numbers),
+    specOf: async (numbers) => ({
+      ...(await machineSpec(host, record, numbers)),
+      serialLine: configuration.qemu.serialLine,
+    }),
     admit,
     signal,
   })
@@ -71,10 +74,13 @@ export async function startMachine(
     )
     host.debug(`Vsock bridge enabled: CID=${spec.cid}, port=${spec.port}`)
     host.debug(`Vsock bridge loop started for ${record.id}`)
+  } else {
+    host.info(`${record.id} has no vsock, its agent is reached over the serial line: ${facts.vsockReason}`)
   }
   const agent = agentOf(host, { id: record.id, machine: facts, port: spec.port })
   releases.add('connections', async () => agent.close())
-  const hello = await whenReady(machine, agent, spec, { printed, timeoutMs: bootTimeoutMs, signal })
+  const waiting = { printed, hasVsock: facts.vsock !== null, timeoutMs: bootTimeoutMs, signal }
+  const hello = await whenReady(machine, agent, spec, waiting)
   clock.mark('hello')
   machine.close()
   return {
@@ -132,9 +138,15 @@ async function whenReady(
   spec: MachineSpec,
   {
     printed: after,
+    hasVsock,
     timeoutMs,
     signal,
-  }: { printed: ConsolePosition | undefined; timeoutMs: number; signal: AbortSignal | undefined },
+  }: {
+    printed: ConsolePosition | undefined
+    hasVsock: boolean
+    timeoutMs: number
+    signal: AbortSignal | undefined
+  },
 ): ReturnType<Agent['waitUntilReady']> {
   const ended = new AbortController()
   machine.exited().then(
@@ -146,6 +158,7 @@ async function whenReady(
     const startedAt = performance.now()
     await consoleSaysReady(spec.directory, {
       port: spec.port,
+      hasVsock,
       after,
       timeoutMs: timeoutMs * HINT_SHARE,
       signal: either,

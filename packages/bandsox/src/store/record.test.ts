@@ -17,6 +17,7 @@ const running: SandboxRecord = sampleRecord({
     accelerator: 'tcg',
     acceleratorReason: 'there is no /dev/kvm',
     vsock: { backend: 'daemon', socket: 'vsock.sock' },
+    serial: { line: 'port', socket: 'serial.sock' },
   },
   timings: { files: 1 },
   cid: 3,
@@ -54,6 +55,7 @@ describe("a sandbox's row", () => {
       [change('image', { config: undefined }), /image: config: expected an object/],
       [change('image', { config: { ...running.image.config, cmd: 'sh' } }), /config\.cmd: expected a list/],
       [change('machine', { vsock: { backend: 'x' } }), /vsock\.backend: expected one of/],
+      [change('machine', { serial: { line: 'x' } }), /serial\.line: expected one of port, uart/],
       [change('limits', { cpus: undefined }), /limits: cpus: expected a number/],
       [change('holder', { bootId: undefined }), /holder: bootId: expected text/],
     ]

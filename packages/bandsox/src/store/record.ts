@@ -41,6 +41,8 @@ const machine = object({
   accelerator: oneOf('kvm', 'tcg'),
   acceleratorReason: optional(text),
   vsock: nullable(object({ backend: oneOf('kernel', 'daemon'), socket: text })),
+  vsockReason: optional(text),
+  serial: optional(object({ line: oneOf('port', 'uart'), socket: text })),
 })
 
 const limits: Check<Limits> = object({

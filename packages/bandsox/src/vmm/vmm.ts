@@ -4,6 +4,9 @@ import type { Link } from '../link/link.js'
 import type { VmmExit } from '../process/shim.js'
 import type { LiveLimits, MachineLimits } from './limits.js'
 
+/** A virtio-serial port, or the console's UART, which every VMM has and which is slow. */
+export type SerialLine = 'port' | 'uart'
+
 /** A machine to be started, in its own directory. File names are relative to it. */
 export interface MachineSpec {
   sandboxId: string
@@ -17,6 +20,8 @@ export interface MachineSpec {
   /** Host name inside the guest. */
   hostname: string
   vsock: VsockMode
+  /** What the serial link runs over. Default `port`. */
+  serialLine?: SerialLine
   /** Our number for the link; unique among the running VMs of this storage folder. */
   cid: number
   /** Guest port of the agent. */
@@ -34,6 +39,10 @@ export interface MachineFacts {
   /** Why it is not `kvm`, when it is not. */
   acceleratorReason?: string | undefined
   vsock: { backend: 'kernel' | 'daemon'; socket: string } | null
+  /** Why there is no vsock, where there is none. */
+  vsockReason?: string | undefined
+  /** The way to the agent when there is no vsock, or it fails. Not on record of machines of earlier versions, which have none. */
+  serial?: { line: SerialLine; socket: string } | undefined
 }
 
 /** A machine that runs. Several processes may hold one; none of them owns it: the shim does. */

@@ -20,6 +20,7 @@ const choice = (over: Partial<QemuChoice> = {}): QemuChoice => ({
   program: '/usr/bin/qemu',
   accelerator: 'tcg',
   vsock: null,
+  serialLine: 'port',
   ...over,
 })
 
@@ -151,10 +152,27 @@ describe("QEMU's command line", () => {
     const { argv, files } = qemuCommandLine(spec, choice({ vsock: 'kernel' }))
     const fdOf = (id: string) =>
       Number(/fd=(\d+)/.exec(valuesOf(argv, '-chardev').find((value) => value.includes(`id=${id},`)) ?? '')?.[1])
-    const listening = ['qmp.sock', 'agent.sock', 'events.sock'].map((listen) => ({ listen }))
+    const listening = ['qmp.sock', 'events.sock', 'agent.sock'].map((listen) => ({ listen }))
     assert.deepEqual(files, [...listening, { open: '/dev/vhost-vsock' }])
-    assert.deepEqual([fdOf('qmp'), fdOf('agent'), fdOf('events')], [3, 4, 5])
+    assert.deepEqual([fdOf('qmp'), fdOf('events'), fdOf('agent')], [3, 4, 5])
     assert.ok(valuesOf(argv, '-device').includes('vhost-vsock-pci,guest-cid=77,vhostfd=6'))
+  })
+
+  it('has one port for the agent, or no virtio-serial at all where the UART is the line', () => {
+    const serialOf = (serialLine: QemuChoice['serialLine']) => {
+      const { argv, files } = qemuCommandLine(spec, choice({ serialLine }))
+      const devices = valuesOf(argv, '-device').filter((device) => device.includes('serial'))
+      const named = only(argv, '-append')
+        .split(' ')
+        .filter((parameter) => parameter.startsWith('bandsox.serial='))
+      return { devices, named, isListened: files.some((file) => 'listen' in file && file.listen === 'agent.sock') }
+    }
+    assert.deepEqual(serialOf('port'), {
+      devices: ['virtio-serial-pci,max_ports=2', 'virtserialport,chardev=agent,name=bandsox.agent'],
+      named: ['bandsox.serial=bandsox.agent'],
+      isListened: true,
+    })
+    assert.deepEqual(serialOf('uart'), { devices: [], named: ['bandsox.serial=ttyS0'], isListened: false })
   })
 
   it('shares the memory with the vsock daemon only', () => {

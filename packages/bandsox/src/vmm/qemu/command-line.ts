@@ -1,13 +1,19 @@
 /** QEMU's command line and inherited descriptors for a machine. Pure. */
 import type { ShimConfig } from '../../process/shim.js'
 import type { MachineLimits } from '../limits.js'
-import type { MachineSpec } from '../vmm.js'
+import type { MachineSpec, SerialLine } from '../vmm.js'
 
 export const QMP_SOCKET = 'qmp.sock'
 /** A monitor for the shim alone, which holds its only connection. */
 export const EVENTS_SOCKET = 'events.sock'
 /** The far end of the guest's virtio-serial port; the shim connects it. */
 export const AGENT_SERIAL_SOCKET = 'agent.sock'
+/** The port's name in the guest. */
+const AGENT_SERIAL_PORT = 'bandsox.agent'
+/** The UART's, which is the console's. */
+const CONSOLE_UART = 'ttyS0'
+/** The shim's, whatever line is behind it. */
+export const SERIAL_SOCKET = 'serial.sock'
 /** The shim's, whatever is behind it. */
 export const VSOCK_SOCKET = 'vsock.sock'
 /** The daemon's own folder: it runs as the VM's user and makes its sockets itself. */
@@ -25,6 +31,8 @@ export interface QemuChoice {
   program: string
   accelerator: 'kvm' | 'tcg'
   vsock: 'kernel' | 'daemon' | null
+  /** `uart`: as on a VMM without virtio-serial. */
+  serialLine: SerialLine
 }
 
 type InheritedFile = ShimConfig['files'][number]
@@ -40,7 +48,6 @@ export function qemuCommandLine(spec: MachineSpec, choice: QemuChoice): { argv: 
   const files: InheritedFile[] = []
   const inherit = (file: InheritedFile): number => files.push(file) + FIRST_FD - 1
   const qmp = inherit({ listen: QMP_SOCKET })
-  const serial = inherit({ listen: AGENT_SERIAL_SOCKET })
   const events = inherit({ listen: EVENTS_SOCKET })
   const isKvm = choice.accelerator === 'kvm'
   // vhost-user needs the guest's memory shared with the daemon.
@@ -66,14 +73,13 @@ export function qemuCommandLine(spec: MachineSpec, choice: QemuChoice): { argv: 
     ...['-bios', 'qboot.rom'],
     ...['-kernel', spec.files.kernel],
     ...['-initrd', spec.files.initramfs],
-    ...['-append', kernelCommandLine(spec, isKvm)],
+    ...['-append', kernelCommandLine(spec, isKvm, choice.serialLine)],
     ...drive('root', spec.files.root, spec.isRootWritable === true ? 'readonly=off' : 'readonly=on', spec.limits),
     ...drive('overlay', spec.files.overlay, 'discard=unmap,detect-zeroes=unmap', spec.limits),
     ...['-chardev', 'stdio,id=console,signal=off', '-serial', 'chardev:console'],
     ...['-chardev', `socket,id=qmp,fd=${qmp},server=on,wait=off`, '-mon', 'chardev=qmp,mode=control'],
     ...['-chardev', `socket,id=events,fd=${events},server=on,wait=off`, '-mon', 'chardev=events,mode=control'],
-    ...['-chardev', `socket,id=agent,fd=${serial},server=on,wait=off`],
-    ...['-device', 'virtio-serial-pci,max_ports=2', '-device', 'virtserialport,chardev=agent,name=bandsox.agent'],
+    ...serialPort(choice.serialLine, inherit),
     // Gives back what the guest has freed, and takes what it is asked for: but never what the guest needs.
     ...['-device', 'virtio-balloon-pci,id=balloon,deflate-on-oom=on,free-page-reporting=on'],
     ...['-object', 'rng-random,id=rng0,filename=/dev/urandom', '-device', 'virtio-rng-pci,rng=rng0'],
@@ -133,6 +139,16 @@ export function throttleCommands(
   }))
 }
 
+function serialPort(line: SerialLine, inherit: (file: InheritedFile) => number): string[] {
+  if (line === 'uart') return []
+  const fd = inherit({ listen: AGENT_SERIAL_SOCKET })
+  return [
+    ...['-chardev', `socket,id=agent,fd=${fd},server=on,wait=off`],
+    ...['-device', 'virtio-serial-pci,max_ports=2'],
+    ...['-device', `virtserialport,chardev=agent,name=${AGENT_SERIAL_PORT}`],
+  ]
+}
+
 function vsockDevice(spec: MachineSpec, choice: QemuChoice, inherit: (file: InheritedFile) => number): string[] {
   if (choice.vsock === null) return []
   if (choice.vsock === 'kernel') {
@@ -141,7 +157,7 @@ function vsockDevice(spec: MachineSpec, choice: QemuChoice, inherit: (file: Inhe
   return ['-chardev', `socket,id=vsock,path=${VHOST_USER_SOCKET}`, '-device', 'vhost-user-vsock-pci,chardev=vsock']
 }
 
-function kernelCommandLine(spec: MachineSpec, isKvm: boolean): string {
+function kernelCommandLine(spec: MachineSpec, isKvm: boolean, serialLine: SerialLine): string {
   return [
     'console=ttyS0',
     'quiet',
@@ -153,6 +169,7 @@ function kernelCommandLine(spec: MachineSpec, isKvm: boolean): string {
     'bandsox.root=/dev/vda',
     'bandsox.overlay=/dev/vdb',
     `bandsox.port=${spec.port}`,
+    `bandsox.serial=${serialLine === 'uart' ? CONSOLE_UART : AGENT_SERIAL_PORT}`,
     `bandsox.hostname=${spec.hostname}`,
   ].join(' ')
 }

@@ -6,12 +6,14 @@ import { socketLink } from '../../link/socket-link.js'
 import { consoleConfig, SANDBOX_MARK, type ShimConfig, startShim } from '../../process/shim.js'
 import { type CgroupSupport, cgroupSupport, machineCgroup } from '../cgroup.js'
 import type { MachineLimits } from '../limits.js'
-import type { MachineFacts, MachineSpec, Vmm } from '../vmm.js'
+import type { MachineFacts, MachineSpec, SerialLine, Vmm } from '../vmm.js'
 import {
+  AGENT_SERIAL_SOCKET,
   DAEMON_SOCKET,
   EVENTS_SOCKET,
   type QemuChoice,
   qemuCommandLine,
+  SERIAL_SOCKET,
   VHOST_USER_SOCKET,
   VSOCK_FOLDER,
   VSOCK_SOCKET,
@@ -53,7 +55,7 @@ export function qemuDriver(tools: HostTools): Vmm {
         makeVsockFolder(spec),
       ])
       requireLimits(spec.limits, groups)
-      const vsock = chooseVsock(spec.vsock, backend)
+      const { vsock, reason: vsockReason } = chooseVsock(spec.vsock, backend)
       const config = await prepare(spec, program, accelerator, vsock, groups)
       await startShim(tools.shim, spec.directory, config)
       const facts: MachineFacts = {
@@ -62,12 +64,16 @@ export function qemuDriver(tools: HostTools): Vmm {
         accelerator: accelerator.kind,
         acceleratorReason: accelerator.reason,
         vsock: vsock === null ? null : { backend: vsock.kind, socket: VSOCK_SOCKET },
+        vsockReason,
+        serial: { line: serialLineOf(spec), socket: SERIAL_SOCKET },
       }
       return { machine: await attachMachine(tools.shim, spec.directory), facts }
     },
     attach: (directory) => attachMachine(tools.shim, directory),
-    links: (directory, { vsock }, port) =>
-      vsock === null ? [] : [socketLink('vsock', path.join(directory, vsock.socket), port)],
+    links: (directory, { vsock, serial }, port) => [
+      ...(vsock === null ? [] : [socketLink('vsock', path.join(directory, vsock.socket), port)]),
+      ...(serial === undefined ? [] : [socketLink('serial', path.join(directory, serial.socket), port)]),
+    ],
   }
 }
 
@@ -80,18 +86,21 @@ function requireLimits({ cpus, processes }: MachineLimits, groups: CgroupSupport
   })
 }
 
-/** @throws `vsock-unavailable` when the machine would be left without a link to its agent. */
-function chooseVsock(mode: VsockMode, backend: VsockBackend): Exclude<VsockBackend, { kind: 'none' }> | null {
-  if (mode === 'off') {
-    throw new BandSoxError(
-      'vsock-unavailable',
-      'cannot start a machine with vsock off: vsock is its only link to the agent',
-      {
-        hint: 'leave vsock on auto',
-      },
-    )
-  }
-  if (backend.kind !== 'none') return backend
+const serialLineOf = ({ serialLine = 'port' }: MachineSpec): SerialLine => serialLine
+
+type UsableBackend = Exclude<VsockBackend, { kind: 'none' }>
+
+/**
+ * @returns null and why, for a machine whose agent is reached over the serial line alone.
+ * @throws `vsock-unavailable` when it must be there and there is no backend.
+ */
+export function chooseVsock(
+  mode: VsockMode,
+  backend: VsockBackend,
+): { vsock: UsableBackend; reason?: undefined } | { vsock: null; reason: string } {
+  if (mode === 'off') return { vsock: null, reason: 'vsock is off for this sandbox' }
+  if (backend.kind !== 'none') return { vsock: backend }
+  if (mode === 'auto') return { vsock: null, reason: backend.reason }
   throw new BandSoxError('vsock-unavailable', `cannot start a machine with vsock: ${backend.reason}`, {
     hint: backend.hint,
   })
@@ -101,11 +110,16 @@ async function prepare(
   spec: MachineSpec,
   program: string,
   accelerator: Acceleration,
-  vsock: Exclude<VsockBackend, { kind: 'none' }> | null,
+  vsock: UsableBackend | null,
   groups: CgroupSupport,
 ): Promise<ShimConfig> {
   const isRoot = process.getuid?.() === 0
-  const choice: QemuChoice = { program, accelerator: accelerator.kind, vsock: vsock?.kind ?? null }
+  const choice: QemuChoice = {
+    program,
+    accelerator: accelerator.kind,
+    vsock: vsock?.kind ?? null,
+    serialLine: serialLineOf(spec),
+  }
   const { argv, files } = qemuCommandLine(spec, choice)
   if (vsock?.kind === 'daemon') await linkOrCopy(vsock.program, path.join(spec.directory, VSOCK_DAEMON_FILE))
   return {
@@ -125,6 +139,10 @@ async function prepare(
     files,
     console: consoleConfig,
     ...(vsock !== null && { vsock: vsockConfig(spec, vsock.kind) }),
+    serial:
+      serialLineOf(spec) === 'uart'
+        ? { kind: 'uart', socket: SERIAL_SOCKET }
+        : { kind: 'port', socket: SERIAL_SOCKET, line: AGENT_SERIAL_SOCKET },
     monitor: { kind: 'qmp', socket: EVENTS_SOCKET },
     ...(groups.usable && { cgroup: machineCgroup(groups.parent, spec, accelerator.kind) }),
     remove: [],
