@@ -5,6 +5,7 @@ import {
   type ExecOptions,
   type Files,
   type Job,
+  type LinkReport,
   type Operation,
   requireAllowed,
   type Sandbox,
@@ -25,6 +26,7 @@ import { readConsole } from './console.js'
 import { checkedName } from './description.js'
 import { RESUME_BYTES, requireFreeSpace } from './free-space.js'
 import type { Host } from './host.js'
+import { reportLinks } from './link-report.js'
 import { LocalFiles } from './local-files.js'
 import { recover } from './recover.js'
 import { sandboxInfo } from './sandbox-info.js'
@@ -162,6 +164,10 @@ export class LocalSandbox implements Sandbox {
     options: { timeoutMs?: number; signal?: AbortSignal } = {},
   ): Promise<SandboxState> {
     return await waitForState(this.#host, this.id, states, options)
+  }
+
+  async links(options: { signal?: AbortSignal } = {}): Promise<LinkReport> {
+    return await reportLinks(this.#host, await this.#allowed('exec'), options.signal)
   }
 
   async delete(options: { force?: boolean } = {}): Promise<void> {

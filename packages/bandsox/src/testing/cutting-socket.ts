@@ -14,6 +14,8 @@ export interface CuttingSocket {
   readonly bytes: number
   /** Cuts every connection, the present and the coming ones, each after so many bytes both ways from now on. */
   cutAfter(bytes: number | undefined): void
+  /** Cuts the connections that are open now. @returns How many there were. */
+  cutNow(): number
   /** From now on connections are closed without a word. */
   refuse(isRefusing: boolean): void
   /** From now on nothing passes, and nobody is told. */
@@ -86,6 +88,11 @@ export async function cuttingSocket(t: TestScope, target: string, at?: string): 
     cutAfter(bytes) {
       state.left = bytes
       if (bytes !== undefined) cutAll()
+    },
+    cutNow() {
+      const count = open.size / 2
+      cutAll()
+      return count
     },
     refuse(isRefusing) {
       state.isRefusing = isRefusing

@@ -233,6 +233,59 @@ export interface SandboxInfo {
   timings: Record<string, number>
 }
 
+/** One way to the guest, tried just now. */
+export interface LinkState {
+  /** The Unix socket on the host, which takes `CONNECT <port>`; null when the machine has no such link. */
+  socket: string | null
+  /** Milliseconds from the connection to the agent's hello; null when it did not answer. */
+  handshakeMs: number | null
+  /** Why it did not. */
+  failure: string | null
+  /** Connections, and bytes that have passed since the machine's shim began; null when that does not tell. */
+  traffic: { open: number; opened: number; toGuestBytes: number; fromGuestBytes: number } | null
+}
+
+/** The links of a running sandbox, from the host's device to the guest's. What only the guest can tell is null when it cannot be asked. */
+export interface LinkReport {
+  /** The one that an operation would take now. */
+  current: LinkKind | null
+  /** Why that one. */
+  reason: string
+  vsock: LinkState & {
+    /** What was asked for when the sandbox was made. */
+    wanted: VsockMode
+    /** `kernel` or `daemon`; null: the machine has no device. */
+    backend: string | null
+    backendState: 'running' | 'dead' | null
+    cid: number | null
+    port: number | null
+    /** Whether the guest's kernel knows vsock at all. */
+    guestKernel: boolean | null
+    /** The loaded module of the transport; null also when it is built in. */
+    guestModule: string | null
+    guestDevice: boolean | null
+    /** What the device tells the guest. */
+    guestCid: number | null
+    /** The port that the agent listens on. */
+    guestPort: number | null
+    /** Why it does not. */
+    guestReason: string | null
+  }
+  serial: LinkState & {
+    line: 'port' | 'uart' | null
+    /** Of the datalink; null when the shim does not tell. */
+    datalink: {
+      state: 'up' | 'connecting'
+      rttMs: number | null
+      windowBytes: number
+      payloadBytes: number
+      framesSent: number
+      framesResent: number
+      framesDamaged: number
+    } | null
+  }
+}
+
 export interface Sandbox extends AsyncDisposable {
   readonly id: string
   readonly files: Files
@@ -268,6 +321,8 @@ export interface Sandbox extends AsyncDisposable {
    * @throws `timeout`; `wrong-state` when it has failed and so never gets there by itself; `not-found` when it is removed.
    */
   waitFor(states: readonly StateName[], options?: { timeoutMs?: number; signal?: AbortSignal }): Promise<SandboxState>
+  /** Tries each link, and tells what there is of it on both sides. @throws `wrong-state` when it does not run. */
+  links(options?: { signal?: AbortSignal }): Promise<LinkReport>
   /** Removes a sandbox and its disk. @param options.force Kills a running one first. */
   delete(options?: { force?: boolean }): Promise<void>
   /** The console of the guest, oldest first; bounded by the log's rotation. */

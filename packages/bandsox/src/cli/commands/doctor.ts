@@ -1,8 +1,9 @@
 /** `doctor`: what this host has and lacks, and what dead processes have left; each with its remedy. */
-import { messageOf } from '@bandsox/sdk'
+import { BandSoxError, messageOf } from '@bandsox/sdk'
 import type { Command } from 'commander'
 import type { Check } from '../../sandbox/doctor.js'
 import { type Context, contextOf } from '../context.js'
+import { linkReportText } from '../link-report-text.js'
 import { table } from '../text.js'
 import { type Cleaned, cleanUp } from './cleanup.js'
 
@@ -11,9 +12,16 @@ const marks: Record<Check['verdict'], string> = { ok: 'ok', slow: 'slow', missin
 export function addDoctor(program: Command): void {
   program
     .command('doctor')
+    .argument('[vm]', 'a running sandbox, whose links are looked at in place of the host')
     .option('--fix', 'set right what dead processes have left, each explained before it is done')
-    .description('check what this host has and lacks; exits with 1 when a sandbox could not start')
-    .action(async (options: { fix?: boolean }, command: Command) => {
+    .description(
+      'check what this host has and lacks, or the links of a sandbox; exits with 1 when one could not start, or no link works',
+    )
+    .action(async (vm: string | undefined, options: { fix?: boolean }, command: Command) => {
+      if (vm !== undefined) {
+        await examineSandbox(contextOf(command), vm, options)
+        return
+      }
       const { examineHost } = await import('../../sandbox/doctor.js') // late, for the sake of completion: see context.ts
       const context = contextOf(command)
       const checks = await examineHost(context.config)
@@ -35,6 +43,15 @@ export function addDoctor(program: Command): void {
       if (leftovers.error !== undefined) context.warn(`cannot look for leftovers: ${leftovers.error}`)
       if (checks.some(({ verdict }) => verdict === 'missing') || leftovers.error !== undefined) process.exitCode = 1
     })
+}
+
+/** Exits with 1 when no link works. */
+async function examineSandbox(context: Context, vm: string, { fix }: { fix?: boolean }): Promise<void> {
+  if (fix === true) throw new BandSoxError('bad-request', '--fix is for the host: leave the sandbox out')
+  const sandbox = await (await context.open()).get(vm)
+  const report = await sandbox.links({ signal: context.signal })
+  context.print(linkReportText(report), report)
+  if (report.current === null) process.exitCode = 1
 }
 
 /** A storage that cannot be opened is one more thing that is found. */
