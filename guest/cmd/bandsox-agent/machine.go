@@ -10,10 +10,12 @@ import (
 
 	"bandsox.dev/guest/internal/agent/boot"
 	"bandsox.dev/guest/internal/agent/console"
+	"bandsox.dev/guest/internal/agent/links"
 	"bandsox.dev/guest/internal/agent/power"
 	"bandsox.dev/guest/internal/agent/quiet"
 	"bandsox.dev/guest/internal/agent/reaper"
 	"bandsox.dev/guest/internal/agent/serve"
+	"bandsox.dev/guest/internal/agent/tools"
 	"bandsox.dev/guest/internal/vsock"
 )
 
@@ -53,6 +55,7 @@ type machine struct {
 	stages  *boot.Stages
 	stopper *power.Stopper
 	server  *serve.Server
+	links   *links.State
 	late    sync.Once
 }
 
@@ -62,6 +65,9 @@ func start(stages *boot.Stages) (*machine, error) {
 	}
 	if err := quiet.Monitor(); err != nil {
 		console.Printf("%v", err) // slower, but right
+	}
+	if err := tools.Hold(); err != nil {
+		console.Printf("%v", err) // everything else works
 	}
 	config, err := boot.ReadConfig()
 	if err != nil {
@@ -86,14 +92,16 @@ func start(stages *boot.Stages) (*machine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the boot's id: %w", err)
 	}
+	seen := &links.State{}
 	stopper := &power.Stopper{Unmount: root.Unmount}
 	server := &serve.Server{
 		Version: version, BootID: strings.TrimSpace(string(bootID)), Reaper: reaper.New(),
 		UptimeMs: boot.UptimeMs, Stages: stages.Snapshot, Shutdown: stopper.Stop,
+		Links: seen.Message,
 	}
 	stopper.Refuse = server.Stop
 	stopper.StopSignals = server.Reaper.StopSignals
-	return &machine{config: config, modules: modules, stages: stages, stopper: stopper, server: server}, nil
+	return &machine{config: config, modules: modules, stages: stages, stopper: stopper, server: server, links: seen}, nil
 }
 
 func (m *machine) serve() {
@@ -117,11 +125,13 @@ func (m *machine) serveVsock() {
 		listener, err := vsock.Listen(m.config.Port)
 		if err == nil {
 			m.stages.Done("ready")
+			m.links.VsockListens(m.config.Port)
 			console.Printf("%s ready on vsock port %d (boot %d ms)", version, m.config.Port, boot.UptimeMs())
 			go m.late.Do(m.finishBoot)
 			m.server.Accept(listener)
 			return
 		}
+		m.links.VsockWaits(err)
 		if !told {
 			told = true
 			console.Printf("%s waits for vsock: %v", version, err)

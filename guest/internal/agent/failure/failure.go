@@ -33,6 +33,8 @@ const (
 	NoSuchUser          = "no-such-user"
 	NoSuchFolder        = "no-such-folder"
 	Aborted             = "aborted"
+	ConnectionRefused   = "connection-refused"
+	ConnectionFailed    = "connection-failed"
 	Stopping            = "stopping"
 	Internal            = "internal"
 )

@@ -4,8 +4,10 @@ import {
   BandSoxError,
   type ExecOptions,
   type Files,
+  type ForwardOptions,
   type Job,
   type Operation,
+  type PortForward,
   requireAllowed,
   type Sandbox,
   type SandboxChanges,
@@ -25,6 +27,7 @@ import { checkedName } from './description.js'
 import { RESUME_BYTES, requireFreeSpace } from './free-space.js'
 import type { Host } from './host.js'
 import { LocalFiles } from './local-files.js'
+import { forwardPort } from './port-forward.js'
 import { sandboxInfo } from './sandbox-info.js'
 import {
   claimForEnd,
@@ -79,6 +82,11 @@ export class LocalSandbox implements Sandbox {
       const stopSignal = parseSignal(config.stopSignal)
       return { argv, ...(stopSignal !== undefined && { stopSignal }) }
     })
+  }
+
+  async forward(options: ForwardOptions): Promise<PortForward> {
+    await this.#allowed('exec') // rather now than at the first connection
+    return await forwardPort(() => this.#agentFor('exec'), options)
   }
 
   async start(options: StartOptions = {}): Promise<void> {
