@@ -1,4 +1,4 @@
-/** Imports run one way: cli → sandbox → {vmm, image, boot, guest, store} → {link, wire, artifact, process} → sdk. Siblings do not meet. */
+/** Imports run one way: cli → sandbox → {vmm, image, boot, guest, store} → {link, wire, artifact, tar, process} → sdk. Siblings do not meet. */
 const inner = '^packages/bandsox/src/'
 const tests = '\\.test\\.ts$|/testing/'
 
@@ -35,13 +35,14 @@ module.exports = {
     layer('process', []),
     layer('wire', []),
     layer('artifact', ['process']),
+    layer('tar', []),
     layer('link', ['process']),
     layer('store', ['process']),
     layer('guest', ['link', 'wire']),
     layer('boot', ['artifact', 'process']),
-    layer('image', ['artifact', 'process']),
+    layer('image', ['artifact', 'tar', 'process']),
     layer('vmm', ['link', 'process']),
-    layer('sandbox', ['vmm', 'image', 'boot', 'guest', 'store', 'link', 'artifact', 'process']),
+    layer('sandbox', ['vmm', 'image', 'boot', 'guest', 'store', 'link', 'artifact', 'tar', 'process']),
     layer('cli', ['sandbox', 'config', 'process/make-folder']),
     {
       name: 'definitions-of-commands-load-no-sandboxes',

@@ -9,9 +9,11 @@ import (
 	"time"
 
 	"bandsox.dev/guest/internal/agent/boot"
+	"bandsox.dev/guest/internal/agent/links"
 	"bandsox.dev/guest/internal/agent/reaper"
 	"bandsox.dev/guest/internal/agent/serialline"
 	"bandsox.dev/guest/internal/agent/serve"
+	"bandsox.dev/guest/internal/agent/tools"
 	"bandsox.dev/guest/internal/handshake"
 	"bandsox.dev/guest/internal/serial"
 )
@@ -19,6 +21,9 @@ import (
 // serveLocally serves on a Unix socket, whatever the port of a CONNECT, so that the host's code can be tested against the real
 // agent without a machine. A shutdown ends this program and nothing else.
 func serveLocally(path string) error {
+	if err := tools.Hold(); err != nil {
+		return err
+	}
 	listener, err := handshake.Listen(path)
 	if err != nil {
 		return err
@@ -60,6 +65,7 @@ func serveHere(listener serve.Listener) error {
 	server := &serve.Server{
 		Version: version, BootID: strings.TrimSpace(string(bootID)), Reaper: reaper.New(),
 		UptimeMs: boot.UptimeMs, Stages: func() map[string]int64 { return nil },
+		Links: (&links.State{}).Message,
 	}
 	server.Shutdown = func(string, time.Duration) { server.Stop() }
 	go server.Reaper.Run()

@@ -12,11 +12,13 @@ import (
 
 	"bandsox.dev/guest/internal/agent/boot"
 	"bandsox.dev/guest/internal/agent/console"
+	"bandsox.dev/guest/internal/agent/links"
 	"bandsox.dev/guest/internal/agent/power"
 	"bandsox.dev/guest/internal/agent/quiet"
 	"bandsox.dev/guest/internal/agent/reaper"
 	"bandsox.dev/guest/internal/agent/serialline"
 	"bandsox.dev/guest/internal/agent/serve"
+	"bandsox.dev/guest/internal/agent/tools"
 	"bandsox.dev/guest/internal/serial"
 	"bandsox.dev/guest/internal/vsock"
 )
@@ -35,6 +37,9 @@ const (
 	// serialSearch is how long a serial port is looked for that nobody has promised.
 	serialSearch = 10 * time.Second
 )
+
+// kinds are PROTOCOL.md's words for lines.
+var kinds = map[serial.Coding]string{serial.Raw: "port", serial.Text: "uart"}
 
 // runMachine boots and serves. It never returns: the end of process 1 is a kernel panic.
 func runMachine() {
@@ -60,6 +65,7 @@ type machine struct {
 	stopper *power.Stopper
 	server  *serve.Server
 	ready   sync.Once
+	links   *links.State
 	late    sync.Once
 	// stopping is set when the links are closed for good.
 	stopping atomic.Bool
@@ -71,6 +77,9 @@ func start(stages *boot.Stages) (*machine, error) {
 	}
 	if err := quiet.Monitor(); err != nil {
 		console.Printf("%v", err) // slower, but right
+	}
+	if err := tools.Hold(); err != nil {
+		console.Printf("%v", err) // everything else works
 	}
 	config, err := boot.ReadConfig()
 	if err != nil {
@@ -95,12 +104,14 @@ func start(stages *boot.Stages) (*machine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the boot's id: %w", err)
 	}
+	seen := &links.State{}
 	stopper := &power.Stopper{Unmount: root.Unmount}
 	server := &serve.Server{
 		Version: version, BootID: strings.TrimSpace(string(bootID)), Reaper: reaper.New(),
 		UptimeMs: boot.UptimeMs, Stages: stages.Snapshot, Shutdown: stopper.Stop,
+		Links: seen.Message,
 	}
-	machine := &machine{config: config, modules: modules, stages: stages, stopper: stopper, server: server}
+	machine := &machine{config: config, modules: modules, stages: stages, stopper: stopper, server: server, links: seen}
 	stopper.Refuse = machine.refuse
 	stopper.StopSignals = server.Reaper.StopSignals
 	return machine, nil
@@ -130,9 +141,12 @@ func (m *machine) serve() {
 func (m *machine) serveVsock() {
 	var listener *vsock.Listener
 	m.find("vsock", 0, func() (err error) {
-		listener, err = vsock.Listen(m.config.Port)
+		if listener, err = vsock.Listen(m.config.Port); err != nil {
+			m.links.VsockWaits(err)
+		}
 		return err
 	})
+	m.links.VsockListens(m.config.Port)
 	m.serveOn(listener, fmt.Sprintf("vsock port %d", m.config.Port))
 }
 
@@ -152,7 +166,8 @@ func (m *machine) serveSerial() {
 		if !isThere {
 			return
 		}
-		listener := serialline.Listen(line, serial.Settings{Coding: coding})
+		listener := serialline.Listen(line, serial.Settings{Coding: coding, Contain: console.Contain})
+		m.links.SerialServes(name, kinds[coding], listener.Up)
 		m.serveOn(listener, "the serial line "+name)
 		if m.stopping.Load() {
 			return

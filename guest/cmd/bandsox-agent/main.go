@@ -3,12 +3,16 @@
 //	/init                             (as process 1) boots the machine and serves on vsock and on the serial line
 //	bandsox-agent serve SOCKET        serves on a Unix socket of this machine, for tests: commands run here, as this user
 //	bandsox-agent serve-serial SOCKET serves as the far end of a serial line, on a Unix socket or an inherited one (fd=3), for tests
+//	bandsox-agent tool NAME …         is one of the agent's own programs, for `exec` with `tool`: package tools
 //	bandsox-agent version
 package main
 
 import (
 	"fmt"
 	"os"
+
+	"bandsox.dev/guest/internal/agent/pack"
+	"bandsox.dev/guest/internal/agent/tools"
 )
 
 // version is set by the build: -ldflags "-X main.version=…".
@@ -18,6 +22,8 @@ func main() {
 	switch {
 	case os.Getpid() == 1:
 		runMachine()
+	case len(os.Args) >= 3 && os.Args[1] == tools.Word:
+		os.Exit(pack.Main(os.Args[2:], os.Stdin, os.Stdout, os.Stderr))
 	case len(os.Args) == 3 && os.Args[1] == "serve":
 		if err := serveLocally(os.Args[2]); err != nil {
 			fmt.Fprintln(os.Stderr, "bandsox-agent:", err)

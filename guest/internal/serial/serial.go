@@ -27,6 +27,8 @@ type Settings struct {
 	AcceptPort func(port uint32) bool
 	// Report hears what ended a session and what the other end must not have sent. It must not block.
 	Report func(error)
+	// Contain, when there is one, is deferred at the top of each goroutine, and recovers from a panic: the agent is process 1.
+	Contain func(whileDoing string, release ...func())
 }
 
 // What Dial fails with, besides what ended the line.
@@ -52,7 +54,7 @@ type end struct {
 
 func start(line io.ReadWriteCloser, s Settings, guest bool) end {
 	m := mux.New(guest, s.AcceptPort)
-	link := datalink.New(line, datalink.Settings{Guest: guest, Text: s.Coding == Text, Report: s.Report}, m)
+	link := datalink.New(line, datalink.Settings{Guest: guest, Text: s.Coding == Text, Report: s.Report, Contain: s.Contain}, m)
 	m.Attach(link)
 	link.Start()
 	return end{link, m}
@@ -63,6 +65,13 @@ func (e *end) Done() <-chan struct{} { return e.link.Done() }
 
 // Err is what ended this end: the line's error, or net.ErrClosed after Close. Nil while it works.
 func (e *end) Err() error { return e.link.Err() }
+
+// Up says whether the other end is there.
+func (e *end) Up() bool {
+	e.link.Lock()
+	defer e.link.Unlock()
+	return e.link.Up()
+}
 
 // Close ends every stream and closes the line.
 func (e *end) Close() error { return e.link.Close() }

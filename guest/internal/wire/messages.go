@@ -101,6 +101,31 @@ type Listed struct {
 	Count int64  `json:"count"`
 }
 
+// Links says how the guest sees its links.
+type Links struct {
+	Type   string       `json:"type"`
+	Vsock  VsockLink    `json:"vsock"`
+	Serial []SerialLine `json:"serial"` // not nil: it is an array, also an empty one
+}
+
+// VsockLink is how the guest sees its vsock.
+type VsockLink struct {
+	Kernel bool   `json:"kernel"`
+	Module string `json:"module,omitempty"`
+	Device bool   `json:"device"`
+	// CID and Port are nil where there is none.
+	CID    *uint32 `json:"cid,omitempty"`
+	Port   *uint32 `json:"port,omitempty"`
+	Reason string  `json:"reason,omitempty"`
+}
+
+// SerialLine is how the guest sees a serial line.
+type SerialLine struct {
+	Name string `json:"name"`
+	Kind string `json:"kind"` // port or uart
+	Up   bool   `json:"up"`
+}
+
 // Failure is an error message.
 type Failure struct {
 	Type    string `json:"type"`

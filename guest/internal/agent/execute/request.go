@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"bandsox.dev/guest/internal/agent/failure"
+	"bandsox.dev/guest/internal/agent/tools"
 	"bandsox.dev/guest/internal/agent/users"
 	"bandsox.dev/guest/internal/wire"
 )
@@ -67,6 +68,10 @@ func newRequest(message wire.Message) (request, error) {
 	}
 	var searchPath string
 	r.env, searchPath = environment(r.user, message.TextMap("env"), r.terminal != nil)
+	if message.Has("tool") {
+		r.program, r.argv, err = tools.Program(message.Texts("tool"))
+		return r, err
+	}
 	r.program, err = findProgram(r.argv[0], r.folder, searchPath, r.user)
 	return r, err
 }

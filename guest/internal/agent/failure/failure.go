@@ -36,6 +36,8 @@ const (
 	TransferUnknown     = "transfer-unknown"
 	JobUnknown          = "job-unknown"
 	JobOver             = "job-over"
+	ConnectionRefused   = "connection-refused"
+	ConnectionFailed    = "connection-failed"
 	Stopping            = "stopping"
 	Internal            = "internal"
 )

@@ -60,6 +60,9 @@ func (l *Listener) Close() error {
 	return nil
 }
 
+// Up says whether a host is there.
+func (l *Listener) Up() bool { return l.guest.Up() }
+
 // End ends the line and every stream over it.
 func (l *Listener) End() error {
 	err := l.guest.Close()

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -24,6 +25,10 @@ type object map[string]interface{}
 var commands = reaper.New()
 
 func TestMain(m *testing.M) {
+	if os.Getenv("BANDSOX_TEST_SHOW_WORDS") != "" { // run as a tool by one of the tests
+		fmt.Println(strings.Join(os.Args, " "))
+		os.Exit(0)
+	}
 	go commands.Run()
 	os.Exit(m.Run())
 }

@@ -18,7 +18,7 @@ const (
 )
 
 // capabilities name what a host may ask for beyond version 1 of the protocol.
-var capabilities = []string{"pty", "resume", "attach"}
+var capabilities = []string{"pty", "resume", "attach", "connect", "tools", "links"}
 
 // operation is what a connection does for longer than one answer. Its methods are called from the connection's reader only.
 type operation interface {

@@ -15,6 +15,7 @@ import (
 	"bandsox.dev/guest/internal/agent/execute"
 	"bandsox.dev/guest/internal/agent/reaper"
 	"bandsox.dev/guest/internal/agent/transfer"
+	"bandsox.dev/guest/internal/wire"
 )
 
 const (
@@ -47,6 +48,8 @@ type Server struct {
 	Stages func() map[string]int64
 	// Shutdown begins to stop the machine, and returns at once.
 	Shutdown func(mode string, grace time.Duration)
+	// Links says how the machine sees its links. nil: it has none, as in tests.
+	Links func() wire.Links
 
 	connections int32 // atomic
 	stopping    int32 // atomic
@@ -99,6 +102,13 @@ func (s *Server) Stop() {
 		}
 	}
 	s.listeners = nil
+}
+
+func (s *Server) links() wire.Links {
+	if s.Links == nil {
+		return wire.Links{Type: "links", Serial: []wire.SerialLine{}}
+	}
+	return s.Links()
 }
 
 func (s *Server) isStopping() bool { return atomic.LoadInt32(&s.stopping) != 0 }

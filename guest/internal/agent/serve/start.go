@@ -7,6 +7,7 @@ import (
 	"bandsox.dev/guest/internal/agent/console"
 	"bandsox.dev/guest/internal/agent/execute"
 	"bandsox.dev/guest/internal/agent/failure"
+	"bandsox.dev/guest/internal/agent/forward"
 	"bandsox.dev/guest/internal/agent/inspect"
 	"bandsox.dev/guest/internal/wire"
 )
@@ -70,6 +71,14 @@ func (c *connection) startNamed(message wire.Message) error {
 			c.current = download
 		}
 		return err
+	case "connect":
+		forwarded, err := forward.Start(message, c.out, c.hangUp)
+		if err == nil {
+			c.current = forwarded
+		}
+		return err
+	case "links":
+		return c.out.WriteMessage(c.server.links())
 	case "stat":
 		info, err := inspect.Stat(message)
 		if err != nil {

@@ -36,6 +36,8 @@ type Settings struct {
 	Text  bool // text-safe coding
 	// Report hears what ended a session, and what the other side must not do. Called without the mutex.
 	Report func(error)
+	// Contain, when there is one, is deferred at the top of each goroutine, and recovers from a panic.
+	Contain func(whileDoing string, release ...func())
 }
 
 // Link is one end.
@@ -124,8 +126,16 @@ func (l *Link) Start() {
 		l.greet()
 	}
 	l.unlock()
-	go l.read()
-	go l.write()
+	go l.contained("reading a serial line", l.read)
+	go l.contained("writing a serial line", l.write)
+}
+
+// contained keeps a fault of ours from ending the whole process, where its owner asks for that.
+func (l *Link) contained(what string, work func()) {
+	if l.settings.Contain != nil {
+		defer l.settings.Contain(what)
+	}
+	work()
 }
 
 // Kick lets the writer look for work. The mutex is held.

@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs'
 import { Command, Option } from 'commander'
 import { addCleanup } from './commands/cleanup.js'
 import { addComplete, addCompletion } from './commands/completion.js'
+import { addCopy } from './commands/copy.js'
 import { addCreate } from './commands/create.js'
 import { addDoctor } from './commands/doctor.js'
 import { addExec, addRun } from './commands/exec.js'
@@ -11,6 +12,7 @@ import { addImport } from './commands/import.js'
 import { addLogin, addLogout } from './commands/login.js'
 import { addEvents, addLogs } from './commands/logs.js'
 import { addMan } from './commands/man.js'
+import { addPortForward } from './commands/port-forward.js'
 import { addSystem } from './commands/system.js'
 import { addTerminal } from './commands/terminal.js'
 import { addDownload, addUpload } from './commands/transfer.js'
@@ -33,6 +35,8 @@ export function buildProgram(asJson: boolean): Command {
   addTerminal(program)
   addUpload(program)
   addDownload(program)
+  addCopy(program)
+  addPortForward(program)
   addVm(program)
   addShortcuts(program)
   addImage(program)

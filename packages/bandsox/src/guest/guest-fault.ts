@@ -27,6 +27,8 @@ const codes = new Map<string, ErrorCode>(
     aborted: 'cancelled',
     'arguments-too-long': 'bad-request',
     'path-invalid': 'file-error',
+    'connection-refused': 'link-refused',
+    'connection-failed': 'link-lost',
     stopping: 'wrong-state',
   } satisfies Record<string, ErrorCode>),
 )

@@ -362,4 +362,5 @@ function requireTerminalSize({ cols, rows }: TerminalSize): void {
   throw new BandSoxError('bad-request', `cannot make a terminal ${cols} × ${rows}: 1 to ${MAX_TERMINAL_SIDE} each`)
 }
 
-const commandName = (request: ExecRequest): string => request.argv?.[0] ?? 'a shell command'
+const commandName = ({ argv, tool }: ExecRequest): string =>
+  argv?.[0] ?? (tool === undefined ? 'a shell command' : `the agent's ${tool[0]}`)

@@ -1,9 +1,9 @@
 /** Layers to a disk: each is written as soon as those above it are known, while those below are still being fetched. */
 import { Readable } from 'node:stream'
+import { entryHeader, tarEnd } from '../tar/tar-writer.js'
 import { ImageTree } from './layer/image-tree.js'
 import { layerContent, ROOT_PREFIX } from './layer/layer-content.js'
 import type { LayerTree } from './layer/layer-tree.js'
-import { entryHeader, tarEnd } from './layer/tar-writer.js'
 import { writeSquashfs } from './squashfs.js'
 
 export interface DiskLayer {

@@ -1,6 +1,8 @@
 /** Files of a sandbox on this host. */
 import {
   BandSoxError,
+  type CopyOptions,
+  type CopyResult,
   type FileEntry,
   type Files,
   type LinkKind,
@@ -13,6 +15,8 @@ import { download } from '../guest/download.js'
 import { listFolder, statFile } from '../guest/inspect.js'
 import { upload } from '../guest/upload.js'
 import { bytesSource, fileSource, streamSource } from '../guest/upload-source.js'
+import { copyIn, tarIn } from './copy/copy-in.js'
+import { copyOut, tarOut } from './copy/copy-out.js'
 import { HostFileSink, openHostFile } from './host-file.js'
 
 const DEFAULT_READ_LIMIT_BYTES = 64 * 1024 * 1024
@@ -97,6 +101,32 @@ export class LocalFiles implements Files {
   async *list(path: string, options?: { signal?: AbortSignal }): AsyncGenerator<FileEntry> {
     requireGuestPath(path)
     yield* listFolder(await this.#findAgent(), path, options)
+  }
+
+  async copyIn(hostPath: string, guestPath: string, options: CopyOptions = {}): Promise<CopyResult> {
+    requireGuestPath(guestPath)
+    return await copyIn(this.#findAgent, hostPath, guestPath, options)
+  }
+
+  async copyOut(guestPath: string, hostPath: string, options: CopyOptions = {}): Promise<CopyResult> {
+    requireGuestPath(guestPath)
+    return await copyOut(this.#findAgent, guestPath, hostPath, options)
+  }
+
+  /** The guest's file or folder as a tar, as `docker cp VM:PATH -` gives it: entries begin with its name. */
+  async tarOut(
+    guestPath: string,
+    write: (data: Uint8Array) => Promise<void>,
+    options: CopyOptions = {},
+  ): Promise<CopyResult> {
+    requireGuestPath(guestPath)
+    return await tarOut(this.#findAgent, guestPath, write, options)
+  }
+
+  /** A tar into a folder of the guest that is there. */
+  async tarIn(tar: AsyncIterable<Uint8Array>, guestFolder: string, options: CopyOptions = {}): Promise<CopyResult> {
+    requireGuestPath(guestFolder)
+    return await tarIn(this.#findAgent, tar, guestFolder, options)
   }
 
   #uploaded(result: TransferResult): TransferResult {

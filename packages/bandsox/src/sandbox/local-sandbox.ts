@@ -4,9 +4,11 @@ import {
   BandSoxError,
   type ExecOptions,
   type Files,
+  type ForwardOptions,
   type Job,
   type LinkReport,
   type Operation,
+  type PortForward,
   requireAllowed,
   type Sandbox,
   type SandboxChanges,
@@ -28,6 +30,7 @@ import { RESUME_BYTES, requireFreeSpace } from './free-space.js'
 import type { Host } from './host.js'
 import { reportLinks } from './link-report.js'
 import { LocalFiles } from './local-files.js'
+import { forwardPort } from './port-forward.js'
 import { recover } from './recover.js'
 import { sandboxInfo } from './sandbox-info.js'
 import {
@@ -83,6 +86,11 @@ export class LocalSandbox implements Sandbox {
       const stopSignal = parseSignal(config.stopSignal)
       return { argv, ...(stopSignal !== undefined && { stopSignal }) }
     })
+  }
+
+  async forward(options: ForwardOptions): Promise<PortForward> {
+    await this.#allowed('exec') // rather now than at the first connection
+    return await forwardPort(() => this.#agentFor('exec'), options)
   }
 
   async start(options: StartOptions = {}): Promise<void> {

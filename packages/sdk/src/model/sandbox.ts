@@ -1,4 +1,5 @@
 /** The interfaces that a program uses: implemented on this host, later over HTTP as well, with the same shapes. */
+import type { BandSoxError } from './errors.js'
 import type { ImageEvent, Images, PullPolicy, RegistryCredentials } from './image.js'
 import type { SandboxState, StateName } from './state.js'
 
@@ -196,6 +197,67 @@ export interface Files {
   stat(path: string, options?: { followLinks?: boolean; signal?: AbortSignal }): Promise<FileEntry>
   /** Entries of a folder as the guest sends them, unsorted. */
   list(path: string, options?: { signal?: AbortSignal }): AsyncIterable<FileEntry>
+  /**
+   * Copies a file or a folder with all in it into the guest. As with `cp -r`: into `guestPath` when that is a folder, else under that
+   * name; of a `hostPath` that ends in `/.` the content. Nothing is seen of it before all has come, and nothing is left of one that failed.
+   *
+   * @throws `file-not-found`, `file-error`, `no-space`, `checksum-mismatch`, `agent-incompatible`.
+   */
+  copyIn(hostPath: string, guestPath: string, options?: CopyOptions): Promise<CopyResult>
+  /** The same the other way. Set-id bits and owners stay in the guest, and devices: docs/files.md says what is kept. */
+  copyOut(guestPath: string, hostPath: string, options?: CopyOptions): Promise<CopyResult>
+}
+
+export interface CopyOptions {
+  /** Patterns of what is taken, below the copied folder; without one, everything. See docs/files.md, "Patterns". */
+  include?: readonly string[]
+  /** Patterns of what is left out, whatever `include` says. */
+  exclude?: readonly string[]
+  /** Called at most every 100 ms and at the end, with the bytes of files so far. */
+  onProgress?: (progress: { bytes: number; totalBytes: number | undefined }) => void
+  /** Leaves all other links out. Default: the healthiest one, and the next when it breaks. */
+  link?: LinkKind
+  signal?: AbortSignal
+}
+
+export interface CopyResult {
+  files: number
+  folders: number
+  /** Symbolic links, and hard ones after the first. */
+  links: number
+  /** Of the files' content; holes are none. */
+  bytes: number
+  link: LinkKind
+  durationMs: number
+  /** What is not in the copy, or not as it was: the first hundred. */
+  skipped: readonly { path: string; reason: string }[]
+  /** All of them. */
+  skippedCount: number
+}
+
+export interface ForwardOptions {
+  guestPort: number
+  /** A name or an address that the guest resolves. Default: the guest's own 127.0.0.1. */
+  guestHost?: string
+  /** Default 0: any that is free. */
+  hostPort?: number
+  /** Where to listen on this host. Default 127.0.0.1. */
+  hostAddress?: string
+  /** Told of each connection that failed; its client was reset. */
+  onFailure?: (error: BandSoxError) => void
+  /** Abort closes it, as `close` does. */
+  signal?: AbortSignal
+}
+
+/** A port of this host whose connections are passed on into the guest, until it is closed. */
+export interface PortForward extends AsyncDisposable {
+  readonly hostAddress: string
+  readonly hostPort: number
+  readonly guestPort: number
+  /** How many connections are open, were opened in all, and failed. */
+  readonly connections: { readonly open: number; readonly opened: number; readonly failed: number }
+  /** Listens no more, and resets what is open. Harmless when repeated. */
+  close(): Promise<void>
 }
 
 /** What a process does to a sandbox just now; others are refused meanwhile. */
@@ -294,6 +356,12 @@ export interface Sandbox extends AsyncDisposable {
   exec(command: string | readonly string[], options?: ExecOptions): Job
   /** Runs the image's entrypoint with `command` (default: the image's own) as its arguments. */
   run(command?: readonly string[], options?: ExecOptions): Job
+  /**
+   * Listens on a port of this host, and passes each of its connections on into the guest, which needs no network for it.
+   *
+   * @throws `bad-request`; `host-resource` when the port is in use; `permission-denied` for one that this user may not have.
+   */
+  forward(options: ForwardOptions): Promise<PortForward>
   /** Starts a stopped sandbox: a new machine with the disk that it had. Returns when its agent answers. */
   start(options?: StartOptions): Promise<void>
   /** Stops it, if it runs, and starts it again. */

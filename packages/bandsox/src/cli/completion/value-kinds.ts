@@ -21,7 +21,7 @@ const common: Record<string, ValueKind> = {
 }
 
 /** A path as an argument is one of this host; those in the guest are called `remote`. */
-const ofArguments: Record<string, ValueKind> = { ...common, reference: 'image', path: 'file' }
+const ofArguments: Record<string, ValueKind> = { ...common, reference: 'image', path: 'file', files: 'file' }
 
 /** A path of an option may be one in the guest, as that of `--workdir <path>` is. */
 const ofOptions: Record<string, ValueKind> = common

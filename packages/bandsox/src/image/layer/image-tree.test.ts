@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
+import { TarReader } from '../../tar/tar-reader.js'
 import { hasCode } from '../../testing/errors.js'
 import { file, hardlink, tar, whiteout } from '../testing/tar-builder.js'
 import { ImageTree } from './image-tree.js'
 import { type LayerNode, LayerTree } from './layer-tree.js'
-import { TarReader } from './tar-reader.js'
 
 const COUNT = 1_000
 const many = (make: (index: number) => Buffer): Buffer[] => Array.from({ length: COUNT }, (_, index) => make(index))

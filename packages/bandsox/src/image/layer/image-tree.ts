@@ -8,6 +8,7 @@
  */
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { BandSoxError } from '@bandsox/sdk'
+import { type Attributes, type ByteString, readable } from '../../tar/tar-entry.js'
 import {
   type Directory,
   defaultAttributes,
@@ -17,7 +18,6 @@ import {
   type LayerNode,
   type LayerTree,
 } from './layer-tree.js'
-import { type Attributes, type ByteString, readable } from './tar-entry.js'
 
 /** Nodes, or steps to the targets of links, before others on the event loop have their turn: some 20 ms of work. */
 const WORK_AT_ONCE = 50_000

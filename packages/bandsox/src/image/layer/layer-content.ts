@@ -5,9 +5,9 @@
  * and finds the zeros itself. It refuses GNU tar's own `--sparse` output of such files.
  */
 import { BandSoxError } from '@bandsox/sdk'
+import { type ByteString, type Content, readable } from '../../tar/tar-entry.js'
+import { entryHeader, paddingAfter } from '../../tar/tar-writer.js'
 import type { Inode } from './layer-tree.js'
-import { type ByteString, type Content, readable } from './tar-entry.js'
-import { entryHeader, paddingAfter } from './tar-writer.js'
 
 /** Under this folder of the disk is the image: sqfstar takes attributes for every folder but its own root. */
 export const ROOT_PREFIX = 'rootfs'

@@ -1,10 +1,10 @@
 /** Reads a layer once: counts it, hashes it, and learns what is in it and where. */
 import { createHash } from 'node:crypto'
 import { BandSoxError } from '@bandsox/sdk'
+import { TarReader } from '../../tar/tar-reader.js'
 import { decompress } from './decompress.js'
 import { LayerTree } from './layer-tree.js'
 import type { ImageLimits } from './limits.js'
-import { TarReader } from './tar-reader.js'
 
 /** What all layers of one image may take together. */
 export class ImageBudget {

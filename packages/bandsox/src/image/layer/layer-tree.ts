@@ -9,8 +9,15 @@
  */
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { BandSoxError } from '@bandsox/sdk'
+import {
+  type Attributes,
+  type ByteString,
+  type Content,
+  type FileKind,
+  readable,
+  type TarEntry,
+} from '../../tar/tar-entry.js'
 import { MAX_NAME_BYTES, MAX_PATH_BYTES } from './limits.js'
-import { type Attributes, type ByteString, type Content, type FileKind, readable, type TarEntry } from './tar-entry.js'
 
 /** A file that is no folder; hard links are several names of one. */
 export interface Inode extends Attributes {

@@ -1,7 +1,7 @@
 /** Finds the files of a tar that an image may lie in, as its bytes come; contents are passed over. No I/O. */
 import { posix } from 'node:path'
-import type { Content, TarEntry } from '../layer/tar-entry.js'
-import { TarReader } from '../layer/tar-reader.js'
+import type { Content, TarEntry } from '../../tar/tar-entry.js'
+import { TarReader } from '../../tar/tar-reader.js'
 
 /** An image has some dozen files; a tar with more is something else. */
 const MAX_FILES = 100_000

@@ -1,11 +1,11 @@
 /** What an image shows, as lines to compare: read back from the tar that its disk is made of. */
 import { createHash } from 'node:crypto'
+import type { Content, TarEntry } from '../../tar/tar-entry.js'
+import { TarReader } from '../../tar/tar-reader.js'
 import { type DiskLayer, diskEntries } from '../disk-writer.js'
 import { decompress } from '../layer/decompress.js'
 import { ImageBudget, indexLayer } from '../layer/layer-index.js'
 import { DEFAULT_LIMITS, type ImageLimits } from '../layer/limits.js'
-import type { Content, TarEntry } from '../layer/tar-entry.js'
-import { TarReader } from '../layer/tar-reader.js'
 
 export interface LayerSpec {
   blob: Buffer

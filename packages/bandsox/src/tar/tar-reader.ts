@@ -266,6 +266,7 @@ export class TarReader {
       mtime: Math.min(Math.max(mtime ? seconds(mtime, 'mtime') : header.mtime, 0), MAX_TIME),
       xattrs: pax !== undefined && pax.xattrs.size > 0 ? pax.xattrs : undefined,
       device: { major: header.devMajor, minor: header.devMinor },
+      ...(mtime && { exactMtime: mtime }),
       content,
     })
   }

@@ -1,4 +1,7 @@
-/** Writes the headers of a tar for sqfstar: checked entries in, plain PAX out, whatever their layer looked like. No I/O. */
+/**
+ * Writes the headers of a tar: `entryHeader` for sqfstar, checked entries in, plain PAX out, whatever their layer looked like; and the
+ * parts of which another writer makes its own. No I/O.
+ */
 import type { Attributes, ByteString, FileKind } from './tar-entry.js'
 import { BLOCK } from './tar-header.js'
 
@@ -32,19 +35,19 @@ export const paddingAfter = (length: number): number => (BLOCK - (length % BLOCK
 export function entryHeader(entry: OutputEntry): Buffer {
   const { path, uid, gid, xattrs, target = '', sizeBytes = 0 } = entry
   const records: Buffer[] = []
-  if (path.length > MAX_NAME) records.push(record('path', path))
-  if (uid > MAX_OWNER) records.push(record('uid', String(uid)))
-  if (gid > MAX_OWNER) records.push(record('gid', String(gid)))
-  if (sizeBytes > MAX_SIZE) records.push(record('size', String(sizeBytes)))
-  for (const [name, value] of xattrs ?? []) records.push(record(`SCHILY.xattr.${name}`, value))
+  if (path.length > MAX_NAME) records.push(paxRecord('path', path))
+  if (uid > MAX_OWNER) records.push(paxRecord('uid', String(uid)))
+  if (gid > MAX_OWNER) records.push(paxRecord('gid', String(gid)))
+  if (sizeBytes > MAX_SIZE) records.push(paxRecord('size', String(sizeBytes)))
+  for (const [name, value] of xattrs ?? []) records.push(paxRecord(`SCHILY.xattr.${name}`, value))
   const parts: Buffer[] = []
   if (target.length > MAX_NAME) parts.push(longTarget(target))
   if (records.length > 0) {
     const extended = Buffer.concat(records)
-    parts.push(block({ ...entry, path: 'PaxHeader', target: '', uid: 0, gid: 0 }, 'x', extended.length))
+    parts.push(headerBlock({ ...entry, path: 'PaxHeader', target: '', uid: 0, gid: 0 }, 'x', extended.length))
     parts.push(padded(extended))
   }
-  parts.push(block(entry, typeFlags[entry.kind], sizeBytes))
+  parts.push(headerBlock(entry, typeFlags[entry.kind], sizeBytes))
   return Buffer.concat(parts)
 }
 
@@ -55,10 +58,11 @@ export const tarEnd = (): Buffer => Buffer.alloc(2 * BLOCK)
 function longTarget(target: ByteString): Buffer {
   const bytes = Buffer.from(`${target}\0`, 'latin1')
   const header = { path: '././@LongLink', kind: 'file', mode: 0, uid: 0, gid: 0, mtime: 0, xattrs: undefined } as const
-  return Buffer.concat([block(header, 'K', bytes.length), padded(bytes)])
+  return Buffer.concat([headerBlock(header, 'K', bytes.length), padded(bytes)])
 }
 
-function block(entry: OutputEntry, type: string, size: number): Buffer {
+/** One header. What does not fit is cut short: extended records say it whole. */
+export function headerBlock(entry: OutputEntry, type: string, size: number): Buffer {
   const header = Buffer.alloc(BLOCK)
   header.write(entry.path.slice(0, MAX_NAME), 0, 'latin1')
   writeOctal(header, 100, 8, entry.mode)
@@ -82,8 +86,8 @@ function writeOctal(header: Buffer, at: number, width: number, value: number): v
   header.write(value.toString(8).padStart(width - 1, '0'), at, 'latin1')
 }
 
-/** The length counts its own digits. */
-function record(key: ByteString, value: ByteString | Buffer): Buffer {
+/** One of an extended header. The length counts its own digits. */
+export function paxRecord(key: ByteString, value: ByteString | Buffer): Buffer {
   const bytes = typeof value === 'string' ? Buffer.from(value, 'latin1') : value
   const rest = Buffer.concat([Buffer.from(` ${key}=`, 'latin1'), bytes, Buffer.from('\n')])
   let length = rest.length + 1
@@ -91,4 +95,5 @@ function record(key: ByteString, value: ByteString | Buffer): Buffer {
   return Buffer.concat([Buffer.from(String(length)), rest])
 }
 
-const padded = (bytes: Buffer): Buffer => Buffer.concat([bytes, Buffer.alloc(paddingAfter(bytes.length))])
+/** With zeros up to a whole block. */
+export const padded = (bytes: Buffer): Buffer => Buffer.concat([bytes, Buffer.alloc(paddingAfter(bytes.length))])

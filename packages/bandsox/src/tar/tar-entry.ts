@@ -47,5 +47,7 @@ export interface TarEntry extends Attributes {
   /** Target of a symbolic or hard link; else empty. */
   target: ByteString
   device: { major: number; minor: number }
+  /** As its extended header has it, with a fraction and before 1970 as well: for who can keep more than `mtime`. */
+  exactMtime?: ByteString
   content: Content
 }

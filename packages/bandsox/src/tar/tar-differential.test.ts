@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { it } from 'node:test'
-import { imageCases, isGood } from '../testing/image-corpus.js'
+import { imageCases, isGood } from '../image/testing/image-corpus.js'
 import type { TarEntry } from './tar-entry.js'
 import { TarReader } from './tar-reader.js'
 

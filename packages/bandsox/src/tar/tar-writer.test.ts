@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { it } from 'node:test'
-import { type Random, seededRandom } from '../../testing/random.js'
+import { type Random, seededRandom } from '../testing/random.js'
 import type { TarEntry } from './tar-entry.js'
 import { TarReader } from './tar-reader.js'
 import { entryHeader, type OutputEntry, paddingAfter } from './tar-writer.js'
