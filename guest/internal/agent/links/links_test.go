@@ -3,6 +3,7 @@ package links
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,7 +16,8 @@ func TestTheMessageIsOneThatTheHostTakes(t *testing.T) {
 	var state State
 	state.VsockWaits(errors.New("no device \xff\x00" + strings.Repeat("x", 5000)))
 	for i := 0; i < 10; i++ {
-		state.SerialServes("bandsox.agent", "port", func() bool { return true })
+		state.SerialServes(fmt.Sprint("ttyS", i), "uart", func() bool { return true })
+		state.SerialServes("ttyS0", "uart", func() bool { return true }) // opened again
 	}
 	message := state.Message()
 	if len(message.Serial) != 8 || !message.Serial[0].Up || message.Vsock.Port != nil {
