@@ -126,13 +126,17 @@ function choice(
   whyNoDevice: string | undefined,
 ): Pick<LinkReport, 'current' | 'reason'> {
   if (vsock.handshakeMs !== null) return { current: 'vsock', reason: 'it answers, and is first in order' }
-  const why =
-    vsock.socket === null
-      ? `it has no vsock device: ${whyNoDevice ?? 'none was asked for'}`
-      : `vsock does not answer: ${vsock.failure ?? 'it was not tried'}`
+  const why = whyNotVsock(vsock, whyNoDevice)
   if (serial.handshakeMs !== null) return { current: 'serial', reason: why }
   return {
     current: null,
     reason: `${why}; the serial line does not answer either: ${serial.failure ?? 'there is none'}`,
   }
+}
+
+function whyNotVsock(vsock: LinkReport['vsock'], whyNoDevice: string | undefined): string {
+  if (vsock.socket === null) return `it has no vsock device: ${whyNoDevice ?? 'none was asked for'}`
+  if (vsock.backendState === 'dead')
+    return 'its vsock daemon has died, and a running machine takes no other: restart it to have vsock again'
+  return `vsock does not answer: ${vsock.failure ?? 'it was not tried'}`
 }
