@@ -56,7 +56,7 @@ test('a console that carries the link too stays readable, and whole', async (t) 
   const printing = sandbox.exec(
     `i=0; while [ $i -lt ${lines} ]; do echo "line $i of the console" >/dev/console; i=$((i+1)); done`,
   )
-  await exchange(sandbox, randomBytes(65_536, 2))
+  await exchange(sandbox, randomBytes(262_144, 2))
   assert.equal((await printing.collect()).exitCode, 0)
   const { directory } = await sandbox.info()
   const { serial } = await linkStatistics(directory)

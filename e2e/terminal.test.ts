@@ -170,7 +170,8 @@ test('kill -9 leaves nothing in the guest; the terminal is mended by stty sane',
   assert.notEqual(after, before)
   for (const setting of [' icanon', ' echo ', ' isig', ' opost', ' icrnl'])
     assert.ok(terminal.sane.includes(setting), setting)
-  await until(async () => (await countInGuest('sleep 6663')) === 0, 'the session to end')
+  // The guest waits 20 s for a host to come back, before it takes it for dead.
+  await until(async () => (await countInGuest('sleep 6663')) === 0, 'the session to end', 40_000)
 })
 
 test('a stopped bandsox gives the terminal back for as long', async () => {

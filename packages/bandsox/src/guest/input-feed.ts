@@ -88,8 +88,7 @@ export class InputFeed {
     let offset = 0
     while (offset < data.length && !this.#stopped) {
       const room = WINDOW_BYTES - (this.#sent - this.#acknowledged)
-      const connection = this.#connection
-      if (room === 0 || connection === undefined) {
+      if (room === 0) {
         await new Promise<void>((resolve) => {
           this.#changed = resolve
         })
@@ -99,6 +98,8 @@ export class InputFeed {
       offset += piece.length
       this.#sent += piece.length
       this.#kept.push(piece)
+      const connection = this.#connection
+      if (connection === undefined) continue // the next connection begins with what is kept; meanwhile the source is read on
       try {
         await connection.sendData(piece, CHUNK_BYTES, signal)
       } catch (error) {
