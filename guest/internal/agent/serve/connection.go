@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"bandsox.dev/guest/internal/agent/console"
+	"bandsox.dev/guest/internal/agent/execute"
 	"bandsox.dev/guest/internal/agent/failure"
 	"bandsox.dev/guest/internal/agent/transfer"
 	"bandsox.dev/guest/internal/wire"
@@ -143,10 +144,23 @@ func (c *connection) take(frame wire.Frame) error {
 		return c.start(frame.Message)
 	case c.current == nil:
 		return wire.Violatef(wire.MessageInvalid, "data outside an operation")
+	case frame.Kind == wire.KindMessage && frame.Message.Type == "ping" && c.mayPing():
+		return c.pong()
 	case frame.Kind == wire.KindMessage:
 		return c.current.Message(frame.Message)
 	}
 	return c.current.Data(frame.Payload, frame.Rest)
+}
+
+// mayPing says whether a host may ask for a word in the operation. It waits for one then, so it reads: the answer cannot be stuck
+// behind output that nobody takes.
+func (c *connection) mayPing() bool {
+	_, isNamed := c.current.(*execute.Attachment)
+	return isNamed
+}
+
+func (c *connection) pong() error {
+	return c.out.WriteMessage(wire.Pong{Type: "pong", UptimeMs: c.server.UptimeMs()})
 }
 
 // leaveEnded forgets an operation that has ended.

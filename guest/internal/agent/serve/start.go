@@ -24,7 +24,7 @@ func (c *connection) start(message wire.Message) error {
 	var err error
 	switch {
 	case message.Type == "ping":
-		return c.out.WriteMessage(wire.Pong{Type: "pong", UptimeMs: c.server.UptimeMs()})
+		return c.pong()
 	case c.server.isStopping():
 		err = failure.New(failure.Stopping, "cannot start anything: the machine is stopping")
 	default:

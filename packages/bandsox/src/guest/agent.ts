@@ -2,8 +2,8 @@
 import { setTimeout as delay, setImmediate as nextTurn } from 'node:timers/promises'
 import { BandSoxError, type LinkKind, messageOf } from '@bandsox/sdk'
 import type { Link } from '../link/link.js'
-import type { GuestConnection, Hello } from './connection.js'
-import { isLinkFailure, Ladder, type LinkHealth } from './ladder.js'
+import { type GuestConnection, type Hello, isLinkFailure } from './connection.js'
+import { Ladder } from './ladder.js'
 
 /** Enough for a few operations side by side; more would hold descriptors for nothing. */
 const MAX_IDLE = 4
@@ -14,6 +14,9 @@ const BOOT_TRY_MS = 1_000
 /** An operation that gets no further is given up after so many connections, with pauses that double between them. */
 const MAX_STALLS = 6
 const STALL_PAUSE_MS = 25
+/** Both links may be away for a while: a held gate, a line that is greeted anew. The guest keeps what it has for longer. */
+const RECONNECT_PATIENCE_MS = 15_000
+const MAX_PAUSE_MS = 1_000
 
 /** What became of the machine, as its owner sees it: something was mended, it is as it was, or it runs no more. */
 export type Recovery = 'mended' | 'unchanged' | 'gone'
@@ -47,7 +50,9 @@ export class Agent {
   readonly #inUse = new Set<GuestConnection>()
   #recover: (signal: AbortSignal | undefined) => Promise<Recovery> = async () => 'unchanged'
   readonly #log: (text: string) => void
-  #closed = false
+  readonly #closing = new AbortController()
+  /** Closed by ourselves: their end says nothing about a link. */
+  readonly #quiesced = new WeakSet<GuestConnection>()
 
   /** @param links In the driver's declared order. */
   constructor(links: readonly Link[], options: AgentOptions = {}) {
@@ -101,7 +106,7 @@ export class Agent {
       } catch (error) {
         this.lost(connection, error)
         options.signal?.throwIfAborted()
-        if (!isLinkFailure(error) || !operation.canGoOn(connection)) throw error
+        if (!isLinkFailure(error) || !operation.canGoOn(connection) || this.#closing.signal.aborted) throw error
         stalls = operation.progress() > before ? 0 : stalls + 1
         connection = await this.reconnect(error, { ...options, bootId, stalls })
       }
@@ -118,18 +123,27 @@ export class Agent {
     broken: unknown,
     options: UseOptions & { bootId: string; stalls?: number },
   ): Promise<GuestConnection> {
-    const { signal, bootId } = options
-    for (let stalls = options.stalls ?? 0; stalls <= MAX_STALLS && !this.#closed; stalls++) {
-      if (stalls > 0) await delay(STALL_PAUSE_MS * 2 ** stalls)
-      signal?.throwIfAborted()
-      if ((await this.#recover(signal)) === 'gone') throw broken
-      const connection = await this.#acquireAgain(options)
-      if (connection === undefined) continue
-      if (connection.hello.bootId === bootId) return connection
-      this.release(connection)
-      throw new BandSoxError('link-lost', `the guest was started anew: ${messageOf(broken)}`, { cause: broken })
+    const { signal: asked, bootId, only, stalls = 0 } = options
+    const signal = asked === undefined ? this.#closing.signal : AbortSignal.any([asked, this.#closing.signal])
+    const reason = isChangeOfLink(broken)
+      ? new BandSoxError('link-lost', 'no link to the guest answers any more')
+      : broken
+    if (stalls > MAX_STALLS) throw reason
+    if (stalls > 0) await pause(STALL_PAUSE_MS * 2 ** stalls, signal)
+    const startedAt = performance.now()
+    for (let pauseMs = STALL_PAUSE_MS; ; pauseMs = Math.min(2 * pauseMs, MAX_PAUSE_MS)) {
+      const recovery = await this.#recover(signal)
+      signal.throwIfAborted()
+      if (recovery === 'gone') throw reason
+      const connection = await this.#acquireAgain({ signal, only })
+      if (connection?.hello.bootId === bootId) return connection
+      if (connection !== undefined) {
+        this.release(connection)
+        throw new BandSoxError('link-lost', `the guest was started anew: ${messageOf(reason)}`, { cause: reason })
+      }
+      if (performance.now() - startedAt > RECONNECT_PATIENCE_MS) throw reason
+      await pause(pauseMs, signal)
     }
-    throw broken
   }
 
   async #acquireAgain(options: UseOptions): Promise<GuestConnection | undefined> {
@@ -150,7 +164,7 @@ export class Agent {
     const idle = this.#takeIdle(only)
     if (idle !== undefined) return idle
     const connection = await this.#connectOrRecover({ signal, only })
-    if (this.#closed) {
+    if (this.#closing.signal.aborted) {
       connection.close()
       throw new BandSoxError('link-lost', 'the connection to the guest was closed while it was being made')
     }
@@ -160,7 +174,7 @@ export class Agent {
 
   release(connection: GuestConnection): void {
     this.#inUse.delete(connection)
-    if (this.#closed || !connection.isOpen || this.#idle.length >= MAX_IDLE) {
+    if (this.#closing.signal.aborted || !connection.isOpen || this.#idle.length >= MAX_IDLE) {
       connection.close()
       return
     }
@@ -168,27 +182,27 @@ export class Agent {
     this.#idle.push(connection)
   }
 
-  /** @param last.wordPending It was told something that is still on its way, and closes itself behind it. */
-  discard(connection: GuestConnection, reason?: unknown, last: { wordPending?: boolean } = {}): void {
+  discard(connection: GuestConnection, reason?: unknown): void {
     this.#inUse.delete(connection)
-    if (last.wordPending !== true) connection.close(reason)
+    connection.close(reason)
   }
 
   /** Discards a connection that broke, or failed otherwise; the link is remembered for it. */
   lost(connection: GuestConnection, error: unknown): void {
     this.discard(connection, error)
-    if (isLinkFailure(error) && !isChangeOfLink(error)) this.#ladder.broke(connection.link, error)
+    if (isLinkFailure(error) && !isChangeOfLink(error) && !this.#quiesced.has(connection))
+      this.#ladder.broke(connection.link, error)
   }
 
-  /** Whether something long had better go on over another link: throws what makes `useUntilDone` change it. */
-  changeToBetterLink(connection: GuestConnection, only: LinkKind | undefined): void {
-    if (only === undefined && this.#ladder.hasBetterThan(connection.link))
+  /**
+   * Whether something long had better go on over another link: throws what makes `useUntilDone` change it.
+   *
+   * @param capability What the guest must have, so that it can go on.
+   */
+  changeToBetterLink(connection: GuestConnection, only: LinkKind | undefined, capability: string): void {
+    if (only !== undefined || !connection.hello.capabilities.includes(capability)) return
+    if (this.#ladder.hasBetterThan(connection.link))
       throw new ChangeOfLink('link-lost', `a better link than ${connection.link} works again`)
-  }
-
-  /** How each link did when it was last used. */
-  linkHealth(): LinkHealth[] {
-    return this.#ladder.health()
   }
 
   /**
@@ -229,14 +243,17 @@ export class Agent {
    * go on do so when it runs again.
    */
   quiesce(reason: unknown): void {
-    for (const connection of [...this.#idle.splice(0), ...this.#inUse]) connection.close(reason)
+    for (const connection of [...this.#idle.splice(0), ...this.#inUse]) {
+      this.#quiesced.add(connection)
+      connection.close(reason)
+    }
     this.#inUse.clear()
     this.#ladder.forget()
   }
 
   /** Closes every connection, and takes no new ones. */
   close(reason?: unknown): void {
-    this.#closed = true
+    this.#closing.abort(reason ?? new BandSoxError('link-lost', 'the connection to the guest was closed'))
     this.#ladder.close()
     this.quiesce(reason)
   }
@@ -268,6 +285,11 @@ export class Agent {
       throw error
     }
   }
+}
+
+/** @throws `signal.reason`. */
+async function pause(ms: number, signal: AbortSignal): Promise<void> {
+  await delay(ms, undefined, { signal }).catch(() => signal.throwIfAborted())
 }
 
 /** Not a failure: the connection is left for a better one. */

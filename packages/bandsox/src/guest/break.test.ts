@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { readdir, readFile, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { describe, it } from 'node:test'
-import type { LinkKind } from '@bandsox/sdk'
+import { BandSoxError, type LinkKind } from '@bandsox/sdk'
 import { hasCode } from '../testing/errors.js'
 import { seededRandom } from '../testing/random.js'
 import { type DownloadSink, download } from './download.js'
@@ -90,6 +90,63 @@ describe('an upload', () => {
     const { link } = await upload(g.agent, file, streamSource(slow()))
     assert.equal(link, 'vsock')
     assert.ok((await readFile(file)).equals(content))
+  })
+})
+
+describe('an upload that is given up', () => {
+  const isEmpty = async (folder: string) => {
+    while ((await readdir(folder)).length > 0) await new Promise((resolve) => setTimeout(resolve, 10))
+  }
+
+  it('by its signal leaves no temporary file, though the guest would wait for us', async (t) => {
+    const g = await cuttableGuest(t)
+    const controller = new AbortController()
+    async function* source(): AsyncGenerator<Uint8Array> {
+      for (let blocks = 0; ; blocks++) {
+        if (blocks === 3) controller.abort(new Error('enough'))
+        yield Buffer.alloc(100_000)
+      }
+    }
+    const options = { signal: controller.signal }
+    await assert.rejects(upload(g.agent, path.join(g.folder, 'f'), streamSource(source()), options), /enough/)
+    await isEmpty(g.folder)
+  })
+
+  it('by its source leaves none either', async (t) => {
+    const g = await cuttableGuest(t)
+    async function* source(): AsyncGenerator<Uint8Array> {
+      yield Buffer.alloc(1_000_000)
+      throw new Error('the disk is gone')
+    }
+    await assert.rejects(upload(g.agent, path.join(g.folder, 'f'), streamSource(source())), /the disk is gone/)
+    await isEmpty(g.folder)
+  })
+
+  it('hears its signal while its source is silent, and its connection’s end', async (t) => {
+    const g = await cuttableGuest(t)
+    const controller = new AbortController()
+    let goOn: () => void = () => undefined
+    async function* silent(): AsyncGenerator<Uint8Array> {
+      yield Buffer.from('some')
+      await new Promise<void>((resolve) => {
+        goOn = resolve
+      })
+      yield Buffer.from('more')
+    }
+    const options = { signal: controller.signal }
+    const file = path.join(g.folder, 'f')
+    const uploading = upload(g.agent, file, streamSource(silent()), options)
+    while (g.vsock.bytes < 200) await new Promise((resolve) => setTimeout(resolve, 5))
+    g.vsock.refuse(true)
+    while (g.serial.connections === 0) await new Promise((resolve) => setTimeout(resolve, 5)) // it does not wait for the source
+    goOn()
+    await uploading
+    assert.equal(await readFile(file, 'utf8'), 'somemore')
+
+    const aborted = upload(g.agent, file, streamSource(silent()), options)
+    await new Promise((resolve) => setTimeout(resolve, 50))
+    controller.abort(new Error('enough'))
+    await assert.rejects(aborted, /enough/)
   })
 })
 
@@ -194,5 +251,88 @@ describe('a command', () => {
     controller.abort(new Error('enough'))
     await assert.rejects(job.wait(), /enough/)
     while (await isThere(`/proc/${pid}/cwd`)) await new Promise((resolve) => setTimeout(resolve, 10))
+  })
+
+  it('gets input in its order though much of it was under way at a break, over a link that takes it in small pieces', async (t) => {
+    const g = await cuttableGuest(t)
+    g.vsock.refuse(true)
+    g.serial.cutAfter(20_000)
+    const input = Buffer.from(seededRandom(7).bytes(200_000).toString('hex'))
+    async function* source(): AsyncGenerator<Uint8Array> {
+      yield input.subarray(0, 130_000)
+      yield input.subarray(130_000, 200_000)
+      while (g.serial.connections < 3) await new Promise((resolve) => setTimeout(resolve, 5))
+      g.serial.cutAfter(undefined)
+      yield input.subarray(200_000)
+    }
+    const job = startJob(async () => g.agent, { shell: 'sleep 1; cat' }, { input: source() })
+    assert.equal((await job.collect()).stdout, input.toString())
+  })
+
+  it('whose input fails is killed at once', async (t) => {
+    const g = await cuttableGuest(t)
+    let pid = 0
+    async function* source(): AsyncGenerator<Uint8Array> {
+      while (pid === 0) await new Promise((resolve) => setTimeout(resolve, 5))
+      throw new Error('the disk is gone')
+    }
+    const job = startJob(async () => g.agent, { shell: 'echo $$; exec sleep 1000' }, { input: source() })
+    const reading = async () => {
+      for await (const { data } of job.output) pid = Number(Buffer.from(data).toString())
+    }
+    await assert.rejects(reading(), hasCode('cancelled', /could not be read, so it was killed: the disk is gone/))
+    while (await isThere(`/proc/${pid}/cwd`)) await new Promise((resolve) => setTimeout(resolve, 10))
+  })
+
+  it('that is quiet finds out that its link has fallen silent, and goes on over the other, with the signal that nobody heard', async (t) => {
+    const g = await cuttableGuest(t, { answerTimeoutMs: 700 })
+    const quiet = startJob(async () => g.agent, { shell: 'sleep 3; echo done' }).collect()
+    const killed = startJob(async () => g.agent, { shell: 'exec sleep 1000' })
+    const ended = killed.collect()
+    while (g.vsock.open < 2) await new Promise((resolve) => setTimeout(resolve, 5))
+    await new Promise((resolve) => setTimeout(resolve, 300)) // both have begun
+    g.vsock.stall(true)
+    killed.kill('SIGKILL')
+    assert.equal((await quiet).stdout, 'done\n')
+    assert.deepEqual([(await ended).signal, (await ended).link], ['SIGKILL', 'serial'])
+  })
+
+  it('that is quiet for long stays on a link that answers', async (t) => {
+    const g = await cuttableGuest(t, { answerTimeoutMs: 300 })
+    const { stdout, link } = await startJob(async () => g.agent, { shell: 'sleep 2; echo done' }).collect()
+    assert.deepEqual([stdout, link, g.vsock.connections], ['done\n', 'vsock', 1])
+  })
+
+  it('goes on over vsock after a pause that left vsock whole', async (t) => {
+    const g = await cuttableGuest(t)
+    const job = startJob(async () => g.agent, { shell: 'echo begun; sleep 1; echo done' })
+    const output: string[] = []
+    for await (const { data } of job.output) {
+      output.push(Buffer.from(data).toString())
+      if (output.length === 1) g.agent.quiesce(new BandSoxError('link-lost', 'it was paused'))
+    }
+    assert.equal(output.join(''), 'begun\ndone\n')
+    assert.equal((await job.wait()).link, 'vsock')
+  })
+
+  it('does not outlive the library that has let it go, though that waits for a paused machine', async (t) => {
+    const g = await cuttableGuest(t)
+    const job = startJob(async () => g.agent, { shell: 'echo begun; sleep 1000' })
+    const output = job.output[Symbol.asyncIterator]()
+    await output.next()
+    let isWaiting: () => void = () => undefined
+    const waits = new Promise<void>((resolve) => {
+      isWaiting = resolve
+    })
+    g.agent.onLost(async (signal) => {
+      isWaiting()
+      await new Promise((_, reject) => signal?.addEventListener('abort', () => reject(signal.reason)))
+      return 'unchanged'
+    })
+    const next = output.next()
+    g.agent.quiesce(new BandSoxError('link-lost', 'it was paused'))
+    await waits
+    g.agent.close()
+    await assert.rejects(next, hasCode('link-lost'))
   })
 })

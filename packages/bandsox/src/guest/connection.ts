@@ -1,11 +1,11 @@
 /** One connection to the agent: frames in both directions, each wait for the guest bounded in time. */
 import type { Socket } from 'node:net'
-import { BandSoxError, type LinkKind, messageOf } from '@bandsox/sdk'
+import { BandSoxError, type LinkKind, messageOf, printableLine } from '@bandsox/sdk'
 import type { Link } from '../link/link.js'
 import { type BulkKind, encodeHeader, encodeMessage, FrameDecoder, type Received } from '../wire/frame.js'
 import type { ToGuest, ToHost, ToHostType } from '../wire/message.js'
 import { ProtocolError } from '../wire/protocol-error.js'
-import { guestFault } from './guest-fault.js'
+import { GuestFault, guestFault } from './guest-fault.js'
 
 export const PROTOCOL_VERSION = 1
 
@@ -36,6 +36,11 @@ export class GuestConnection {
   #pending: Iterator<FromGuest> = [][Symbol.iterator]()
   #hello: Hello | undefined
   #failure: unknown
+  /**
+   * Said behind everything else when the connection is given up, for what would otherwise wait in the guest for us to come back; not said
+   * when the link broke.
+   */
+  farewell: ToGuest | undefined
   /** The read under way, kept across a wait that was cut short and across idleness. */
   #next: Promise<IteratorResult<Buffer>> | undefined
 
@@ -73,7 +78,7 @@ export class GuestConnection {
       if (hello.protocol !== PROTOCOL_VERSION) {
         throw new BandSoxError(
           'agent-incompatible',
-          `the agent ${hello.agent} chose protocol ${hello.protocol}, we speak ${PROTOCOL_VERSION}`,
+          `the agent ${printableLine(hello.agent)} chose protocol ${hello.protocol}, we speak ${PROTOCOL_VERSION}`,
         )
       }
       connection.#hello = hello
@@ -177,7 +182,10 @@ export class GuestConnection {
 
   /** The error for a frame that does not belong here: the guest's own `error` translated, else a violation. Closes on a violation. */
   unexpected(frame: FromGuest, about = 'the operation'): BandSoxError {
-    if (frame.kind === 'message' && frame.message.type === 'error') return guestFault(frame.message)
+    if (frame.kind === 'message' && frame.message.type === 'error') {
+      this.farewell = undefined // the guest has ended it by itself
+      return guestFault(frame.message)
+    }
     const what =
       frame.kind === 'message' ? `the message ${frame.message.type}` : `a ${frame.kind satisfies BulkKind} frame`
     return this.violation(`${what} is out of place in ${about}`)
@@ -190,20 +198,39 @@ export class GuestConnection {
     return error
   }
 
+  /**
+   * Waits for something that is not the guest's, such as the next piece of a file, but no longer than the connection lasts.
+   *
+   * @throws What `work` fails by, which leaves the connection as it is; `link-lost` at the connection's end, `signal.reason`.
+   */
+  async during<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+    const settled = work.then(
+      (value) => ({ value }),
+      (error: unknown) => ({ error }),
+    )
+    this.#next ??= this.#chunks.next()
+    // What comes meanwhile is kept for `receive`; only the end is heard here.
+    const ended = this.#next.then((chunk) => (chunk.done ? this.#endOfStream() : new Promise<never>(() => undefined)))
+    ended.catch(() => undefined)
+    const outcome = await this.#bounded(Promise.race([settled, ended]), {
+      signal,
+      timeoutMs: Number.POSITIVE_INFINITY,
+    })
+    if ('error' in outcome) throw outcome.error
+    return outcome.value
+  }
+
   /** Ends the connection; the agent then ends what it did for it. Harmless when repeated; the first reason stays. */
   close(reason?: unknown): void {
     this.#failure ??= reason
-    this.#stream.destroy()
-  }
-
-  /** Ends the connection behind a last message, which is delivered as far as the link lets it. */
-  sayAndClose(message: ToGuest, reason?: unknown): void {
-    this.#failure ??= reason
-    if (!this.isOpen) {
-      this.#stream.destroy()
+    const { farewell } = this
+    this.farewell = undefined
+    if (farewell === undefined || !this.isOpen || isLinkFailure(reason)) {
+      // One that is on its way already is let go: it closes the stream behind it.
+      if (!this.#stream.writableEnded || isLinkFailure(reason)) this.#stream.destroy()
       return
     }
-    this.#stream.end(this.#encoded(message))
+    this.#stream.end(this.#encoded(farewell))
     this.#stream.destroySoon()
     setTimeout(() => this.#stream.destroy(), LAST_WORD_MS).unref()
   }
@@ -289,3 +316,9 @@ async function openWithin(link: Link, limit: AbortSignal, signal: AbortSignal | 
     })
   }
 }
+
+/** What another try, or another link, may cure. */
+export const isLinkFailure = (error: unknown): boolean =>
+  error instanceof BandSoxError &&
+  !(error instanceof GuestFault) &&
+  ['link-refused', 'link-lost', 'guest-silent'].includes(error.code)

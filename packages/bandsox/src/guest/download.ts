@@ -84,6 +84,7 @@ class Download {
       ...(this.canGoOn(connection) && { transfer: this.#name, offset: this.#received }),
     })
     const ready = await connection.receiveMessage('ready', { signal, about: this.#about })
+    if (this.canGoOn(connection)) connection.farewell = { type: 'abort' } // else the file would be kept open in the guest for us
     const { sizeBytes, writer, report } = await this.#begin(connection, ready)
     writer.acknowledgeTo(connection)
     const complete = await this.#receive(connection, { sizeBytes, checksum, writer, report })
@@ -97,6 +98,7 @@ class Download {
       )
     }
     await this.#sink.commit()
+    connection.farewell = undefined
     if (connection.isOpen) connection.send({ type: 'complete', size: this.#received, checksum: value })
     return { sizeBytes: this.#received, checksum: { algorithm: checksum.algorithm, value }, link: connection.link }
   }
@@ -132,7 +134,7 @@ class Download {
         file.report(this.#received)
         if (this.#received < batchEnd) continue
         batchEnd = this.#received + CHANGE_AFTER_BYTES
-        this.#agent.changeToBetterLink(connection, this.#options.link)
+        this.#agent.changeToBetterLink(connection, this.#options.link, RESUME_CAPABILITY)
       } else if (frame.kind === 'message' && frame.message.type === 'complete') return frame.message
       else throw connection.unexpected(frame, this.#about)
     }

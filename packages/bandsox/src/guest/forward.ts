@@ -34,7 +34,11 @@ export async function forwardConnection(
   // One of its own for each connection: what listens to it is gone with it, however long the caller's signal lives.
   const end = new AbortController()
   const pass = () => end.abort(signal?.reason)
-  const onClose = () => end.abort(new BandSoxError('cancelled', 'the client closed its connection'))
+  const onClose = () => {
+    // Both sides have ended in order, and what the client sent last may still wait here for the guest to take it.
+    if (socket.readableEnded && socket.writableFinished) return
+    end.abort(new BandSoxError('cancelled', 'the client closed its connection'))
+  }
   signal?.addEventListener('abort', pass, { once: true })
   socket.once('close', onClose)
   if (signal?.aborted) pass()
@@ -52,7 +56,7 @@ export async function forwardConnection(
     await new Tunnel(connection, socket, end).run()
     agent.release(connection)
   } catch (error) {
-    if (connection !== undefined) agent.discard(connection, error)
+    if (connection !== undefined) agent.lost(connection, error)
     resetSocket(socket)
     throw error
   } finally {

@@ -33,12 +33,15 @@ const codes = new Map<string, ErrorCode>(
   } satisfies Record<string, ErrorCode>),
 )
 
+/** What the guest itself could not do: over another link it could not either, whatever its code is called. */
+export class GuestFault extends BandSoxError {}
+
 /** The guest's sentence says what it could not do, to what, and why. */
 export function guestFault(fault: { code: string; message: string }): BandSoxError {
   const message = `in the guest: ${printableLine(fault.message).slice(0, MAX_MESSAGE)}`
   const code = codes.get(fault.code)
   // PROTOCOL.md section 2: an unknown code means `internal`. It is the guest's word, so not yet a defect of ours to report.
   if (code === undefined)
-    return new BandSoxError('internal', message, { hint: 'see what the guest printed: bandsox logs ID' })
-  return new BandSoxError(code, message)
+    return new GuestFault('internal', message, { hint: 'see what the guest printed: bandsox logs ID' })
+  return new GuestFault(code, message)
 }

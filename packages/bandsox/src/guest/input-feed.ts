@@ -1,7 +1,6 @@
 /** A command's standard input, sent at the pace at which the command takes it, over as many connections as it takes. */
-import { BandSoxError, messageOf } from '@bandsox/sdk'
 import type { GuestConnection } from './connection.js'
-import { isLinkFailure } from './ladder.js'
+import { isLinkFailure } from './connection.js'
 
 /** PROTOCOL.md section 3: input that the host may have on its way; so much is kept for another connection. */
 const WINDOW_BYTES = 262_144
@@ -10,38 +9,43 @@ const CHUNK_BYTES = 65_536
 export class InputFeed {
   readonly #source: AsyncIterable<Uint8Array>
   #connection: GuestConnection | undefined
-  /** What was sent and not acknowledged, from `#acknowledged` on. */
+  /** What was read and not acknowledged, from `#acknowledged` on. */
   #kept: Buffer[] = []
-  #sent = 0
+  #read = 0
   #acknowledged = 0
-  #ended = false
+  /** How much was handed to the present connection. */
+  #sent = 0
+  #atEnd = false
   #stopped = false
-  #changed: () => void = () => undefined
+  readonly #waiting = new Set<() => void>()
 
   constructor(input: string | AsyncIterable<Uint8Array>) {
     this.#source = typeof input === 'string' ? once(Buffer.from(input)) : input
   }
 
   /**
-   * Sends until the source ends or nobody needs it any more. Nobody waits for this: a source may be a person's keyboard,
-   * and a command that has ended must not wait for the next key. A source that fails closes the connection, and so ends
-   * the job with its reason.
+   * Reads the source until it ends or nobody needs it any more, whether there is a connection or not. Nobody waits for this: a source may
+   * be a person's keyboard, and a command that has ended must not wait for the next key.
+   *
+   * @throws What the source fails by.
    */
-  async run(connection: GuestConnection, signal: AbortSignal | undefined): Promise<void> {
-    this.#connection = connection
-    try {
-      for await (const { buffer, byteOffset, byteLength } of this.#source) {
-        await this.#send(Buffer.from(buffer, byteOffset, byteLength), signal)
+  async run(): Promise<void> {
+    for await (const { buffer, byteOffset, byteLength } of this.#source) {
+      const data = Buffer.from(buffer, byteOffset, byteLength)
+      for (let offset = 0; offset < data.length; ) {
+        while (this.#read - this.#acknowledged >= WINDOW_BYTES && !this.#stopped) await this.#change()
         if (this.#stopped) return
+        const room = WINDOW_BYTES - (this.#read - this.#acknowledged)
+        const piece = Buffer.from(data.subarray(offset, offset + room)) // a copy: its owner may use the buffer again
+        offset += piece.length
+        this.#kept.push(piece)
+        this.#read += piece.length
+        this.#changed()
       }
       if (this.#stopped) return
-      this.#ended = true
-      this.#connection?.send({ type: 'eof' })
-    } catch (error) {
-      if (this.#stopped) return
-      const message = `the command's input could not be read, so it was killed: ${messageOf(error)}`
-      this.#connection?.close(new BandSoxError('cancelled', message, { cause: error })) // what broke the connection itself was there first
     }
+    this.#atEnd = true
+    this.#changed()
   }
 
   /** @returns False for an offset that goes back or beyond what was sent. */
@@ -55,26 +59,20 @@ export class InputFeed {
   /** The connection broke: sending waits for another. */
   detach(): void {
     this.#connection = undefined
+    this.#changed()
   }
 
   /**
-   * Goes on over another connection.
+   * Sends over this connection from now on.
    *
    * @param inputOffset How much has arrived in the guest.
    * @returns False for an offset that cannot be.
    */
   attach(connection: GuestConnection, inputOffset: number): boolean {
     if (inputOffset < this.#acknowledged || inputOffset > this.#sent) return false
-    let at = this.#acknowledged
-    for (const kept of this.#kept) {
-      const missing = kept.subarray(Math.max(0, inputOffset - at))
-      at += kept.length
-      // Not waited for: the window bounds it, and its failure is the connection's, which its reader sees.
-      if (missing.length > 0) connection.sendData(missing, CHUNK_BYTES).catch(() => undefined)
-    }
-    if (this.#ended) connection.send({ type: 'eof' })
     this.#connection = connection
-    this.#changed()
+    this.#sent = inputOffset
+    void this.#pump(connection)
     return true
   }
 
@@ -84,30 +82,35 @@ export class InputFeed {
     this.#changed()
   }
 
-  async #send(data: Buffer, signal: AbortSignal | undefined): Promise<void> {
-    let offset = 0
-    while (offset < data.length && !this.#stopped) {
-      const room = WINDOW_BYTES - (this.#sent - this.#acknowledged)
-      if (room === 0) {
-        await new Promise<void>((resolve) => {
-          this.#changed = resolve
-        })
-        continue
-      }
-      const piece = Buffer.from(data.subarray(offset, offset + room)) // a copy: its owner may use the buffer again
-      offset += piece.length
-      this.#sent += piece.length
-      this.#kept.push(piece)
-      const connection = this.#connection
-      if (connection === undefined) continue // the next connection begins with what is kept; meanwhile the source is read on
-      try {
-        await connection.sendData(piece, CHUNK_BYTES, signal)
-      } catch (error) {
-        // Whoever reads from the connection finds another, and what is kept is sent over that.
-        if (!isLinkFailure(error) || signal?.aborted) throw error
-        if (this.#connection === connection) this.#connection = undefined
-      }
+  /** The only one that writes input to this connection, so that everything comes in its order. */
+  async #pump(connection: GuestConnection): Promise<void> {
+    const isMine = () => this.#connection === connection && !this.#stopped
+    while (isMine()) {
+      const piece = this.#next()
+      if (piece !== undefined) {
+        this.#sent += piece.length
+        try {
+          await connection.sendData(piece, CHUNK_BYTES)
+        } catch (error) {
+          // Whoever reads from the connection has the same error, and finds another one, or ends the job by it.
+          if (isLinkFailure(error) || !connection.isOpen) return
+          throw error
+        }
+      } else if (this.#atEnd) {
+        if (connection.isOpen) connection.send({ type: 'eof' })
+        return
+      } else await this.#change()
     }
+  }
+
+  /** The next bytes that the present connection has not got. */
+  #next(): Buffer | undefined {
+    let from = this.#acknowledged
+    for (const kept of this.#kept) {
+      if (this.#sent < from + kept.length) return kept.subarray(this.#sent - from, this.#sent - from + CHUNK_BYTES)
+      from += kept.length
+    }
+    return undefined
   }
 
   #forget(offset: number): void {
@@ -117,6 +120,16 @@ export class InputFeed {
       if (gone === first.length) this.#kept.shift()
       else this.#kept[0] = first.subarray(gone)
     }
+  }
+
+  #change(): Promise<void> {
+    return new Promise((resolve) => void this.#waiting.add(resolve))
+  }
+
+  #changed(): void {
+    const waiting = [...this.#waiting]
+    this.#waiting.clear()
+    for (const wake of waiting) wake()
   }
 }
 

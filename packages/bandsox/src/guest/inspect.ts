@@ -2,7 +2,7 @@
 import type { FileEntry } from '@bandsox/sdk'
 import type { WireEntry } from '../wire/message.js'
 import type { Agent } from './agent.js'
-import type { GuestConnection } from './connection.js'
+import { type GuestConnection, isLinkFailure } from './connection.js'
 
 /** @throws `file-not-found`, `permission-denied`, and the failures of the link. */
 export async function statFile(
@@ -23,20 +23,46 @@ export async function statFile(
   return await agent.useUntilDone(asked, { signal })
 }
 
-/** Entries as the guest sends them: never more in memory than one message of it, however large the folder. */
+/**
+ * Entries as the guest sends them: never more in memory than one message of it, however large the folder. When the connection breaks before
+ * the first one, the folder is listed again; later it would be another listing, and so it fails.
+ */
 export async function* listFolder(
   agent: Agent,
   path: string,
   options: { signal?: AbortSignal } = {},
 ): AsyncGenerator<FileEntry> {
+  const { signal } = options
+  let connection = await agent.acquire({ signal })
+  const { bootId } = connection.hello
+  for (let stalls = 1; ; stalls++) {
+    let count = 0
+    try {
+      for await (const file of entriesOver(agent, connection, path, signal)) {
+        count++
+        yield file
+      }
+      return
+    } catch (error) {
+      if (!isLinkFailure(error) || count > 0) throw error
+      connection = await agent.reconnect(error, { signal, bootId, stalls })
+    }
+  }
+}
+
+async function* entriesOver(
+  agent: Agent,
+  connection: GuestConnection,
+  path: string,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<FileEntry> {
   const about = `list ${path} in the guest`
-  const connection = await agent.acquire({ signal: options.signal })
   let inStep = false
   try {
     connection.send({ type: 'list', path })
     let count = 0
     for (;;) {
-      const frame = await connection.receive({ signal: options.signal })
+      const frame = await connection.receive({ signal })
       if (frame.kind === 'message' && frame.message.type === 'listed') {
         if (frame.message.count !== count)
           throw connection.violation(`it listed ${count} entries and says ${frame.message.count}`)
@@ -47,6 +73,9 @@ export async function* listFolder(
       count += frame.message.files.length
       for (const file of frame.message.files) yield fileEntry(file)
     }
+  } catch (error) {
+    agent.lost(connection, error)
+    throw error
   } finally {
     if (inStep) agent.release(connection)
     else agent.discard(connection)

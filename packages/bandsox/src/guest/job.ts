@@ -6,15 +6,15 @@ import {
   type ExecResult,
   type Job,
   type LinkKind,
+  messageOf,
   type OutputChunk,
   printableLine,
   type TerminalSize,
 } from '@bandsox/sdk'
 import { MAX_TERMINAL_SIDE, signalNames, type ToGuest } from '../wire/message.js'
 import type { Agent } from './agent.js'
-import type { FromGuest, GuestConnection } from './connection.js'
+import { type FromGuest, type GuestConnection, isLinkFailure } from './connection.js'
 import { InputFeed } from './input-feed.js'
-import { isLinkFailure } from './ladder.js'
 import { ATTACH_CAPABILITY, newOperationName } from './operation-name.js'
 import { Pieces } from './pieces.js'
 
@@ -24,8 +24,12 @@ const ACKNOWLEDGE_BYTES = 262_144
 const KEEP_MS = 20_000
 /** A command that gets no further is given up after so many connections. */
 const MAX_STALLS = 5
-/** A signal sent so shortly before its connection broke may not have arrived, and is sent again. */
+/** A signal sent so shortly before its connection broke, or after the last that was heard over it, may not have arrived, and is sent again. */
 const UNSURE_SIGNAL_MS = 2_000
+/** A quiet command may be one whose link has fallen silent: after so long the guest is asked for a word. */
+const QUIET_MS = 15_000
+/** How long the guest is looked for after an abort that came while there was no connection. */
+const LATE_ABORT_MS = 5_000
 const DEFAULT_MAX_OUTPUT_BYTES = 16 * 1024 * 1024
 /** PROTOCOL.md section 3: an agent without it would run the command with pipes, and say nothing. */
 const TERMINAL_CAPABILITY = 'pty'
@@ -59,6 +63,10 @@ class GuestJob implements Job {
   /** What `kill` and `resize` have to say and no connection would carry yet. */
   #unsaid: ((connection: GuestConnection) => void)[] = []
   #lastSignal: { signal: string; at: number } | undefined
+  /** When the guest was last heard over the present connection. */
+  #heardAt = 0
+  /** Asked over the present connection, and not answered. */
+  #pings = 0
   #lastSize: TerminalSize | undefined
   /** The one reading of the connection: by the user through `output`, else by `wait`. */
   #reading = false
@@ -185,6 +193,8 @@ class GuestJob implements Job {
       ...(this.#input !== undefined && { stdin: true }),
       ...(isAttachable(connection) && { job: this.#name, keepMs: KEEP_MS }),
     })
+    // Where the end of the connection alone would leave it waiting for us.
+    if (isAttachable(connection)) connection.farewell = { type: 'abort' }
     await connection.receiveMessage('started', { signal: this.#signal, about: `run ${commandName(this.#request)}` })
   }
 
@@ -199,13 +209,11 @@ class GuestJob implements Job {
     this.#stopListening = () => signal?.removeEventListener('abort', abort)
   }
 
-  /** Makes the agent kill the command: by a word where the end of the connection alone would leave it waiting for us. */
+  /** Makes the agent kill the command. */
   #giveUp(agent: Agent, reason?: unknown): void {
     const connection = this.#connection
     this.#connection = undefined
-    if (connection === undefined) return
-    if (isAttachable(connection)) connection.sayAndClose({ type: 'abort' }, reason)
-    agent.discard(connection, reason, { wordPending: isAttachable(connection) })
+    if (connection !== undefined) agent.discard(connection, reason)
   }
 
   async *#read(): AsyncGenerator<OutputChunk, void> {
@@ -214,19 +222,24 @@ class GuestJob implements Job {
     this.#reading = true
     const agent = await this.#started
     let connection = this.#present()
-    void this.#input?.run(connection, this.#signal)
+    this.#feed(connection)
     let result: ExecResult | undefined
     let stalls = 0
     try {
       while (result === undefined) {
         let frame: FromGuest
         try {
-          frame = await connection.receive({ signal: this.#signal, timeoutMs: this.#silenceMs(connection) })
+          frame = await this.#receive(connection)
         } catch (error) {
           connection = await this.#comeBack(agent, connection, error, stalls++)
           continue
         }
         stalls = 0
+        this.#heardAt = performance.now()
+        if (frame.kind === 'message' && frame.message.type === 'pong' && this.#pings > 0) {
+          this.#pings--
+          continue
+        }
         if (frame.kind === 'stdout' || frame.kind === 'stderr') {
           this.#received += frame.data.length
           yield { stream: frame.kind, data: frame.data }
@@ -247,7 +260,10 @@ class GuestJob implements Job {
       this.#isOver = true
       this.#stopListening()
       this.#input?.stop()
-      agent.release(connection)
+      connection.farewell = undefined
+      // What it was asked, and has not answered yet, would come into the next operation.
+      if (this.#pings > 0) agent.discard(connection)
+      else agent.release(connection)
       this.#end.resolve(result)
     } catch (error) {
       this.#end.reject(error)
@@ -264,6 +280,34 @@ class GuestJob implements Job {
     }
   }
 
+  /** Sends the input as long as there is somebody to read it. What the source fails by ends the job. */
+  #feed(connection: GuestConnection): void {
+    if (this.#input === undefined) return
+    this.#input.attach(connection, 0)
+    this.#input.run().catch((error: unknown) => {
+      if (this.#isOver) return
+      const message = `the command's input could not be read, so it was killed: ${messageOf(error)}`
+      const failure = new BandSoxError('cancelled', message, { cause: error })
+      this.#whileRunning((present) => present.close(failure)) // what broke the connection itself was there first
+    })
+  }
+
+  /** A command may be quiet for as long as it likes, but not its link: where the agent can be asked, it is, from time to time. */
+  async #receive(connection: GuestConnection): Promise<FromGuest> {
+    if (!isAttachable(connection))
+      return await connection.receive({ signal: this.#signal, timeoutMs: this.#silenceMs(connection) })
+    const quietMs = Math.min(QUIET_MS, connection.answerTimeoutMs)
+    const ask = setTimeout(() => {
+      this.#pings++
+      if (connection.isOpen) connection.send({ type: 'ping' })
+    }, quietMs).unref()
+    try {
+      return await connection.receive({ signal: this.#signal, timeoutMs: quietMs + connection.answerTimeoutMs })
+    } finally {
+      clearTimeout(ask)
+    }
+  }
+
   /** Says how much output has come, from time to time; a slow link is left then, when a better one works again. */
   async #acknowledge(agent: Agent, connection: GuestConnection): Promise<GuestConnection> {
     if (this.#received - this.#acknowledged < ACKNOWLEDGE_BYTES || !isAttachable(connection)) return connection
@@ -271,7 +315,7 @@ class GuestJob implements Job {
     this.#acknowledged = this.#received
     connection.send({ type: 'ack', offset: this.#received })
     try {
-      agent.changeToBetterLink(connection, this.#only)
+      agent.changeToBetterLink(connection, this.#only, ATTACH_CAPABILITY)
       return connection
     } catch (change) {
       return await this.#comeBack(agent, connection, change, 0)
@@ -291,13 +335,25 @@ class GuestJob implements Job {
   ): Promise<GuestConnection> {
     const { bootId } = lost.hello
     this.#connection = undefined
+    this.#pings = 0
     this.#input?.detach()
     agent.lost(lost, broken)
     if (!this.#mayGoOn(lost, broken)) throw broken
+    const abort = () => void this.#abortLater(agent)
+    this.#signal?.addEventListener('abort', abort, { once: true })
+    try {
+      return await this.#attach(agent, broken, bootId, stallsBefore)
+    } finally {
+      this.#signal?.removeEventListener('abort', abort)
+    }
+  }
+
+  async #attach(agent: Agent, broken: unknown, bootId: string, stallsBefore: number): Promise<GuestConnection> {
     for (let stalls = stallsBefore; stalls <= MAX_STALLS; stalls++) {
       const connection = await agent.reconnect(broken, { signal: this.#signal, only: this.#only, bootId, stalls })
       try {
         connection.send({ type: 'attach', job: this.#name, offset: this.#received })
+        connection.farewell = { type: 'abort' }
         const { offset, inputOffset } = await connection.receiveMessage('attached', {
           signal: this.#signal,
           about: `come back to ${commandName(this.#request)}`,
@@ -318,6 +374,20 @@ class GuestJob implements Job {
     throw broken
   }
 
+  /** An abort while there is no connection: the guest would wait for us, so it is told over the next one. */
+  async #abortLater(agent: Agent): Promise<void> {
+    try {
+      const signal = AbortSignal.timeout(LATE_ABORT_MS)
+      const connection = await agent.acquire({ signal, only: this.#only })
+      connection.send({ type: 'attach', job: this.#name, offset: this.#received })
+      connection.farewell = { type: 'abort' }
+      await connection.receiveMessage('attached', { signal })
+      agent.discard(connection)
+    } catch {
+      // Nobody waits for this, and without it the guest ends the command by itself, a little later.
+    }
+  }
+
   #mayGoOn(connection: GuestConnection, error: unknown): boolean {
     return isLinkFailure(error) && isAttachable(connection) && !this.#isOver && this.#signal?.aborted !== true
   }
@@ -327,7 +397,7 @@ class GuestJob implements Job {
     this.#connection = connection
     this.#acknowledged = this.#received
     const unsure = this.#lastSignal
-    if (unsure !== undefined && performance.now() - unsure.at < UNSURE_SIGNAL_MS)
+    if (unsure !== undefined && (performance.now() - unsure.at < UNSURE_SIGNAL_MS || unsure.at > this.#heardAt))
       connection.send({ type: 'signal', signal: unsure.signal })
     if (this.#lastSize !== undefined) connection.send({ type: 'resize', ...this.#lastSize })
     for (const act of this.#unsaid.splice(0)) act(connection)

@@ -6,7 +6,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { BandSoxError, type LinkKind, messageOf } from '@bandsox/sdk'
 import type { Link } from '../link/link.js'
-import { GuestConnection } from './connection.js'
+import { GuestConnection, isLinkFailure } from './connection.js'
 
 /** A link that has another one below it is tried so often, */
 const TRIES = 3
@@ -136,8 +136,7 @@ export class Ladder {
       } catch (error) {
         if (triesLeft === 1 || !isLinkFailure(error) || performance.now() + BETWEEN_TRIES_MS >= deadline) throw error
       }
-      await delay(BETWEEN_TRIES_MS)
-      signal?.throwIfAborted()
+      await delay(BETWEEN_TRIES_MS, undefined, signal && { signal }).catch(() => signal?.throwIfAborted())
     }
   }
 
@@ -198,7 +197,3 @@ export const vsockRequired = (what: string): BandSoxError =>
       hint: `start it with --vsock on, or leave the choice of the link to bandsox; ${VSOCK_GUIDE} says how`,
     },
   )
-
-/** What another try, or another link, may cure. */
-export const isLinkFailure = (error: unknown): boolean =>
-  error instanceof BandSoxError && ['link-refused', 'link-lost', 'guest-silent'].includes(error.code)

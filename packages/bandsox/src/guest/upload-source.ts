@@ -14,17 +14,23 @@ export interface UploadSource {
   read(offset: number): AsyncIterable<Uint8Array>
   /** The guest has everything before `offset`: it will not be read again. */
   confirmed(offset: number): void
-  /** Lets go of what it holds; harmless when repeated. */
+  /** Ends the reading, and lets go of what it holds; harmless when repeated. A stream that is waited for is not waited for here. */
   close(): Promise<void>
 }
 
 /** An open file, which stays its owner's. */
 export function fileSource(file: FileHandle, sizeBytes: number): UploadSource {
+  const readings: AsyncGenerator<Uint8Array>[] = []
   return {
     sizeBytes,
-    read: (offset) => fileBlocks(file, offset),
+    read(offset) {
+      const reading = fileBlocks(file, offset)
+      readings.push(reading)
+      return reading
+    },
     confirmed: () => undefined,
-    close: async () => undefined,
+    // None may run on into a file that its owner closes.
+    close: async () => void (await Promise.all(readings.splice(0).map((reading) => reading.return(undefined)))),
   }
 }
 
@@ -97,7 +103,13 @@ class StreamSource implements UploadSource {
     this.#kept.length = 0
     if (this.#atEnd) return
     this.#atEnd = true
-    await this.#blocks.return?.()
+    const ended = this.#blocks.return?.()
+    // Behind a block that was asked for and may never come, its end would not come either.
+    if (this.#next === undefined) await ended
+    else {
+      this.#next.catch(() => undefined)
+      ended?.catch(() => undefined)
+    }
   }
 
   #keptAt(offset: number): Buffer | undefined {

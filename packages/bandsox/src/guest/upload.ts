@@ -74,6 +74,7 @@ class Upload {
       ...(this.canGoOn(connection) && { transfer: this.#name, offset: this.#acknowledged }),
     })
     const ready = await connection.receiveMessage('ready', { signal, about })
+    if (this.canGoOn(connection)) connection.farewell = { type: 'abort' } // else what it has would wait in the guest for us
     if (ready.offset < this.#acknowledged || ready.offset > this.#sent)
       throw connection.violation(
         `it is ready from ${ready.offset} on, between ${this.#acknowledged} and ${this.#sent} would be right`,
@@ -84,6 +85,7 @@ class Upload {
     const value = this.#value
     connection.send({ type: 'complete', size: this.#sent, checksum: value })
     await this.#receiveComplete(connection, value)
+    connection.farewell = undefined
     return {
       sizeBytes: this.#sent,
       checksum: { algorithm: checksum.algorithm, value },
@@ -113,7 +115,10 @@ class Upload {
     const { signal } = this.#options
     const stepBytes = Math.floor(windowBytes / 2)
     let at = start
-    for await (const block of this.#source.read(start)) {
+    const blocks = this.#source.read(start)[Symbol.asyncIterator]()
+    for (;;) {
+      const { done, value: block } = await connection.during(blocks.next(), signal)
+      if (done) break
       for (let offset = 0; offset < block.length; offset += stepBytes) {
         const piece = Buffer.from(block.buffer, block.byteOffset + offset, Math.min(stepBytes, block.length - offset))
         while (at + piece.length - this.#acknowledged > windowBytes) await this.#receiveAck(connection, at)
@@ -126,7 +131,7 @@ class Upload {
         await connection.sendData(piece, chunkBytes, signal)
         at = end
         this.#report(at)
-        this.#agent.changeToBetterLink(connection, this.#options.link)
+        this.#agent.changeToBetterLink(connection, this.#options.link, RESUME_CAPABILITY)
       }
     }
     this.#report(at, true)

@@ -1,5 +1,5 @@
 /** The links of a running sandbox, each tried, and looked at from both sides: what `doctor VM` shows. */
-import { type LinkReport, type LinkState, messageOf } from '@bandsox/sdk'
+import { type LinkReport, type LinkState, messageOf, printableLine } from '@bandsox/sdk'
 import { GuestConnection } from '../guest/connection.js'
 import { askLinks, type GuestLinks } from '../guest/links.js'
 import type { Link } from '../link/link.js'
@@ -8,8 +8,8 @@ import type { SandboxRecord } from '../store/record.js'
 import { agentOf } from './agent-of.js'
 import type { Host } from './host.js'
 
-/** What a link gets when it is tried for an operation, in all (guest/ladder.ts). */
-const TRY_MS = 1_500
+/** What vsock gets when it is tried for an operation, in all (guest/ladder.ts); the last link may take longer, on a UART. */
+const TRY_MS = { vsock: 1_500, serial: 10_000 } as const
 
 type Tried = Pick<LinkState, 'handshakeMs' | 'failure'>
 
@@ -24,8 +24,8 @@ export async function reportLinks(
   const links = machine === undefined || port === null ? [] : host.vmm.links(directory, machine, port)
   const tried = new Map<Link['kind'], Tried>()
   for (const link of links) tried.set(link.kind, await tryLink(link, signal))
-  const statistics = await unlessItFails(() => linkStatistics(directory, signal), host)
-  const guest = await unlessItFails(() => askGuest(host, record, signal), host)
+  const statistics = await unlessItFails(() => linkStatistics(directory, signal), host, signal)
+  const guest = await unlessItFails(() => askGuest(host, record, signal), host, signal)
   const vsock = vsockOf(record, directory, tried.get('vsock'), statistics?.vsock ?? undefined, guest)
   const serial = serialOf(record, directory, tried.get('serial'), statistics?.serial ?? undefined)
   return { ...choice(vsock, serial, machine?.vsockReason), vsock, serial }
@@ -34,13 +34,13 @@ export async function reportLinks(
 async function tryLink(link: Link, signal: AbortSignal | undefined): Promise<Tried> {
   const startedAt = performance.now()
   try {
-    const connection = await GuestConnection.open(link, { signal, timeoutMs: TRY_MS })
+    const connection = await GuestConnection.open(link, { signal, timeoutMs: TRY_MS[link.kind] })
     const handshakeMs = performance.now() - startedAt
     connection.close()
     return { handshakeMs, failure: null }
   } catch (error) {
     signal?.throwIfAborted()
-    return { handshakeMs: null, failure: messageOf(error) }
+    return { handshakeMs: null, failure: printableLine(messageOf(error)) }
   }
 }
 
@@ -54,10 +54,15 @@ async function askGuest(host: Host, record: SandboxRecord, signal: AbortSignal |
 }
 
 /** A report is for when something does not work: a part that cannot be had is left out. */
-async function unlessItFails<T>(work: () => Promise<T>, host: Host): Promise<T | undefined> {
+async function unlessItFails<T>(
+  work: () => Promise<T>,
+  host: Host,
+  signal: AbortSignal | undefined,
+): Promise<T | undefined> {
   try {
     return await work()
   } catch (error) {
+    signal?.throwIfAborted()
     host.debug(messageOf(error))
     return undefined
   }
@@ -82,11 +87,11 @@ function vsockOf(
     cid,
     port,
     guestKernel: kernel ?? null,
-    guestModule: module ?? null,
+    guestModule: module === undefined ? null : printableLine(module),
     guestDevice: guestDevice ?? null,
     guestCid: guestCid ?? null,
     guestPort: guestPort ?? null,
-    guestReason: reason ?? null,
+    guestReason: reason === undefined ? null : printableLine(reason),
   }
 }
 

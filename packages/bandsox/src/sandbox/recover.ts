@@ -1,7 +1,7 @@
 /** What became of a machine whose links are lost. */
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Recovery } from '../guest/agent.js'
-import { readRun } from '../process/shim.js'
+import { readRun, standsStill } from '../process/shim.js'
 import type { SandboxRecord } from '../store/record.js'
 import type { Host } from './host.js'
 import { settle } from './settle.js'
@@ -17,16 +17,19 @@ const HOLDING: readonly string[] = ['pause', 'resume']
  * waited for.
  */
 export async function recover(host: Host, id: string, signal: AbortSignal | undefined): Promise<Recovery> {
-  const record = await host.store.read(id)
-  if (record === undefined) return 'gone'
-  if (!(await readRun(host.store.directoryOf(id))).shimAlive) {
-    const settled = await settle(host, record)
+  const directory = host.store.directoryOf(id)
+  const found = await host.store.read(id)
+  if (found === undefined) return 'gone'
+  if (!(await readRun(directory)).shimAlive) {
+    const settled = await settle(host, found)
     return settled?.state.kind === 'running' ? 'mended' : 'gone'
   }
+  // Its VMM may have stopped it by itself, as on a full disk, which nobody has written down yet.
+  const record = standsStill(directory) ? await settle(host, found) : found
+  if (record === undefined) return 'gone'
   if (!isHeld(record)) return record.state.kind === 'running' ? 'unchanged' : 'gone'
   for (;;) {
-    signal?.throwIfAborted()
-    await delay(POLL_MS)
+    await delay(POLL_MS, undefined, signal && { signal }).catch(() => signal?.throwIfAborted())
     const before = await host.store.read(id)
     const now = before && (await settle(host, before)) // it may have been killed meanwhile
     if (now === undefined) return 'gone'

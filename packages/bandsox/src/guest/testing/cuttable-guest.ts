@@ -7,7 +7,7 @@ import { readConfig } from '../../config.js'
 import { socketLink } from '../../link/socket-link.js'
 import { type CuttingSocket, cuttingSocket } from '../../testing/cutting-socket.js'
 import { type TestScope, temporaryFolder } from '../../testing/temporary-folder.js'
-import { Agent } from '../agent.js'
+import { Agent, type AgentOptions } from '../agent.js'
 
 export interface CuttableGuest {
   agent: Agent
@@ -17,7 +17,7 @@ export interface CuttableGuest {
   folder: string
 }
 
-export async function cuttableGuest(t: TestScope): Promise<CuttableGuest> {
+export async function cuttableGuest(t: TestScope, options: AgentOptions = {}): Promise<CuttableGuest> {
   const folder = await temporaryFolder(t)
   const socket = path.join(folder, 'agent.sock')
   const agentProcess = spawn(readConfig().agentPath, ['serve', socket], { stdio: 'ignore' })
@@ -25,7 +25,7 @@ export async function cuttableGuest(t: TestScope): Promise<CuttableGuest> {
   while (!(await isThere(socket))) await new Promise((resolve) => setTimeout(resolve, 5))
   const vsock = await cuttingSocket(t, socket)
   const serial = await cuttingSocket(t, socket)
-  const agent = new Agent([socketLink('vsock', vsock.path, 9000), socketLink('serial', serial.path, 9000)])
+  const agent = new Agent([socketLink('vsock', vsock.path, 9000), socketLink('serial', serial.path, 9000)], options)
   t.after(() => agent.close())
   const files = path.join(folder, 'files')
   await mkdir(files)
