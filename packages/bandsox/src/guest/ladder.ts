@@ -35,13 +35,6 @@ export interface LadderOptions {
   log?: (text: string) => void
 }
 
-/** How a link did when it was last used. */
-export interface LinkHealth {
-  kind: LinkKind
-  state: 'healthy' | 'untried' | 'failed'
-  reason: string | undefined
-}
-
 export class Ladder {
   readonly #rungs: readonly Rung[]
   readonly #options: LadderOptions
@@ -113,14 +106,6 @@ export class Ladder {
   /** After a pause nothing is known of any link. */
   forget(): void {
     for (const rung of this.#rungs) Object.assign(rung, { wasHealthy: false, failure: undefined })
-  }
-
-  health(): LinkHealth[] {
-    return this.#rungs.map(({ link: { kind }, failure, wasHealthy }) => ({
-      kind,
-      state: failure !== undefined ? 'failed' : wasHealthy ? 'healthy' : 'untried',
-      reason: failure === undefined ? undefined : messageOf(failure),
-    }))
   }
 
   close(): void {
