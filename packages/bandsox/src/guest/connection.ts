@@ -1,6 +1,6 @@
 /** One connection to the agent: frames in both directions, each wait for the guest bounded in time. */
 import type { Socket } from 'node:net'
-import { BandSoxError, type LinkKind, messageOf } from '@bandsox/sdk'
+import { BandSoxError, type LinkKind, messageOf, printableLine } from '@bandsox/sdk'
 import type { Link } from '../link/link.js'
 import { type BulkKind, encodeHeader, encodeMessage, FrameDecoder, type Received } from '../wire/frame.js'
 import type { ToGuest, ToHost, ToHostType } from '../wire/message.js'
@@ -73,7 +73,7 @@ export class GuestConnection {
       if (hello.protocol !== PROTOCOL_VERSION) {
         throw new BandSoxError(
           'agent-incompatible',
-          `the agent ${hello.agent} chose protocol ${hello.protocol}, we speak ${PROTOCOL_VERSION}`,
+          `the agent ${printableLine(hello.agent)} chose protocol ${hello.protocol}, we speak ${PROTOCOL_VERSION}`,
         )
       }
       connection.#hello = hello

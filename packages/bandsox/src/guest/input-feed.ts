@@ -44,6 +44,11 @@ export class InputFeed {
     }
   }
 
+  /** Bytes that the guest will not need again. */
+  get acknowledged(): number {
+    return this.#acknowledged
+  }
+
   /** @returns False for an offset that goes back or beyond what was sent. */
   acknowledge(offset: number): boolean {
     if (offset < this.#acknowledged || offset > this.#sent) return false

@@ -226,14 +226,16 @@ class GuestJob implements Job {
           connection = await this.#comeBack(agent, connection, error, stalls++)
           continue
         }
-        stalls = 0
         if (frame.kind === 'stdout' || frame.kind === 'stderr') {
+          stalls = 0
           this.#received += frame.data.length
           yield { stream: frame.kind, data: frame.data }
           connection = await this.#acknowledge(agent, connection)
         } else if (frame.kind === 'message' && frame.message.type === 'ack' && this.#input !== undefined) {
+          const before = this.#input.acknowledged
           if (!this.#input.acknowledge(frame.message.offset))
             throw connection.violation('it acknowledged input that was not sent')
+          if (this.#input.acknowledged > before) stalls = 0 // one that says nothing new is no step further
         } else if (frame.kind === 'message' && frame.message.type === 'exit') {
           const { code, signal, timedOut } = frame.message
           result = {
