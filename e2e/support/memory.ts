@@ -1,4 +1,5 @@
-/** What an operation costs this process in resident memory. */
+/** What an operation costs this process, or another, in resident memory. */
+import { readFileSync, writeFileSync } from 'node:fs'
 
 const SAMPLE_MS = 20
 
@@ -16,4 +17,22 @@ export async function memoryPeakOf(work: () => Promise<unknown>): Promise<number
     clearInterval(watch)
   }
   return peak - before
+}
+
+/**
+ * What happens costs another process in resident memory.
+ *
+ * @returns Bytes by which its peak while `work` runs (VmHWM of proc_pid_status(5), begun anew) exceeds what it had before.
+ */
+export async function memoryPeakOfProcess(pid: number, work: () => Promise<unknown>): Promise<number> {
+  writeFileSync(`/proc/${pid}/clear_refs`, '5') // begins VmHWM anew: proc_pid_clear_refs(5)
+  const before = statusBytes(pid, 'VmRSS')
+  await work()
+  return statusBytes(pid, 'VmHWM') - before
+}
+
+function statusBytes(pid: number, field: 'VmRSS' | 'VmHWM'): number {
+  const kib = new RegExp(`^${field}:\\s*(\\d+) kB$`, 'm').exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]
+  if (kib === undefined) throw new Error(`/proc/${pid}/status has no ${field}`)
+  return Number(kib) * 1024
 }

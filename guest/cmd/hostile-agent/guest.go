@@ -4,13 +4,18 @@ import (
 	"net"
 	"path"
 	"strings"
+	"sync"
 	"time"
 
 	"bandsox.dev/guest/internal/wire"
 )
 
-// byPath is the mode in which the operation names the misbehaviour.
-const byPath = "by-path"
+const (
+	// byPath is the mode in which the operation names the misbehaviour.
+	byPath = "by-path"
+	// able is the same of an agent with every capability of PROTOCOL.md.
+	able = "able"
+)
 
 const dripInterval = time.Second
 
@@ -34,14 +39,18 @@ func (g *guest) serve(mode string) {
 		misbehave(g, object{})
 		return
 	}
-	g.send(hello(1))
+	greeting := hello(1)
+	if mode == able {
+		greeting["capabilities"] = []string{"pty", "resume", "attach", "connect", "tools", "links"}
+	}
+	g.send(greeting)
 	for !g.stopped {
 		frame, err := g.decoder.Next()
 		if err != nil {
 			return
 		}
 		operation, name := describe(frame.Message)
-		if mode != byPath {
+		if mode != byPath && mode != able {
 			name = mode
 		}
 		if misbehave, known := onOperation[name]; known {
@@ -52,13 +61,28 @@ func (g *guest) serve(mode string) {
 	}
 }
 
+// jobs has the misbehaviour that each command named when it was begun: an attach has only the job's name.
+var jobs sync.Map
+
 // describe gives an operation's fields of interest and the misbehaviour that it names.
 func describe(message wire.Message) (object, string) {
 	named := message.Text("path")
 	if argv := message.Texts("argv"); len(argv) > 0 {
 		named = argv[0]
 	}
-	return object{"type": message.Type, "path": named}, path.Base(named)
+	switch message.Type {
+	case "exec":
+		jobs.Store(message.Text("job"), named)
+	case "attach":
+		if known, there := jobs.Load(message.Text("job")); there {
+			named = known.(string)
+		}
+	case "connect":
+		named = message.Text("host")
+	case "links":
+		named = "strange-links"
+	}
+	return object{"type": message.Type, "path": named, "offset": message.Integer("offset", 0)}, path.Base(named)
 }
 
 func hello(protocol int) object {

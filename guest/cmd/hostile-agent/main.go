@@ -1,6 +1,7 @@
 // hostile-agent is a guest that breaks the protocol on purpose, for tests of the host. It is never shipped.
 //
-//	/init                        (as process 1) boots as far as vsock needs and listens on bandsox.port and the ports behind it
+//	/init                        (as process 1) boots as far as its links need, and listens on bandsox.port and the ports behind it,
+//	                             over vsock and over the serial line that bandsox.serial names
 //	hostile-agent serve SOCKET   does the same on a Unix socket with the CONNECT handshake, without a machine
 //
 // The port, counted from bandsox.port (9000 on a Unix socket), chooses what goes wrong:
@@ -17,6 +18,7 @@
 //	+8    wrong-version  a hello that chooses a protocol the host did not offer
 //	+9    not-utf8       a message that is not UTF-8
 //	+10   empty          a frame of length 0
+//	+11   able           as by-path, with every capability in the hello
 //
 // bandsox.hostile=MODE on the kernel's command line puts a mode on bandsox.port itself. Modes that need an operation:
 //
@@ -33,12 +35,27 @@
 //	bad-exit                     (exec) an exit with code and signal
 //	late-output                  (exec) output behind the exit
 //	wrong-answer                 the answer to another operation
+//	again                        (download, upload, exec) a right beginning, and the end of the connection: each time that the host comes back
+//	ready-beyond                 (download, upload) a ready from far behind where the host is
+//	flood-ready                  (download, upload) readys without end
+//	attached-elsewhere           (attach, behind exec) an attached at another offset
+//	attached-beyond              (attach, behind exec) an attached that has input which nobody sent
+//	flood-attached               (attach, behind exec) attacheds without end
+//	ack-again                    (attach, behind exec with stdin) the same ack, and the end of the connection, each time
+//	ack-nothing                  (exec) an ack of input where there is none
+//	strange-links                (links) names and reasons that a terminal would obey
+//	connect-ack-beyond, connect-ack-back, connect-eof-twice, connect-late-data, connect-flood, connect-slivers
+//	                             (connect, by the host's name) what they say; slivers are data frames of one byte
+//
+// Of the serial line the layers below (SERIAL.md) go wrong too, while a port from 1,000,000 on is dialled, which is 1,000,000 + 100 mode +
+// seconds: for so long the whole line is what lineModes (line.go) says of the mode, then it is honest again.
 package main
 
 import (
 	"fmt"
 	"net"
 	"os"
+	"time"
 
 	"bandsox.dev/guest/internal/agent/boot"
 	"bandsox.dev/guest/internal/agent/console"
@@ -46,10 +63,14 @@ import (
 	"bandsox.dev/guest/internal/vsock"
 )
 
-const defaultPort = 9000
+const (
+	defaultPort = 9000
+	// linkRetry is for links whose module is not loaded yet, or that this machine does not have.
+	linkRetry = 100 * time.Millisecond
+)
 
 // byPort has the mode of each port behind the first, which has byPath.
-var byPort = []string{byPath, "garbage", "silent", "huge", "drip", "deep", "cut", "flood-pong", "wrong-version", "not-utf8", "empty"}
+var byPort = []string{byPath, "garbage", "silent", "huge", "drip", "deep", "cut", "flood-pong", "wrong-version", "not-utf8", "empty", able}
 
 func main() {
 	var err error
@@ -84,20 +105,37 @@ func bootAndServe() error {
 		return err
 	}
 	modules.Load("load.boot")
-	for i, mode := range byPort {
-		if i == 0 && config.Hostile != "" {
-			mode = config.Hostile
-		}
-		listener, err := vsock.Listen(config.Port + uint32(i))
-		if err != nil {
-			return err
-		}
-		mode := mode
-		go accept(listener, func(net.Conn) string { return mode })
+	go serveSerial(config)
+	go modules.Load("load.late")
+	for i := range byPort {
+		go serveVsock(config, uint32(i))
 	}
-	console.Printf("hostile ready on vsock port %d (boot %d ms)", config.Port, boot.UptimeMs())
-	modules.Load("load.late")
 	return nil
+}
+
+// modeOf is the mode of a port, by its distance from the first.
+func modeOf(first string, offset uint32) string {
+	switch {
+	case offset == 0 && first != "":
+		return first
+	case offset < uint32(len(byPort)):
+		return byPort[offset]
+	}
+	return "silent"
+}
+
+func serveVsock(config boot.Config, offset uint32) {
+	for ; ; time.Sleep(linkRetry) {
+		listener, err := vsock.Listen(config.Port + offset)
+		if err != nil {
+			continue // a machine without vsock looks for it as long as it lives
+		}
+		if offset == 0 {
+			console.Printf("hostile ready on vsock port %d (boot %d ms)", config.Port, boot.UptimeMs())
+		}
+		accept(listener, func(net.Conn) string { return modeOf(config.Hostile, offset) })
+		return
+	}
 }
 
 func serveLocally(path string) error {
@@ -105,13 +143,7 @@ func serveLocally(path string) error {
 	if err != nil {
 		return err
 	}
-	accept(listener, func(conn net.Conn) string {
-		i := int(conn.(handshake.Conn).Port) - defaultPort
-		if i < 0 || i >= len(byPort) {
-			return "silent"
-		}
-		return byPort[i]
-	})
+	accept(listener, func(conn net.Conn) string { return modeOf("", conn.(handshake.Conn).Port-defaultPort) })
 	return nil
 }
 

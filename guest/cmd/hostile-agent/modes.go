@@ -40,7 +40,7 @@ var onHello = merge(anywhere, map[string]misbehaviour{
 })
 
 // onOperation are the modes that a path names.
-var onOperation = merge(anywhere, map[string]misbehaviour{
+var onOperation = merge(anywhere, onResumption, onConnect, map[string]misbehaviour{
 	"drip": func(g *guest, _ object) {
 		g.drip(encode(object{"type": "error", "code": "not-found", "message": "slowly"}))
 	},

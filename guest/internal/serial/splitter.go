@@ -14,6 +14,7 @@ const splitterBytes = 64 << 10
 type Splitter struct {
 	text    func([]byte)
 	scanner frame.TextScanner
+	printed []byte // the text of one Write
 
 	mu     sync.Mutex
 	filled *sync.Cond
@@ -21,7 +22,7 @@ type Splitter struct {
 	closed bool
 }
 
-// NewSplitter makes one. text is called from Write with each run of text, which it must not keep.
+// NewSplitter makes one. text is called from Write, at most once, with the text that was in it, which it must not keep.
 func NewSplitter(text func([]byte)) *Splitter {
 	s := &Splitter{text: text}
 	s.filled = sync.NewCond(&s.mu)
@@ -30,17 +31,26 @@ func NewSplitter(text func([]byte)) *Splitter {
 
 // Write takes what the console printed, and never waits: frame bytes that nobody reads are dropped beyond a bound.
 func (s *Splitter) Write(p []byte) (int, error) {
+	s.printed = s.printed[:0]
 	for rest := p; len(rest) > 0; {
 		part, n := s.scanner.Next(rest)
 		switch part {
 		case frame.PartText:
-			s.text(rest[:n])
+			if n == len(p) {
+				s.text(p)
+				return n, nil
+			}
+			// All at once: a guest decides how small the runs are, and each call is a write to the log.
+			s.printed = append(s.printed, rest[:n]...)
 		case frame.PartBegin, frame.PartFrame:
 			s.put(rest[:n])
 		case frame.PartSkip:
 			// What a damaged frame left is neither a frame nor fit to be read.
 		}
 		rest = rest[n:]
+	}
+	if len(s.printed) > 0 {
+		s.text(s.printed)
 	}
 	return len(p), nil
 }

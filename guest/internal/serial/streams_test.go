@@ -230,3 +230,24 @@ func TestTextOfTheConsoleStaysWhole(t *testing.T) {
 		t.Errorf("text damaged frames: %+v", s)
 	}
 }
+
+// TestAStreamThatComesWhenAllCreditIsGivenStillCarries lets 32 streams have all the memory that there is for readers; one more works as well.
+func TestAStreamThatComesWhenAllCreditIsGivenStillCarries(t *testing.T) {
+	p := newPair(t, Raw, trouble{}, trouble{}, 3)
+	const each = 2 << 20
+	want := noise(9, each)
+	carry := func() {
+		host, guest := p.both(t)
+		done := make(chan error, 1)
+		go func() { done <- pour(guest, want, 4) }()
+		if err := expect(host, want, 5); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := 0; i < 34; i++ {
+		carry() // and stays open
+	}
+}

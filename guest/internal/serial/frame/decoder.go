@@ -21,8 +21,8 @@ type Decoder interface {
 	Next(f *Frame) bool
 	// Partial says whether a frame has begun whose end has not come.
 	Partial() bool
-	// GiveUp stops waiting for that end: the line has been quiet for too long. It may be called while a read into the
-	// Space is going on, and is followed by Next.
+	// GiveUp stops waiting for that end, and for that of every other frame that began in what has come: the line has been
+	// quiet for too long. It may be called while a read into the Space is going on, and is followed by Next.
 	GiveUp()
 	// Damaged counts the frames that were found to be damaged; Last is why the last one was.
 	Damaged() uint64
@@ -55,6 +55,9 @@ type rawDecoder struct {
 	// lost is true from a damaged frame, or bytes between frames, to the next good frame: it is one damage, however often
 	// the magic's two bytes are found inside it.
 	lost bool
+	// quiet is true from GiveUp until all that had come is looked at: what is not whole by then is no frame. (One at a time,
+	// a buffer full of headers would hold the line up for as many silences.)
+	quiet bool
 }
 
 // NewDecoder makes a decoder for a line of 8 clean bits.
@@ -85,6 +88,9 @@ func (d *rawDecoder) Next(f *Frame) bool {
 				rest = rest[skipped:]
 			}
 			if len(rest) < HeaderBytes {
+				if d.cut(len(rest) > 0) {
+					continue
+				}
 				return false
 			}
 			if why := parseHeader(rest, &d.header); why != nil {
@@ -96,6 +102,9 @@ func (d *rawDecoder) Next(f *Frame) bool {
 		}
 		size := d.header.FrameBytes()
 		if len(rest) < size {
+			if d.cut(true) {
+				continue
+			}
 			return false
 		}
 		d.parsed = false
@@ -113,12 +122,18 @@ func (d *rawDecoder) Next(f *Frame) bool {
 	}
 }
 
-func (d *rawDecoder) GiveUp() {
-	if d.start < d.end {
-		d.parsed = false
-		d.damage(errFrameCut)
-		d.start++
+func (d *rawDecoder) GiveUp() { d.quiet = true }
+
+// cut gives up the frame at start, if there is one and it is to be given up.
+func (d *rawDecoder) cut(isThere bool) bool {
+	if !isThere || !d.quiet {
+		d.quiet = false
+		return false
 	}
+	d.parsed = false
+	d.damage(errFrameCut)
+	d.start++
+	return true
 }
 
 func (d *rawDecoder) damage(why *Damage) {

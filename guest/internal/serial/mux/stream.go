@@ -327,6 +327,9 @@ func (s *Stream) consumed(n int) {
 		if more > allLimits-m.granted {
 			more = allLimits - m.granted
 		}
+		if more < 0 { // each stream begins with its first limit, whatever the others have
+			more = 0
+		}
 		s.limit += more
 		s.read += more
 		m.granted += more

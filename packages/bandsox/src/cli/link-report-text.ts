@@ -1,12 +1,13 @@
-/** `doctor VM` for people: each part of both links, in the order in which bytes pass them. */
-import type { LinkReport, LinkState } from '@bandsox/sdk'
+/** `doctor VM` for people: each part of both links, in the order in which bytes pass them. What the guest says of itself is made printable. */
+import { type LinkReport, type LinkState, printableLine } from '@bandsox/sdk'
 import { durationText, sizeText, table } from './text.js'
 
 export function linkReportText(report: LinkReport): string {
   const { vsock, serial, current, reason } = report
-  const rows: string[][] = [['current link', current ?? 'NONE', reason]]
+  const rows: string[][] = []
   const add = (part: string, found: string | number | null, remark = '') =>
-    void rows.push([part, found === null ? '?' : String(found), remark])
+    void rows.push([part, found === null ? '?' : printableLine(String(found)), printableLine(remark)])
+  add('current link', current ?? 'NONE', reason)
   add('vsock wanted', vsock.wanted)
   add('vsock device', vsock.backend ?? 'none')
   if (vsock.backend !== null) {

@@ -3,6 +3,7 @@ import type { Socket } from 'node:net'
 import { BandSoxError, messageOf, printableLine } from '@bandsox/sdk'
 import type { Agent } from './agent.js'
 import type { GuestConnection } from './connection.js'
+import { Pieces } from './pieces.js'
 
 /** PROTOCOL.md section 6: bytes that each side may have on their way. */
 const WINDOW_BYTES = 131_072
@@ -89,6 +90,9 @@ class Tunnel {
   #guestEnded = false
   #creditArrived: () => void = () => undefined
   #received = 0
+  /** What waits for the write that is under way, so that the guest's choice of frames does not decide how much memory it takes. */
+  readonly #waiting = new Pieces()
+  #isWriting = false
   /** Taken by the client's side, and how much of it the guest knows of. */
   #delivered = 0
   #told = 0
@@ -160,15 +164,25 @@ class Tunnel {
     }
   }
 
-  #deliver(data: Uint8Array): void {
+  #deliver(data: Buffer): void {
     this.#received += data.length
     if (this.#guestEnded) throw this.#connection.violation('it sent data behind the end of a forwarded connection')
     if (this.#received - this.#told > WINDOW_BYTES)
       throw this.#connection.violation(`it sent more than ${WINDOW_BYTES} bytes that were not acknowledged`)
+    this.#waiting.add(data)
+    if (!this.#isWriting) this.#write()
+  }
+
+  #write(): void {
+    const pieces = this.#waiting.take()
+    const data = pieces.length === 1 && pieces[0] !== undefined ? pieces[0] : Buffer.concat(pieces)
+    this.#isWriting = true
     this.#socket.write(data, (error) => {
       if (error) return // a socket that fails is closed, which is heard elsewhere
+      this.#isWriting = false
       this.#delivered += data.length
-      if (this.#guestEnded) this.#endClient()
+      if (this.#delivered < this.#received) this.#write()
+      else if (this.#guestEnded) this.#endClient()
       if (this.#isOver) return
       if (this.#delivered - this.#told < ACK_EVERY_BYTES || this.#end.signal.aborted) return
       this.#told = this.#delivered

@@ -48,6 +48,11 @@ export class InputFeed {
     this.#changed()
   }
 
+  /** Bytes that the guest will not need again. */
+  get acknowledged(): number {
+    return this.#acknowledged
+  }
+
   /** @returns False for an offset that goes back or beyond what was sent. */
   acknowledge(offset: number): boolean {
     if (offset < this.#acknowledged || offset > this.#sent) return false

@@ -201,6 +201,22 @@ describe('a command', () => {
     await assert.rejects(startJob(async () => agent, { argv: ['x'] }).wait(), hasCode('link-lost'))
   })
 
+  it('that the guest only acknowledges again, connection by connection, is lost', async (t) => {
+    let connections = 0
+    const { agent } = await agentWith(t, async (host) => {
+      connections++
+      await greet(host, { ...HELLO, capabilities: ['attach'] })
+      const frame = await host.next()
+      if (frame?.kind === 'message' && frame.message.type === 'attach')
+        host.say({ type: 'attached', pid: 7, offset: 0, inputOffset: 0 }, { type: 'ack', offset: 0 })
+      else host.say({ type: 'started', pid: 7 })
+      host.socket.end()
+    })
+    const job = startJob(async () => agent, { argv: ['x'] }, { input: 'in' })
+    await assert.rejects(job.wait(), hasCode('link-lost'))
+    assert.ok(connections < 20, `${connections} connections were made`)
+  })
+
   it('that outlasts its promised end is reported as silence', async (t) => {
     const { agent, guest } = await agentWith(
       t,

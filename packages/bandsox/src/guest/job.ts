@@ -26,6 +26,8 @@ const KEEP_MS = 20_000
 const MAX_STALLS = 5
 /** A signal sent so shortly before its connection broke, or after the last that was heard over it, may not have arrived, and is sent again. */
 const UNSURE_SIGNAL_MS = 2_000
+/** A connection that lasted so long was one, though a quiet command may have said nothing over it. */
+const STABLE_MS = 2_000
 /** A quiet command may be one whose link has fallen silent: after so long the guest is asked for a word. */
 const QUIET_MS = 15_000
 /** How long the guest is looked for after an abort that came while there was no connection. */
@@ -65,6 +67,7 @@ class GuestJob implements Job {
   #lastSignal: { signal: string; at: number } | undefined
   /** When the guest was last heard over the present connection. */
   #heardAt = 0
+  #attachedAt = performance.now()
   /** Asked over the present connection, and not answered. */
   #pings = 0
   #lastSize: TerminalSize | undefined
@@ -231,22 +234,25 @@ class GuestJob implements Job {
         try {
           frame = await this.#receive(connection)
         } catch (error) {
+          if (performance.now() - this.#attachedAt > STABLE_MS) stalls = 0
           connection = await this.#comeBack(agent, connection, error, stalls++)
           continue
         }
-        stalls = 0
         this.#heardAt = performance.now()
         if (frame.kind === 'message' && frame.message.type === 'pong' && this.#pings > 0) {
           this.#pings--
           continue
         }
         if (frame.kind === 'stdout' || frame.kind === 'stderr') {
+          stalls = 0
           this.#received += frame.data.length
           yield { stream: frame.kind, data: frame.data }
           connection = await this.#acknowledge(agent, connection)
         } else if (frame.kind === 'message' && frame.message.type === 'ack' && this.#input !== undefined) {
+          const before = this.#input.acknowledged
           if (!this.#input.acknowledge(frame.message.offset))
             throw connection.violation('it acknowledged input that was not sent')
+          if (this.#input.acknowledged > before) stalls = 0 // one that says nothing new is no step further
         } else if (frame.kind === 'message' && frame.message.type === 'exit') {
           const { code, signal, timedOut } = frame.message
           result = {
@@ -395,6 +401,7 @@ class GuestJob implements Job {
   /** Says what was said in vain, or may have been. */
   #resume(connection: GuestConnection): void {
     this.#connection = connection
+    this.#attachedAt = performance.now()
     this.#acknowledged = this.#received
     const unsure = this.#lastSignal
     if (unsure !== undefined && (performance.now() - unsure.at < UNSURE_SIGNAL_MS || unsure.at > this.#heardAt))

@@ -5,12 +5,14 @@ import { type AddressInfo, connect, createServer, type Server, type Socket } fro
 import { describe, it } from 'node:test'
 import type { BandSoxError, ForwardOptions, PortForward } from '@bandsox/sdk'
 import type { Agent } from '../guest/agent.js'
+import { forwardConnection } from '../guest/forward.js'
 import { agentWith, greet, HELLO } from '../guest/testing/stand-in-agent.js'
 import { openDescriptors } from '../testing/descriptors.js'
 import { hasCode } from '../testing/errors.js'
 import { seededRandom } from '../testing/random.js'
 import { realAgent } from '../testing/real-agent.js'
 import type { TestScope } from '../testing/temporary-folder.js'
+import { encodeHeader } from '../wire/frame.js'
 import { forwardPort } from './port-forward.js'
 
 async function service(t: TestScope, serve: (socket: Socket) => void): Promise<{ port: number; server: Server }> {
@@ -200,6 +202,37 @@ describe('a forwarded port', () => {
       await idle(forward)
       assert.equal(failures[0]?.code, 'guest-protocol', what)
     }
+  })
+
+  it('gathers what a guest sends byte by byte', async (t) => {
+    const count = 131_072
+    const sliver = Buffer.concat([encodeHeader('data', 1), Buffer.from('x')])
+    const { agent } = await agentWith(t, async (host) => {
+      await greet(host, { ...HELLO, capabilities: ['connect'] })
+      await host.expect('connect')
+      host.say({ type: 'connected' })
+      host.raw(Buffer.alloc(count * sliver.length, sliver))
+      host.say({ type: 'eof' })
+      for (let frame = await host.next(); frame !== undefined; frame = await host.next())
+        if (frame.kind === 'message' && frame.message.type === 'eof') host.say({ type: 'ack', offset: 0 })
+    })
+    const server = createServer({ allowHalfOpen: true, pauseOnConnect: true })
+    server.listen(0, '127.0.0.1')
+    await once(server, 'listening')
+    t.after(() => void server.close())
+    const theirs = connect({ port: (server.address() as AddressInfo).port, host: '127.0.0.1', allowHalfOpen: true })
+    const [ours] = (await once(server, 'connection')) as [Socket]
+    let writes = 0
+    const write = ours.write.bind(ours) as (...given: unknown[]) => boolean
+    ours.write = (...given: unknown[]) => {
+      writes++
+      return write(...given)
+    }
+    theirs.end()
+    const [received] = await Promise.all([readAll(theirs), forwardConnection(agent, ours, { port: 80 })])
+    assert.equal(received.length, count)
+    assert.ok(writes < count / 100, `${writes} writes were made of it`)
+    agent.close()
   })
 
   it('refuses what is no port and no address before it listens, and says what is in use', async (t) => {

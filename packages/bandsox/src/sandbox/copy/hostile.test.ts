@@ -3,14 +3,17 @@ import assert from 'node:assert/strict'
 import { lstat, mkdir, readdir, readFile, stat, symlink, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { describe, it } from 'node:test'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import { BandSoxError, type ErrorCode } from '@bandsox/sdk'
 import { createChecksum } from '../../guest/checksum.js'
 import { agentWith, greet, HELLO, type HostPeer } from '../../guest/testing/stand-in-agent.js'
-import { tarEnd } from '../../tar/tar-writer.js'
+import { headerBlock, padded, paxRecord, tarEnd } from '../../tar/tar-writer.js'
 import { seededRandom } from '../../testing/random.js'
 import { type TestScope, temporaryFolder } from '../../testing/temporary-folder.js'
 import { copyOut } from './copy-out.js'
 import { type StreamEntry, streamHeader } from './entry-header.js'
+import { HostUnpacker } from './unpack-host.js'
 
 const own = { mode: 0o755, uid: 0, gid: 0, mtimeNs: 1_000_000_000n }
 const folder = (name: string): StreamEntry => ({ ...own, path: name, kind: 'directory' })
@@ -34,6 +37,18 @@ const report = async (stream: Buffer, over: object = {}): Promise<string> => {
   checksum.update(stream)
   const counts = { files: 0, folders: 0, links: 0, others: 0, bytes: 0, skipped: [], skippedCount: 0 }
   return `${JSON.stringify({ ...counts, streamBytes: stream.length, xxh64: checksum.digest(), ...over })}\n`
+}
+
+/** A folder whose extended header is the test's own. */
+function paxFolder(name: string, records: Buffer): Buffer {
+  const extension = { path: 'pax', kind: 'file', mode: 0o644, uid: 0, gid: 0, mtime: 1, xattrs: undefined } as const
+  const header = headerBlock(extension, 'x', records.length)
+  return Buffer.concat([header, padded(records), streamHeader(folder(name)).header])
+}
+
+function exposedCollector(): () => void {
+  setFlagsFromString('--expose-gc')
+  return runInNewContext('gc') as () => void
 }
 
 async function answerStat(host: HostPeer): Promise<void> {
@@ -196,6 +211,31 @@ describe("a hostile guest's copy", () => {
       },
       'a tool that could not',
     )
+  })
+
+  it('does not fill our memory with the attributes, times and names of its folders', async (t) => {
+    const collect = exposedCollector()
+    const place = await temporaryFolder(t)
+    const unpacker = new HostUnpacker(path.join(place, 'copy'), () => undefined)
+    await unpacker.begin()
+    await unpacker.write(streamHeader(folder('.')).header)
+    collect()
+    const usedBytes = () => process.memoryUsage().heapUsed + process.memoryUsage().arrayBuffers
+    const before = usedBytes()
+    for (let index = 0; index < 600; index++) {
+      const records = [
+        paxRecord('SCHILY.xattr.user.a', 'a'.repeat(60_000)),
+        paxRecord('mtime', `1.${'0'.repeat(60_000)}`),
+      ]
+      await unpacker.write(paxFolder(`f${index}`, Buffer.concat(records)))
+    }
+    collect()
+    assert.ok(usedBytes() - before < 16 * 1024 * 1024, `${usedBytes() - before} bytes are kept of 600 folders`)
+    await unpacker.discard()
+    const long = Array.from({ length: 16 }, () => 'x'.repeat(240))
+    const parents = long.map((_, depth) => folder(long.slice(0, depth + 1).join('/')))
+    const many = Array.from({ length: 4_500 }, (_, index) => folder(`${long.join('/')}/${index}`))
+    await refused(t, 'guest-protocol', sends(streamOf([folder('.'), ...parents, ...many])), 'names without end')
   })
 
   it('is no room for a sparse file that says it is huge', async (t) => {

@@ -31,6 +31,10 @@ import { mergeInto, requireMergeable } from './merge.js'
 /** Of one copy: each costs the host an inode, and this program some memory. */
 const MAX_ENTRIES = 2_000_000
 const MAX_DEPTH = 512
+/** More of a fraction than any file system keeps. */
+const MAX_TIME_CHARACTERS = 40
+/** Of the names of all folders of one copy, which are kept until its end. */
+const MAX_FOLDER_NAME_BYTES = 16 * 1024 * 1024
 /** Linux: PATH_MAX and NAME_MAX. */
 const MAX_PATH_BYTES = 4_096
 const MAX_NAME_BYTES = 255
@@ -43,6 +47,9 @@ const MAX_SKIPPED = 100
 /** Set-id bits of a guest's file must not become the host's. */
 const PERMISSIONS = 0o777
 const ROOT = 'root'
+
+/** What a folder gets at the end. Not its whole entry: a guest may give each one 64 KiB of extended attributes. */
+type FolderEntry = Pick<TarEntry, 'mode' | 'mtime'> & { exactMtime: ByteString | undefined }
 
 /** The file whose content is coming. */
 interface OpenFile {
@@ -63,7 +70,8 @@ export class HostUnpacker {
   #checksum: Checksum | undefined
   #stage: string | undefined
   /** Folders that this stream made, below the root, which is ''. */
-  readonly #folders = new Map<ByteString, TarEntry>()
+  readonly #folders = new Map<ByteString, FolderEntry>()
+  #folderNameBytes = 0
   #count = 0
   #unlooked = Number.POSITIVE_INFINITY
   #file: OpenFile | undefined
@@ -171,7 +179,7 @@ export class HostUnpacker {
       case 'directory':
         await this.#look()
         await mkdir(own, 0o700)
-        this.#folders.set(below, entry)
+        this.#keepFolder(below, entry)
         this.counts.folders++
         return
       case 'file':
@@ -193,6 +201,15 @@ export class HostUnpacker {
         if (below === '') throw new BandSoxError('file-error', 'cannot copy a device to this host')
         this.#skip(below, 'a device')
     }
+  }
+
+  #keepFolder(below: ByteString, { mode, mtime, exactMtime }: TarEntry): void {
+    this.#folderNameBytes += below.length
+    if (this.#folderNameBytes > MAX_FOLDER_NAME_BYTES)
+      throw broken(below.slice(0, 100), `the names of its folders have more than ${MAX_FOLDER_NAME_BYTES} bytes`)
+    // Through a buffer: a slice would keep the whole text.
+    const time = exactMtime && Buffer.from(exactMtime.slice(0, MAX_TIME_CHARACTERS), 'latin1').toString('latin1')
+    this.#folders.set(below, { mode, mtime, exactMtime: time })
   }
 
   async #openFile(entry: TarEntry, below: ByteString, own: Buffer): Promise<void> {
@@ -324,7 +341,10 @@ export class HostUnpacker {
 }
 
 /** Of the last access, and the last change. As text, since Node takes a negative number for now; some hundred ns are lost in it. */
-function timesOf({ mtime, exactMtime }: TarEntry): [string, string] {
+function timesOf({
+  mtime,
+  exactMtime,
+}: Pick<FolderEntry, 'mtime'> & { exactMtime?: ByteString | undefined }): [string, string] {
   const seconds = exactMtime ?? String(mtime)
   return [seconds, seconds]
 }
