@@ -2,7 +2,9 @@
 import { chmod, chown, link, mkdir, mkdtemp, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
+import type { Machine, MachineSpec } from '../packages/bandsox/src/vmm/vmm.js'
 import { BareConnection } from './bare-connection.js'
+import { type BareLine, startOnLine } from './bare-line.js'
 import { benchGuest } from './bench-guest.js'
 import {
   buildInitramfs,
@@ -39,6 +41,8 @@ export interface BareMachine extends AsyncDisposable {
 export interface BareBoot extends AsyncDisposable {
   /** @param disk Path of the read-only disk, in the storage folder's file system. */
   start(disk: string): Promise<BareMachine>
+  /** A machine without vsock, whose serial line bench-guest has for itself. */
+  startOnLine(disk: string, line: BareLine): Promise<Omit<BareMachine, 'timings'>>
 }
 
 export async function prepareBareBoot(): Promise<BareBoot> {
@@ -51,9 +55,8 @@ export async function prepareBareBoot(): Promise<BareBoot> {
   await buildInitramfs({ kernel: boot.kernel, agentPath: benchGuest, output: initramfs })
   let started = 0
 
-  async function start(disk: string): Promise<BareMachine> {
+  async function layOut(disk: string): Promise<{ directory: string; spec: MachineSpec }> {
     const directory = path.join(folder, String(started++))
-    const clock = performance.now()
     await mkdir(directory, { mode: 0o711 })
     const empty = await emptyDisk({ cacheDirectory: storageFolders(storage).disks, sizeMib: DEFAULT_DISK_MIB })
     const overlay = path.join(directory, machineFiles.overlay)
@@ -62,18 +65,26 @@ export async function prepareBareBoot(): Promise<BareBoot> {
     await link(disk, path.join(directory, machineFiles.root))
     await copyEmptyDisk(empty.path, overlay)
     if (process.getuid?.() === 0) await chown(overlay, UID, UID)
-    const filesAt = performance.now()
-    const { machine, facts } = await driver.start({
+    const spec: MachineSpec = {
       ...{ sandboxId: `bench-${started}`, directory, hostname: 'bench', files: machineFiles },
       ...{ vcpu: 1, memoryMib: 256, vsock: 'auto', cid: CID, port: PORT, uid: UID, limits: defaultLimits },
-    })
-    const end = async () => {
-      await machine.signal('SIGKILL')
-      // Not `exited`: nothing of a machine keeps a process from ending, so this one would, in the middle of the wait.
-      if ((await machine.exitedWithin(END_TIMEOUT_MS)) === undefined) throw new Error(`${directory} does not end`)
-      machine.close()
-      await rm(directory, { recursive: true })
     }
+    return { directory, spec }
+  }
+
+  async function end(machine: Machine, directory: string): Promise<void> {
+    await machine.signal('SIGKILL')
+    // Not `exited`: nothing of a machine keeps a process from ending, so this one would, in the middle of the wait.
+    if ((await machine.exitedWithin(END_TIMEOUT_MS)) === undefined) throw new Error(`${directory} does not end`)
+    machine.close()
+    await rm(directory, { recursive: true })
+  }
+
+  async function start(disk: string): Promise<BareMachine> {
+    const clock = performance.now()
+    const { directory, spec } = await layOut(disk)
+    const filesAt = performance.now()
+    const { machine, facts } = await driver.start(spec)
     try {
       const vmmAt = performance.now()
       if (facts.vsock === null) throw new Error('the bare machine has no vsock')
@@ -84,16 +95,38 @@ export async function prepareBareBoot(): Promise<BareBoot> {
         timings,
         async [Symbol.asyncDispose]() {
           connection.close()
-          await end()
+          await end(machine, directory)
         },
       }
     } catch (error) {
-      await end()
+      await end(machine, directory)
       throw error
     }
   }
 
-  return { start, [Symbol.asyncDispose]: () => rm(folder, { recursive: true, force: true }) }
+  async function startWithLine(disk: string, line: BareLine): Promise<Omit<BareMachine, 'timings'>> {
+    const { directory, spec } = await layOut(disk)
+    const { machine, connect } = await startOnLine({ shim: shimPath, searchPath }, spec, line)
+    try {
+      const connection = await connect(READY_TIMEOUT_MS)
+      return {
+        connection,
+        async [Symbol.asyncDispose]() {
+          connection.close()
+          await end(machine, directory)
+        },
+      }
+    } catch (error) {
+      await end(machine, directory)
+      throw error
+    }
+  }
+
+  return {
+    start,
+    startOnLine: startWithLine,
+    [Symbol.asyncDispose]: () => rm(folder, { recursive: true, force: true }),
+  }
 }
 
 async function whenReady(socketPath: string): Promise<{ connection: BareConnection; hello: Record<string, number> }> {

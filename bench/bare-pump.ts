@@ -43,16 +43,51 @@ export async function pumpOut(
   const temporary = `${hostFile}.part`
   const file = await open(temporary, 'w')
   try {
+    let gathered: Buffer[] = []
+    let bytes = 0
+    const flush = async () => {
+      await file.write(gathered.length === 1 && gathered[0] ? gathered[0] : Buffer.concat(gathered))
+      gathered = []
+      bytes = 0
+    }
     await connection.bytes(size, async (piece) => {
       sum.update(piece)
-      await file.write(piece)
+      gathered.push(piece)
+      bytes += piece.length
+      if (bytes >= BLOCK_BYTES) await flush() // a UART's come a few at a time
     })
+    if (bytes > 0) await flush()
     await file.sync()
   } finally {
     await file.close()
   }
   await rename(temporary, hostFile)
   compare(hex(sum.digest()), await connection.line())
+}
+
+/** The file pump without the host's file. */
+export async function pumpInBytes(connection: BareConnection, content: Buffer, guestFile: string): Promise<void> {
+  await connection.write(Buffer.from(`receive file ${content.length} ${guestFile}\n`))
+  const sum = create64()
+  for (let offset = 0; offset < content.length; offset += BLOCK_BYTES) {
+    const block = content.subarray(offset, offset + BLOCK_BYTES)
+    sum.update(block)
+    await connection.write(block)
+  }
+  compare(hex(sum.digest()), await connection.line())
+}
+
+/** Likewise; in one piece at the end, as `files.read` gives it. */
+export async function pumpOutBytes(connection: BareConnection, guestFile: string, size: number): Promise<Buffer> {
+  await connection.write(Buffer.from(`send file ${size} ${guestFile}\n`))
+  const sum = create64()
+  const pieces: Buffer[] = []
+  await connection.bytes(size, (piece) => {
+    sum.update(piece)
+    pieces.push(piece)
+  })
+  compare(hex(sum.digest()), await connection.line())
+  return Buffer.concat(pieces)
 }
 
 /** Memory to nowhere: what the link itself can do. */

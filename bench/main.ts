@@ -8,6 +8,7 @@ import { measureExec } from './exec.js'
 import { measureIdle } from './idle.js'
 import { measureCompressor } from './image/compressor.js'
 import { measureImage } from './image/image.js'
+import { measureLink } from './link/link.js'
 import { measureList } from './list.js'
 import { measureManager } from './manager.js'
 import { measureMemory } from './memory.js'
@@ -16,11 +17,11 @@ import { measureTransfer } from './transfer.js'
 
 const usage = `usage: npm run bench -- [SUBJECT…] [options]
 
-Subjects: boot exec transfer memory checksum (all of these by default), manager list idle, image compressor
+Subjects: boot exec transfer memory checksum (all of these by default), manager list idle, image compressor, link
 
   --runs N     pairs of boots or pulls, rounds of compressors, idle sandboxes (default 5)
   --quick      no transfers of 1 GiB, no compressors that take a minute; half as many creates, fewer processes
-  --only NAME  of the compressors, such as "zstd 1 128K"; may be repeated
+  --only NAME  of the compressors, such as "zstd 1 128K"; of link: vsock, port, uart, break, return, fairness; may be repeated
   --json FILE  also writes every single measurement to FILE
 `
 
@@ -31,7 +32,7 @@ interface Options {
   signal: AbortSignal
 }
 
-const subjects: Record<string, (options: Options) => Promise<Report>> = {
+const subjects: Record<string, (options: Options) => Promise<Report> | AsyncIterable<Report>> = {
   boot: measureBoot,
   exec: measureExec,
   transfer: measureTransfer,
@@ -42,6 +43,7 @@ const subjects: Record<string, (options: Options) => Promise<Report>> = {
   manager: measureManager,
   list: measureList,
   idle: measureIdle,
+  link: measureLink,
 }
 /** image and compressor need root, and the tools that tests make images with. */
 const usual = ['boot', 'exec', 'transfer', 'memory', 'checksum']
@@ -71,11 +73,19 @@ const machine = `${cpus().length} × ${cpus()[0]?.model ?? 'unknown CPU'}, Node 
 console.log(`${machine}\n`)
 const reports: Report[] = []
 for (const name of positionals.length > 0 ? positionals : usual) {
-  const report = await subjects[name]?.({ runs, quick: values.quick, only: values.only, signal: interrupted.signal })
-  if (report === undefined) continue
-  reports.push(report)
-  console.log(formatReport(report))
+  const options = { runs, quick: values.quick, only: values.only, signal: interrupted.signal }
+  for await (const report of reportsOf(subjects[name]?.(options))) {
+    reports.push(report)
+    console.log(formatReport(report))
+  }
 }
+/** Each as soon as it is there: what comes later may fail. */
+async function* reportsOf(measured: Promise<Report> | AsyncIterable<Report> | undefined): AsyncGenerator<Report> {
+  if (measured === undefined) return
+  if (Symbol.asyncIterator in measured) yield* measured
+  else yield await measured
+}
+
 if (values.json !== undefined) {
   const judged = reports.map((report) => ({
     ...report,

@@ -49,6 +49,12 @@ func runMachine() error {
 		return err
 	}
 	noteStage("system")
+	if settings["bench"] == "line" {
+		if err := mountMemory(); err != nil {
+			return err
+		}
+		return serveLine(settings["serial"])
+	}
 	port, err := strconv.ParseUint(settings["port"], 10, 32)
 	if err != nil {
 		return err
@@ -61,6 +67,18 @@ func mountSystem() error {
 		if err := syscall.Mount(m[0], m[1], m[0], 0, m[2]); err != nil && err != syscall.EBUSY {
 			return fmt.Errorf("cannot mount %s: %w", m[1], err)
 		}
+	}
+	return nil
+}
+
+// mountMemory is for files that are never on a disk, where a sandbox has them as well.
+func mountMemory() error {
+	const folder = "/dev/shm"
+	if err := os.Mkdir(folder, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	if err := syscall.Mount("shm", folder, "tmpfs", 0, "mode=1777"); err != nil {
+		return fmt.Errorf("cannot mount %s: %w", folder, err)
 	}
 	return nil
 }

@@ -1,6 +1,6 @@
 // bench-guest is the bare program that bench/ compares the agent with. It is never shipped.
 //
-//	/init                    (as process 1) boots the least that a sandbox is, and serves on vsock
+//	/init                    (as process 1) boots the least that a sandbox is, and serves on vsock, or on the serial line
 //	bench-guest serve PORT   serves on a vsock port, beside the agent in the same machine
 //	bench-guest checksum     prints how many bytes per second each checksum takes here, as JSON
 //

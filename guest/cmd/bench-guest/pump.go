@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/hex"
 	"io"
+	"math/rand"
 	"os"
 	"path/filepath"
 
@@ -67,6 +68,22 @@ func receiveFile(size int64, path string, in *bufio.Reader, _ io.Writer) (string
 		err = syncFolder(filepath.Dir(path))
 	}
 	return hex.EncodeToString(sum.Sum(nil)), err
+}
+
+func makeFile(size int64, path string) error {
+	file, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	random := rand.New(rand.NewSource(1))
+	err = inBlocks(random, size, func(block []byte) error {
+		_, err := file.Write(block)
+		return err
+	})
+	if closeErr := file.Close(); err == nil {
+		err = closeErr
+	}
+	return err
 }
 
 func syncFolder(path string) error {

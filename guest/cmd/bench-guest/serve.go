@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -19,10 +20,13 @@ const blockBytes = 65536
 //
 //	hello                    a line of JSON: when the parts of the boot were done
 //	echo                     from then on, whatever comes
+//	ping TEXT                the text
 //	spawn PROGRAM ARGUMENT…  runs a program to its end; a line with the nanoseconds that it took
 //	spawn-cold PROGRAM …     the same, with nothing of the disk in memory
 //	read-all FOLDER          reads all files below it, with nothing of the disk in memory; nanoseconds again
 //	read-pages FOLDER COUNT  reads single pages of large files, likewise
+//	make SIZE PATH           writes a file of random bytes; an empty line
+//	remove PATH              removes a file, if it is there; an empty line
 //	receive MODE SIZE PATH   takes SIZE bytes; a line with their checksum. MODE: `plain` drops them, `file` writes PATH
 //	send MODE SIZE PATH      gives SIZE bytes, and a line with their checksum. MODE: `plain` is memory, `file` reads PATH
 func serve(port uint32) error {
@@ -45,7 +49,7 @@ func serve(port uint32) error {
 	}
 }
 
-func converse(stream *os.File) error {
+func converse(stream io.ReadWriter) error {
 	in := bufio.NewReaderSize(stream, blockBytes)
 	for {
 		line, err := in.ReadString('\n')
@@ -69,6 +73,20 @@ func answer(request []string, in *bufio.Reader, out io.Writer) (string, error) {
 		return string(text), err
 	case len(request) == 1 && request[0] == "echo":
 		return "", echo(in, out)
+	case len(request) == 2 && request[0] == "ping":
+		return request[1], nil
+	case len(request) == 3 && request[0] == "make":
+		size, err := strconv.ParseInt(request[1], 10, 64)
+		if err != nil {
+			return "", err
+		}
+		return "", makeFile(size, request[2])
+	case len(request) == 2 && request[0] == "remove":
+		err := os.Remove(request[1])
+		if errors.Is(err, os.ErrNotExist) {
+			err = nil
+		}
+		return "", err
 	case len(request) >= 2 && request[0] == "spawn":
 		return nanoseconds(spawn(request[1:]))
 	case len(request) >= 2 && request[0] == "spawn-cold":
