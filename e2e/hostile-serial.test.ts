@@ -32,8 +32,8 @@ const isFull = boundedOrFull(0, 1) === 1
 const MEMORY_LIMIT_BYTES = 32 * 1024 * 1024
 /** The shim gives a serial dial 10 s. */
 const LIMIT_MS = 20_000
-/** What each link gets when another one is there (guest/ladder.ts); in full, what the serial line gets when it is the last. */
-const TRY_MS = boundedOrFull(1_500, LIMIT_MS)
+/** What each link gets when another one is there (guest/ladder.ts); in full, more than the shim's own limit. */
+const TRY_MS = boundedOrFull(1_500, 15_000)
 /** How long the line is hostile: longer than it is tried. */
 const HOSTILE_S = boundedOrFull(2, 11)
 /** Of guest/cmd/hostile-agent: the ports that make the line itself hostile, 100 for each mode, in the order of lineModes. */
@@ -206,12 +206,12 @@ const tunnels =
   (agent) =>
     forwards(agent, mode, { reads })
 
-/** These take some seconds each, since the guest is given several chances. */
+/** These take some seconds each, since the guest is given several chances; `npm test` has the first two, over the serial line. */
 const stalls: [string, Attempt, ErrorCode, RegExp][] = [
+  ['a command that acknowledges the same and ends', runs('ack-again', 'in'), 'link-lost', /closed|broke/],
   ['an upload that never gets further', sends('again'), 'link-lost', /closed|broke/],
   ['a download that never gets further', fetches('again'), 'link-lost', /closed|broke/],
   ['a command that never gets further', runs('again'), 'link-lost', /closed|broke/],
-  ['a command that acknowledges the same and ends', runs('ack-again', 'in'), 'link-lost', /closed|broke/],
 ]
 const resumptions: [string, Attempt, ErrorCode, RegExp][] = [
   ['an upload that is ready beyond all that was sent', sends('ready-beyond'), 'guest-protocol', /ready from/],
@@ -241,7 +241,7 @@ const resumptions: [string, Attempt, ErrorCode, RegExp][] = [
 const both = ['vsock', 'serial'] as const
 const cases = [
   ...resumptions.map((each) => ({ each, kinds: both })),
-  ...stalls.map((each, index) => ({ each, kinds: isFull ? both : both.slice(index % 2, (index % 2) + 1) })),
+  ...(isFull ? stalls : stalls.slice(0, 2)).map((each) => ({ each, kinds: isFull ? both : (['serial'] as const) })),
 ]
 for (const { each, kinds } of cases) {
   const [what, attempt, code, message] = each
@@ -282,7 +282,7 @@ async function assertSurvives(mode: LineMode, of: string, at: number): Promise<v
 }
 
 /** `npm test` has those that are unlike each other. */
-const inBrief: LineMode[] = ['noise', 'headers-unfinished', 'flood-lost', 'overrun', 'mute', 'unread']
+const inBrief: LineMode[] = ['noise', 'headers-unfinished', 'overrun', 'mute', 'unread']
 
 for (const mode of isFull ? lineModes : inBrief) {
   test(`a line of ${mode} is survived, and vsock does not suffer`, async () => {
@@ -302,7 +302,7 @@ test('a console that is a hostile line as well is still a console, and a bounded
     await uart.delete({ force: true })
     await rm(configFile)
   })
-  for (const mode of isFull ? lineModes : (['console', 'console-shreds'] as const)) {
+  for (const mode of isFull ? lineModes : (['console'] as const)) {
     await t.test(mode, async () => {
       const following = new AbortController()
       let seen = ''

@@ -21,7 +21,7 @@ type lineMode struct {
 	greets bool
 	// acknowledges what the host sends, as a datalink has to.
 	acknowledges bool
-	// idle lets the line do nothing but what flood does, without reading it.
+	// deaf: the line is not read.
 	deaf bool
 	// opened is called with each stream that the host opens.
 	opened func(l *badLine, stream uint32)
@@ -72,7 +72,7 @@ var lineModes = []lineMode{
 	{name: "flood-credit", greets: true, acknowledges: true, opened: func(l *badLine, stream uint32) {
 		l.say(muxAccepted, stream, nil)
 		for i := 0; i < 1000 && !l.over(); i++ {
-			l.sayOften(muxCredit, stream, []byte{0, 0, 0, 1})
+			l.sayOften(muxCredit, stream, []byte{0, 0, 0, 16})
 		}
 	}},
 	{name: "flood-close", greets: true, acknowledges: true, opened: func(l *badLine, stream uint32) {

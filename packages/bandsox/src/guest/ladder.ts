@@ -39,6 +39,8 @@ export class Ladder {
   readonly #rungs: readonly Rung[]
   readonly #options: LadderOptions
   readonly #closed = new AbortController()
+  /** Ends what looks at links in the background. */
+  #probing = new AbortController()
 
   constructor(links: readonly Link[], options: LadderOptions = {}) {
     this.#rungs = links.map((link) => ({
@@ -105,6 +107,8 @@ export class Ladder {
 
   /** After a pause nothing is known of any link. */
   forget(): void {
+    this.#probing.abort(new BandSoxError('link-lost', 'the links are looked at anew'))
+    this.#probing = new AbortController()
     for (const rung of this.#rungs) Object.assign(rung, { wasHealthy: false, failure: undefined })
   }
 
@@ -147,15 +151,17 @@ export class Ladder {
     if (rung.failure === undefined || rung.isProbed || now - rung.probedAt < PROBE_INTERVAL_MS) return
     if (this.#closed.signal.aborted) return
     Object.assign(rung, { isProbed: true, probedAt: now })
-    this.#open(rung, this.#closed.signal, PATIENCE_MS)
+    const { signal } = this.#probing
+    this.#open(rung, AbortSignal.any([this.#closed.signal, signal]), PATIENCE_MS)
       .then(
         (connection) => {
+          if (signal.aborted) return connection.close() // what was true before a pause need not be after it
           this.#worked(rung)
           if (this.#options.onProbed !== undefined) this.#options.onProbed(connection)
           else connection.close()
         },
         (error: unknown) => {
-          rung.failure = error
+          if (!signal.aborted) rung.failure = error
         },
       )
       .finally(() => {

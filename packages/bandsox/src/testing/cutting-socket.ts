@@ -43,11 +43,12 @@ export async function cuttingSocket(t: TestScope, target: string, at?: string): 
       from.on('error', () => undefined)
       from.on('close', () => {
         open.delete(from)
+        to.resume() // it may wait for this one to take more
         if (left === undefined || left > 0) to.end()
         else to.destroy()
       })
       from.on('data', (data: Buffer) => {
-        if (state.isStalled) return
+        if (state.isStalled || to.destroyed) return
         if (left !== undefined) {
           const piece = data.subarray(0, left)
           left -= piece.length
