@@ -204,6 +204,34 @@ describe('a forwarded port', () => {
     }
   })
 
+  it("lives on for the client's last words when the guest ended first, and judges what the guest says then", async (t) => {
+    for (const last of ['ack', 'eof'] as const) {
+      let connections = 0
+      const { agent } = await agentWith(t, async (host) => {
+        connections++
+        await greet(host, { ...HELLO, capabilities: ['connect'] })
+        if ((await host.next()) === undefined) return
+        host.say({ type: 'connected' }, { type: 'eof' })
+        for (let frame = await host.next(); frame !== undefined; frame = await host.next()) {
+          if (frame.kind !== 'message' || frame.message.type !== 'eof') continue
+          await new Promise((resolve) => setTimeout(resolve, 100)) // the client's socket is closed by now
+          host.say(last === 'ack' ? { type: 'ack', offset: 4 } : { type: 'eof' })
+        }
+      })
+      const { forward, failures } = await forwarded(t, agent, 80)
+      const socket = client(forward)
+      socket.end('word')
+      await readAll(socket)
+      await idle(forward)
+      agent.discard(await agent.acquire())
+      assert.equal(connections, last === 'ack' ? 1 : 2, 'a connection in step is used again')
+      assert.deepEqual(
+        failures.map(({ code }) => code),
+        last === 'ack' ? [] : ['guest-protocol'],
+      )
+    }
+  })
+
   it('gathers what a guest sends byte by byte', async (t) => {
     const count = 131_072
     const sliver = Buffer.concat([encodeHeader('data', 1), Buffer.from('x')])
