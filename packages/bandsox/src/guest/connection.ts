@@ -19,7 +19,7 @@ export const ANSWER_TIMEOUT_MS = { vsock: 12_000, serial: 30_000 } as const sati
 const SEND_BYTES = { vsock: 1_048_576, serial: 65_536 } as const satisfies Record<LinkKind, number>
 
 /** How long a link may take to carry a last word. */
-const LAST_WORD_MS = 2_000
+const LAST_WORD_MS = 1_000
 
 export type Hello = Extract<ToHost, { type: 'hello' }>
 export type FromGuest = Received<ToHost>
@@ -41,6 +41,7 @@ export class GuestConnection {
    * when the link broke.
    */
   farewell: ToGuest | undefined
+  #isLeaving = false
   /** The read under way, kept across a wait that was cut short and across idleness. */
   #next: Promise<IteratorResult<Buffer>> | undefined
 
@@ -96,7 +97,7 @@ export class GuestConnection {
 
   /** False once it was closed by either side. */
   get isOpen(): boolean {
-    return !this.#stream.destroyed && !this.#stream.readableEnded && this.#stream.writable
+    return !this.#isLeaving && !this.#stream.destroyed && !this.#stream.readableEnded && this.#stream.writable
   }
 
   /**
@@ -157,6 +158,7 @@ export class GuestConnection {
   ): Promise<FromGuest> {
     const { signal, timeoutMs = this.answerTimeoutMs, deadline = performance.now() + timeoutMs } = options
     for (;;) {
+      if (this.#isLeaving) throw this.#failure ?? new BandSoxError('link-lost', 'the connection was given up')
       const next = this.#decoded()
       if (next !== undefined) return next
       this.#next ??= this.#chunks.next()
@@ -226,12 +228,13 @@ export class GuestConnection {
     const { farewell } = this
     this.farewell = undefined
     if (farewell === undefined || !this.isOpen || isLinkFailure(reason)) {
-      // One that is on its way already is let go: it closes the stream behind it.
-      if (!this.#stream.writableEnded || isLinkFailure(reason)) this.#stream.destroy()
+      // One that is on its way already is let go: it closes the stream after it.
+      if (!this.#isLeaving || isLinkFailure(reason)) this.#stream.destroy()
       return
     }
-    this.#stream.end(this.#encoded(farewell))
-    this.#stream.destroySoon()
+    this.#isLeaving = true
+    this.#stream.write(this.#encoded(farewell))
+    // Not closed at once: a vsock that is reset by what the guest still sends drops what it has not read.
     setTimeout(() => this.#stream.destroy(), LAST_WORD_MS).unref()
   }
 
