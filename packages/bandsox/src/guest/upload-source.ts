@@ -56,10 +56,10 @@ class StreamSource implements UploadSource {
   /** Copies, one behind the other: the stream's owner may use its buffers again. */
   readonly #kept: Buffer[] = []
   #keptFrom = 0
-  #keptTo = 0
   #atEnd = false
-  /** A block that was asked for when the reading before this one was left. */
-  #next: Promise<IteratorResult<Uint8Array>> | undefined
+  #failure: { error: unknown } | undefined
+  /** The block that is being waited for, by however many readings: one that was left may wait still. */
+  #filling: Promise<void> | undefined
 
   constructor(stream: AsyncIterable<Uint8Array>, sizeBytes: number | undefined) {
     this.sizeBytes = sizeBytes
@@ -67,24 +67,31 @@ class StreamSource implements UploadSource {
   }
 
   async *read(offset: number): AsyncGenerator<Uint8Array> {
-    let at = offset
-    for (;;) {
+    for (let at = offset; ; ) {
       const kept = this.#keptAt(at)
       if (kept !== undefined) {
         at += kept.length
         yield kept
         continue
       }
+      // Kept as well: a stream that has failed says that it is at its end when it is asked again.
+      if (this.#failure !== undefined) throw this.#failure.error
       if (this.#atEnd) return
-      this.#next ??= this.#blocks.next()
-      const { done, value } = await this.#next
-      this.#next = undefined
-      if (done) {
-        this.#atEnd = true
-        return
-      }
-      this.#kept.push(Buffer.from(value))
-      this.#keptTo += value.length
+      this.#filling ??= this.#fill()
+      await this.#filling
+    }
+  }
+
+  /** The only one who asks the stream, so that each block is kept once. */
+  async #fill(): Promise<void> {
+    try {
+      const { done, value } = await this.#blocks.next()
+      if (done) this.#atEnd = true
+      else this.#kept.push(Buffer.from(value))
+    } catch (error) {
+      this.#failure = { error }
+    } finally {
+      this.#filling = undefined
     }
   }
 
@@ -101,15 +108,12 @@ class StreamSource implements UploadSource {
 
   async close(): Promise<void> {
     this.#kept.length = 0
-    if (this.#atEnd) return
+    if (this.#atEnd || this.#failure !== undefined) return
     this.#atEnd = true
     const ended = this.#blocks.return?.()
-    // Behind a block that was asked for and may never come, its end would not come either.
-    if (this.#next === undefined) await ended
-    else {
-      this.#next.catch(() => undefined)
-      ended?.catch(() => undefined)
-    }
+    // Behind a block that was asked for and may never come, its end would not come either; nobody is left to hear of it.
+    if (this.#filling === undefined) await ended
+    else ended?.catch(() => undefined)
   }
 
   #keptAt(offset: number): Buffer | undefined {
