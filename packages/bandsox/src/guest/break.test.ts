@@ -125,7 +125,7 @@ describe('an upload that is given up', () => {
   it('hears its signal while its source is silent, and its connection’s end', async (t) => {
     const g = await cuttableGuest(t)
     const controller = new AbortController()
-    let goOn: () => void = () => undefined
+    let goOn: (() => void) | undefined
     async function* silent(): AsyncGenerator<Uint8Array> {
       yield Buffer.from('some')
       await new Promise<void>((resolve) => {
@@ -136,15 +136,16 @@ describe('an upload that is given up', () => {
     const options = { signal: controller.signal }
     const file = path.join(g.folder, 'f')
     const uploading = upload(g.agent, file, streamSource(silent()), options)
-    while (g.vsock.bytes < 200) await new Promise((resolve) => setTimeout(resolve, 5))
+    while (goOn === undefined) await new Promise((resolve) => setTimeout(resolve, 5))
     g.vsock.refuse(true)
     while (g.serial.connections === 0) await new Promise((resolve) => setTimeout(resolve, 5)) // it does not wait for the source
     goOn()
     await uploading
     assert.equal(await readFile(file, 'utf8'), 'somemore')
 
+    goOn = undefined
     const aborted = upload(g.agent, file, streamSource(silent()), options)
-    await new Promise((resolve) => setTimeout(resolve, 50))
+    while (goOn === undefined) await new Promise((resolve) => setTimeout(resolve, 5))
     controller.abort(new Error('enough'))
     await assert.rejects(aborted, /enough/)
   })
