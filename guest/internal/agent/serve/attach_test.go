@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"bandsox.dev/guest/internal/agent/transfer"
 	"bandsox.dev/guest/internal/wire"
 )
 
@@ -526,7 +527,7 @@ func TestTheAnswerOfAQuickJobIsOneWrite(t *testing.T) {
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
-		newConnection(server, counting).serve()
+		newConnection(server, counting, &transfer.Pace{}).serve()
 	}()
 	if err := ours.SetDeadline(time.Now().Add(answerTimeout)); err != nil {
 		t.Fatal(err)

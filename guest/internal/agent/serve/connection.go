@@ -51,14 +51,16 @@ type connection struct {
 	stream  Stream
 	decoder *wire.Decoder
 	out     *wire.Writer
+	pace    *transfer.Pace
 	current operation // nil between operations
 	last    operation // the one before, whose late frames may still come
 	lost    bool      // the stream ended, and not by a violation
 }
 
-func newConnection(server *Server, stream Stream) *connection {
+// newConnection makes one of a link, whose downloads keep the same pace.
+func newConnection(server *Server, stream Stream, pace *transfer.Pace) *connection {
 	return &connection{
-		server: server, stream: stream,
+		server: server, stream: stream, pace: pace,
 		decoder: wire.NewDecoder(stream, wire.ToGuest),
 		out:     wire.NewWriter(stream),
 	}

@@ -67,6 +67,7 @@ func (s *Server) Accept(listener Listener) {
 	s.mutex.Lock()
 	s.listeners = append(s.listeners, listener)
 	s.mutex.Unlock()
+	pace := &transfer.Pace{} // a listener is a link
 	for {
 		stream, err := listener.Accept()
 		if errors.Is(err, os.ErrClosed) || errors.Is(err, net.ErrClosed) {
@@ -85,7 +86,7 @@ func (s *Server) Accept(listener Listener) {
 		go func() {
 			defer console.Contain("serving a connection")
 			defer s.done(stream)
-			newConnection(s, stream).serve()
+			newConnection(s, stream, pace).serve()
 		}()
 	}
 }

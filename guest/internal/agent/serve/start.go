@@ -66,7 +66,7 @@ func (c *connection) startNamed(message wire.Message) error {
 		}
 		return err
 	case "download":
-		download, err := c.server.transfers.StartDownload(message, c.out, c.hangUp)
+		download, err := c.server.transfers.StartDownload(message, c.out, c.pace, c.hangUp)
 		if err == nil {
 			c.current = download
 		}

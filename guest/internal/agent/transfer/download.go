@@ -48,7 +48,7 @@ type outgoing struct {
 type Download struct {
 	*outgoing
 	held   *holder // nil: the transfer has no name
-	pace   *pace
+	pace   *Pace
 	out    *wire.Writer
 	hangUp func()
 	// unsent are frames that wait for the next ones, at most togetherBytes: the whole answer about a small file is one write.
@@ -67,9 +67,9 @@ type Download struct {
 	letGone   bool // the file is another's, or closed
 }
 
-// StartDownload opens a file, or goes on with one, and begins to send it. hangUp ends the connection.
-func (r *Registry) StartDownload(message wire.Message, out *wire.Writer, hangUp func()) (*Download, error) {
-	d := &Download{out: out, hangUp: hangUp, pace: &r.pace}
+// StartDownload opens a file, or goes on with one, and begins to send it at the pace of those on the same link. hangUp ends the connection.
+func (r *Registry) StartDownload(message wire.Message, out *wire.Writer, pace *Pace, hangUp func()) (*Download, error) {
+	d := &Download{out: out, hangUp: hangUp, pace: pace}
 	d.changed = sync.NewCond(&d.mutex)
 	held, _, err := r.take("download", message, hangUp)
 	if err != nil {

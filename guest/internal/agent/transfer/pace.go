@@ -14,24 +14,24 @@ const (
 	movesWithin = 250 * time.Millisecond
 )
 
-// pace keeps downloads that run at once within reach of each other, whatever their links make of them: vhost-device-vsock serves
+// Pace keeps downloads that run at once over one link within reach of each other, whatever their links make of them: vhost-device-vsock serves
 // some connections four times as often as others when there are many, and the scheduler of a guest's only CPU adds to it. One that runs
 // alone never waits. Its zero value is ready.
-type pace struct {
+type Pace struct {
 	mutex   sync.Mutex
 	runners map[*runner]struct{}
 }
 
 // runner is a download that is being sent.
 type runner struct {
-	pace    *pace
+	pace    *Pace
 	sent    int64 // counted from where it began among the others
 	movedAt time.Time
 	// ahead is closed when it may go on; nil while it does not wait.
 	ahead chan struct{}
 }
 
-func (p *pace) join() *runner {
+func (p *Pace) join() *runner {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
 	now := time.Now()
@@ -86,13 +86,13 @@ func (r *runner) leave() {
 	p.wake(time.Now())
 }
 
-func (p *pace) isAhead(r *runner, now time.Time) bool {
+func (p *Pace) isAhead(r *runner, now time.Time) bool {
 	slowest, any := p.slowest(now)
 	return any && r.sent > slowest+leadBytes
 }
 
 // slowest is the least that a moving one has sent. Those that wait here move.
-func (p *pace) slowest(now time.Time) (sent int64, any bool) {
+func (p *Pace) slowest(now time.Time) (sent int64, any bool) {
 	for r := range p.runners {
 		if r.ahead == nil && now.Sub(r.movedAt) > movesWithin {
 			continue
@@ -105,7 +105,7 @@ func (p *pace) slowest(now time.Time) (sent int64, any bool) {
 }
 
 // wake lets those go that are not ahead any more.
-func (p *pace) wake(now time.Time) {
+func (p *Pace) wake(now time.Time) {
 	slowest, any := p.slowest(now)
 	for r := range p.runners {
 		if r.ahead != nil && (!any || r.sent <= slowest+leadBytes) {

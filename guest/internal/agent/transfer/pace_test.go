@@ -7,7 +7,7 @@ import (
 )
 
 func TestOneThatRunsAloneNeverWaits(t *testing.T) {
-	var p pace
+	var p Pace
 	r := p.join()
 	for i := 0; i < 100; i++ {
 		r.moved(1 << 20)
@@ -19,7 +19,7 @@ func TestOneThatRunsAloneNeverWaits(t *testing.T) {
 }
 
 func TestNoneIsFurtherAheadThanTheLead(t *testing.T) {
-	var p pace
+	var p Pace
 	const step, total, count = 64 << 10, 4 << 20, 16
 	runners := make([]*runner, count)
 	for i := range runners {
@@ -48,7 +48,7 @@ func TestNoneIsFurtherAheadThanTheLead(t *testing.T) {
 }
 
 func TestNobodyWaitsForOneThatStandsStill(t *testing.T) {
-	var p pace
+	var p Pace
 	still, moving := p.join(), p.join()
 	for moving.sent < 8<<20 {
 		moving.moved(64 << 10) // each waiting ends by its limit, and after the first there is none
@@ -61,7 +61,7 @@ func TestNobodyWaitsForOneThatStandsStill(t *testing.T) {
 }
 
 func TestOneThatBeginsLateDoesNotHoldTheOthersUp(t *testing.T) {
-	var p pace
+	var p Pace
 	old := p.join()
 	old.moved(1 << 30)
 	late := p.join()

@@ -24,9 +24,6 @@ type Registry struct {
 	// Wait is how long a transfer waits for another connection; 0: as the protocol says.
 	Wait time.Duration
 
-	// pace is of all downloads, with a name or without.
-	pace pace
-
 	mutex   sync.Mutex
 	stopped bool
 	open    map[string]*named

@@ -14,6 +14,8 @@ const BOOT_TRY_MS = 1_000
 /** An operation that gets no further is given up after so many connections, with pauses that double between them. */
 const MAX_STALLS = 6
 const STALL_PAUSE_MS = 25
+/** One that left us waiting for its whole time counts as several: a guest that takes nothing is not to be waited for minutes. */
+const STALLS_OF_SILENCE = 3
 /** Both links may be away for a while: a held gate, a line that is greeted anew. The guest keeps what it has for longer. */
 const RECONNECT_PATIENCE_MS = 15_000
 const MAX_PAUSE_MS = 1_000
@@ -107,7 +109,7 @@ export class Agent {
         this.lost(connection, error)
         options.signal?.throwIfAborted()
         if (!isLinkFailure(error) || !operation.canGoOn(connection) || this.#closing.signal.aborted) throw error
-        stalls = operation.progress() > before ? 0 : stalls + 1
+        stalls = operation.progress() > before ? 0 : stalls + (isSilence(error) ? STALLS_OF_SILENCE : 1)
         connection = await this.reconnect(error, { ...options, bootId, stalls })
       }
     }
@@ -294,6 +296,8 @@ async function pause(ms: number, signal: AbortSignal): Promise<void> {
 
 /** Not a failure: the connection is left for a better one. */
 class ChangeOfLink extends BandSoxError {}
+
+const isSilence = (error: unknown): boolean => error instanceof BandSoxError && error.code === 'guest-silent'
 
 const isChangeOfLink = (error: unknown): boolean => error instanceof ChangeOfLink
 

@@ -20,6 +20,8 @@ const SEND_BYTES = { vsock: 1_048_576, serial: 65_536 } as const satisfies Recor
 
 /** How long a link may take to carry a last word. */
 const LAST_WORD_MS = 1_000
+/** What a guest answers to an `abort`, or had said before it came. */
+const LAST_ANSWERS: readonly string[] = ['exit', 'error', 'complete'] satisfies ToHostType[]
 
 export type Hello = Extract<ToHost, { type: 'hello' }>
 export type FromGuest = Received<ToHost>
@@ -158,17 +160,11 @@ export class GuestConnection {
   ): Promise<FromGuest> {
     const { signal, timeoutMs = this.answerTimeoutMs, deadline = performance.now() + timeoutMs } = options
     for (;;) {
-      if (this.#isLeaving) throw this.#failure ?? new BandSoxError('link-lost', 'the connection was given up')
+      if (this.#isLeaving) throw this.#leftBy
       const next = this.#decoded()
       if (next !== undefined) return next
       this.#next ??= this.#chunks.next()
-      const chunk = await this.#bounded(this.#next, { signal, timeoutMs, deadline })
-      this.#next = undefined
-      if (chunk.done) {
-        this.#endOfStream()
-      } else {
-        this.#pending = this.#decoder.push(chunk.value)
-      }
+      this.#take(await this.#bounded(this.#next, { signal, timeoutMs, deadline }))
     }
   }
 
@@ -201,25 +197,30 @@ export class GuestConnection {
   }
 
   /**
-   * Waits for something that is not the guest's, such as the next piece of a file, but no longer than the connection lasts.
+   * Waits for something that is not the guest's, such as the next piece of a file, and takes what the guest says meanwhile.
    *
-   * @throws What `work` fails by, which leaves the connection as it is; `link-lost` at the connection's end, `signal.reason`.
+   * @throws What `work` or `onFrame` fails by, which leaves the connection as it is; `guest-protocol`; `link-lost` at the connection's end;
+   *   `signal.reason`.
    */
-  async during<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-    const settled = work.then(
+  async during<T>(
+    work: Promise<T>,
+    options: { signal: AbortSignal | undefined; onFrame: (frame: FromGuest) => void },
+  ): Promise<T> {
+    const { signal, onFrame } = options
+    const worked = work.then(
       (value) => ({ value }),
       (error: unknown) => ({ error }),
     )
-    this.#next ??= this.#chunks.next()
-    // What comes meanwhile is kept for `receive`; only the end is heard here.
-    const ended = this.#next.then((chunk) => (chunk.done ? this.#endOfStream() : new Promise<never>(() => undefined)))
-    ended.catch(() => undefined)
-    const outcome = await this.#bounded(Promise.race([settled, ended]), {
-      signal,
-      timeoutMs: Number.POSITIVE_INFINITY,
-    })
-    if ('error' in outcome) throw outcome.error
-    return outcome.value
+    for (;;) {
+      for (let frame = this.#decoded(); frame !== undefined; frame = this.#decoded()) onFrame(frame)
+      this.#next ??= this.#chunks.next()
+      const said = this.#next.then((chunk) => ({ chunk }))
+      said.catch(() => undefined) // it is `#next`'s, which is awaited again
+      const first = await this.#bounded(Promise.race([worked, said]), { signal, timeoutMs: Number.POSITIVE_INFINITY })
+      if ('value' in first) return first.value
+      if ('error' in first) throw first.error
+      this.#take(first.chunk)
+    }
   }
 
   /** Ends the connection; the agent then ends what it did for it. Harmless when repeated; the first reason stays. */
@@ -234,8 +235,31 @@ export class GuestConnection {
     }
     this.#isLeaving = true
     this.#stream.write(this.#encoded(farewell))
-    // Not closed at once: a vsock that is reset by what the guest still sends drops what it has not read.
-    setTimeout(() => this.#stream.destroy(), LAST_WORD_MS).unref()
+    const timer = setTimeout(() => this.#stream.destroy(), LAST_WORD_MS).unref()
+    void this.#hearOut().finally(() => {
+      clearTimeout(timer)
+      this.#stream.destroy()
+    })
+  }
+
+  /**
+   * Waits for the answer to the farewell. Were the connection closed at once, a vsock that is reset by what the guest still sends would drop
+   * what it has not read, the farewell among it.
+   */
+  async #hearOut(): Promise<void> {
+    try {
+      for (;;) {
+        for (let frame = this.#decoded(); frame !== undefined; frame = this.#decoded())
+          if (frame.kind === 'message' && LAST_ANSWERS.includes(frame.message.type)) return
+        this.#next ??= this.#chunks.next()
+        const chunk = await this.#next
+        this.#next = undefined
+        if (chunk.done) return
+        this.#pending = this.#decoder.push(chunk.value)
+      }
+    } catch {
+      // Nobody listens any more: whatever it was, the connection is closed now.
+    }
   }
 
   #encoded(message: ToGuest): Buffer {
@@ -245,6 +269,19 @@ export class GuestConnection {
       if (!(error instanceof ProtocolError)) throw error
       throw new BandSoxError('bad-request', `cannot ask the agent: ${error.message}`, { cause: error })
     }
+  }
+
+  /** Why it was given up. */
+  get #leftBy(): unknown {
+    return this.#failure ?? new BandSoxError('link-lost', 'the connection was given up')
+  }
+
+  /** What the read under way has brought. */
+  #take(chunk: IteratorResult<Buffer>): void {
+    if (this.#isLeaving) throw this.#leftBy
+    this.#next = undefined
+    if (chunk.done) this.#endOfStream()
+    else this.#pending = this.#decoder.push(chunk.value)
   }
 
   #decoded(): FromGuest | undefined {

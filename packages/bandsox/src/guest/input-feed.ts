@@ -1,6 +1,5 @@
 /** A command's standard input, sent at the pace at which the command takes it, over as many connections as it takes. */
 import type { GuestConnection } from './connection.js'
-import { isLinkFailure } from './connection.js'
 
 /** PROTOCOL.md section 3: input that the host may have on its way; so much is kept for another connection. */
 const WINDOW_BYTES = 262_144
@@ -94,13 +93,12 @@ export class InputFeed {
       const piece = this.#next()
       if (piece !== undefined) {
         this.#sent += piece.length
-        try {
-          await connection.sendData(piece, CHUNK_BYTES)
-        } catch (error) {
-          // Whoever reads from the connection has the same error, and finds another one, or ends the job by it.
-          if (isLinkFailure(error) || !connection.isOpen) return
-          throw error
-        }
+        // Whoever reads from the connection has the same error, and finds another one, or ends the job by it.
+        const isSent = await connection.sendData(piece, CHUNK_BYTES).then(
+          () => true,
+          () => false,
+        )
+        if (!isSent) return
       } else if (this.#atEnd) {
         if (connection.isOpen) connection.send({ type: 'eof' })
         return

@@ -2,7 +2,7 @@
 import { BandSoxError, type TransferResult, type WriteOptions } from '@bandsox/sdk'
 import type { Agent } from './agent.js'
 import { type Checksum, chooseChecksum, createChecksum } from './checksum.js'
-import type { GuestConnection } from './connection.js'
+import type { FromGuest, GuestConnection } from './connection.js'
 import { newOperationName, RESUME_CAPABILITY } from './operation-name.js'
 import { progressReporter } from './progress.js'
 import type { UploadSource } from './upload-source.js'
@@ -117,7 +117,8 @@ class Upload {
     let at = start
     const blocks = this.#source.read(start)[Symbol.asyncIterator]()
     for (;;) {
-      const { done, value: block } = await connection.during(blocks.next(), signal)
+      const onFrame = (frame: FromGuest) => this.#takeAck(connection, frame, at)
+      const { done, value: block } = await connection.during(blocks.next(), { signal, onFrame })
       if (done) break
       for (let offset = 0; offset < block.length; offset += stepBytes) {
         const piece = Buffer.from(block.buffer, block.byteOffset + offset, Math.min(stepBytes, block.length - offset))
@@ -138,7 +139,12 @@ class Upload {
   }
 
   async #receiveAck(connection: GuestConnection, sent: number): Promise<void> {
-    const { offset } = await connection.receiveMessage('ack', { signal: this.#options.signal, about: this.#about })
+    this.#takeAck(connection, await connection.receive({ signal: this.#options.signal }), sent)
+  }
+
+  #takeAck(connection: GuestConnection, frame: FromGuest, sent: number): void {
+    if (frame.kind !== 'message' || frame.message.type !== 'ack') throw connection.unexpected(frame, this.#about)
+    const { offset } = frame.message
     if (offset <= this.#acknowledged || offset > sent) throw falseAck(connection, offset, this.#acknowledged, sent)
     this.#confirm(offset)
   }

@@ -219,9 +219,18 @@ describe("a hostile guest's copy", () => {
     const unpacker = new HostUnpacker(path.join(place, 'copy'), () => undefined)
     await unpacker.begin()
     await unpacker.write(streamHeader(folder('.')).header)
-    collect()
-    const usedBytes = () => process.memoryUsage().heapUsed + process.memoryUsage().arrayBuffers
-    const before = usedBytes()
+    /** Once all that can be collected has been: a buffer's memory goes some turns after the buffer. */
+    const keptBytes = async () => {
+      let least = Number.POSITIVE_INFINITY
+      for (let round = 0; round < 10; round++) {
+        collect()
+        await new Promise((resolve) => setImmediate(resolve))
+        const { heapUsed, arrayBuffers } = process.memoryUsage()
+        least = Math.min(least, heapUsed + arrayBuffers)
+      }
+      return least
+    }
+    const before = await keptBytes()
     for (let index = 0; index < 600; index++) {
       const records = [
         paxRecord('SCHILY.xattr.user.a', 'a'.repeat(60_000)),
@@ -229,8 +238,8 @@ describe("a hostile guest's copy", () => {
       ]
       await unpacker.write(paxFolder(`f${index}`, Buffer.concat(records)))
     }
-    collect()
-    assert.ok(usedBytes() - before < 16 * 1024 * 1024, `${usedBytes() - before} bytes are kept of 600 folders`)
+    const kept = (await keptBytes()) - before
+    assert.ok(kept < 16 * 1024 * 1024, `${kept} bytes are kept of 600 folders`)
     await unpacker.discard()
     const long = Array.from({ length: 16 }, () => 'x'.repeat(240))
     const parents = long.map((_, depth) => folder(long.slice(0, depth + 1).join('/')))
