@@ -101,22 +101,21 @@ test('with the module missing in the guest, too', async () => {
 test('when the vsock daemon is killed in the middle of a file, it goes on over the serial line', async (t) => {
   const bandsox = await openBandSox({ storage: storage.folder })
   await using sandbox = await bandsox.create('bandsox/base', { vsock: 'on' })
-  for (const share of [0.1, 0.5, 0.9]) {
-    await t.test(`an upload at ${share * 100} %`, async () => {
-      if (share > 0.1) await sandbox.restart()
-      let killed: Promise<void> | undefined
-      const { link } = await uploads(
-        sandbox,
-        at(share, () => (killed = killDaemon(sandbox))),
-      )
-      await killed
-      assert.equal(link, 'serial')
-    })
-    await t.test(`a download at ${share * 100} %`, async () => {
-      await sandbox.restart()
+  const kills = [
+    ['an upload', 0.1],
+    ['a download', 0.5],
+    ['an upload', 0.9],
+    ['a download', 0.1],
+    ['an upload', 0.5],
+    ['a download', 0.9],
+  ] as const
+  for (const [index, [what, share]] of kills.slice(0, boundedOrFull(3, kills.length)).entries()) {
+    await t.test(`${what} at ${share * 100} %`, async () => {
+      if (index > 0) await sandbox.restart()
       assert.equal((await sandbox.exec(['true']).wait()).link, 'vsock')
       let killed: Promise<void> | undefined
-      const { link } = await downloads(
+      const transfer = what === 'an upload' ? uploads : downloads
+      const { link } = await transfer(
         sandbox,
         at(share, () => (killed = killDaemon(sandbox))),
       )

@@ -36,7 +36,10 @@ if (failed.length > 0) {
 /** @type {import('./lib/test-runners.mjs').Counts[]} */
 const results = []
 if (isWanted('style') && !values.soak) results.push(await styleChecks(root))
-if (isWanted('go') && !values.soak) results.push(await goTests(join(root, 'guest'), process.env))
+if (isWanted('go')) {
+  const env = values.soak ? { ...process.env, BANDSOX_SOAK: '1' } : process.env
+  results.push(await goTests(join(root, 'guest'), env))
+}
 if (isWanted('unit') && !values.soak) {
   const files = [...(await testFiles('packages/sdk/dist')), ...(await testFiles('packages/bandsox/dist'))]
   results.push(
