@@ -14,6 +14,9 @@ const MIB = 1024 * 1024
 /** An emulated guest gives some hundred MiB in a second. */
 const BALLOON_PATIENCE_MS = 5_000
 const BALLOON_POLL_MS = 50
+/** A shim tells within a ms or so, on a busy host later; one that does not is not waited for long. */
+const TOLD_PATIENCE_MS = 2_000
+const TOLD_POLL_MS = 2
 const balloonSchema = z.object({ actual: z.number().int().nonnegative() })
 
 /** Takes hold of the machine in `directory`; a shim that died is replaced first. @throws `vmm-failed`. */
@@ -37,10 +40,19 @@ class QemuMachine implements Machine {
   async pause(): Promise<void> {
     await this.#shim.holdLink()
     await withQmp(this.#qmpSocket, (qmp) => qmp.execute('stop'))
+    await this.#untilTold((status) => status !== 'running')
   }
 
   async resume(): Promise<void> {
     await withQmp(this.#qmpSocket, (qmp) => qmp.execute('cont'))
+    await this.#untilTold((status) => status !== 'paused')
+  }
+
+  /** What a machine does is written down by its shim, a moment later: until then everybody would go by what it did before. */
+  async #untilTold(isSo: (status: string | undefined) => boolean): Promise<void> {
+    const deadline = performance.now() + TOLD_PATIENCE_MS
+    while (!isSo((await readRun(this.#directory)).status?.status) && performance.now() < deadline)
+      await delay(TOLD_POLL_MS)
   }
 
   async powerDown(): Promise<void> {
