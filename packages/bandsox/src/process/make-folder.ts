@@ -9,29 +9,25 @@ import { isSystemError } from '@bandsox/sdk'
  * @throws The system error, such as `ENOTDIR`, `EACCES` or, where nothing can be made, `ENOENT`.
  */
 export async function makeFolder(folder: string, mode = 0o777): Promise<void> {
-  if (await isMade(folder, mode)) return
-  await makeFolder(path.dirname(folder), mode)
-  await mkdir(folder, { mode }).catch((error: unknown) => {
-    if (!isSystemError(error, 'EEXIST')) throw error // another process was quicker
-  })
+  if ((await tryToMake(folder, mode)) === undefined) return
+  // When it is there, somebody may have made it since: the second try tells.
+  if (!(await isThere(path.dirname(folder)))) await makeFolder(path.dirname(folder), mode)
+  const refused = await tryToMake(folder, mode)
+  if (refused !== undefined) throw refused
 }
 
-/** @returns False when the one above it is missing. */
-async function isMade(folder: string, mode: number): Promise<boolean> {
+/** @returns The `ENOENT` that says that the one above it is missing, or takes no folder; undefined once the folder is there. */
+async function tryToMake(folder: string, mode: number): Promise<Error | undefined> {
   try {
     await mkdir(folder, { mode })
-    return true
   } catch (error) {
-    if (isSystemError(error, 'EEXIST')) {
-      if ((await stat(folder)).isDirectory()) return true
+    if (error instanceof Error && isSystemError(error, 'ENOENT') && path.dirname(folder) !== folder) return error
+    if (!isSystemError(error, 'EEXIST')) throw error
+    if (!(await stat(folder)).isDirectory()) {
       throw Object.assign(new Error(`not a folder: ${folder}`), { code: 'ENOTDIR' })
     }
-    if (!isSystemError(error, 'ENOENT') || path.dirname(folder) === folder) throw error
-    return await isThere(path.dirname(folder)).then((there) => {
-      if (there) throw error // it is not for lack of that one
-      return false
-    })
   }
+  return undefined
 }
 
 async function isThere(folder: string): Promise<boolean> {
