@@ -105,7 +105,7 @@ func start(stages *boot.Stages) (*machine, error) {
 		return nil, fmt.Errorf("cannot read the boot's id: %w", err)
 	}
 	seen := &links.State{}
-	stopper := &power.Stopper{Unmount: root.Unmount}
+	stopper := &power.Stopper{Unmount: root.Unmount, PowerOff: config.PowerOff}
 	server := &serve.Server{
 		Version: version, BootID: strings.TrimSpace(string(bootID)), Reaper: reaper.New(),
 		UptimeMs: boot.UptimeMs, Stages: stages.Snapshot, Shutdown: stopper.Stop,

@@ -102,7 +102,7 @@ func (v *vm) findVsock() (*procid.Handle, control.VsockState, error) {
 	case v.config.Vsock == nil:
 		return nil, control.VsockNone, nil
 	case !v.hasDaemon():
-		return nil, control.VsockKernel, nil
+		return nil, stateWithoutDaemon(v.config.Vsock), nil
 	case v.run.Vsock == nil:
 		return nil, control.VsockDead, nil
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"bandsox.dev/guest/internal/shim/cgroup"
+	"bandsox.dev/guest/internal/shim/config"
 	"bandsox.dev/guest/internal/shim/control"
 	"bandsox.dev/guest/internal/shim/fifo"
 	"bandsox.dev/guest/internal/shim/launch"
@@ -22,9 +23,15 @@ func (v *vm) launch() (*launch.Program, error) {
 	for path := range v.outputs() {
 		fifos = append(fifos, path)
 	}
+	owners := v.owners()
 	for _, path := range fifos {
 		if err := fifo.Make(path); err != nil {
 			return nil, err
+		}
+		if owner, given := owners[path]; given {
+			if err := os.Lchown(path, int(owner), -1); err != nil {
+				return nil, err
+			}
 		}
 	}
 	if group := v.config.Cgroup; group != nil {
@@ -83,12 +90,19 @@ func (v *vm) record(vmm, daemon *launch.Program) error {
 		v.run.Vsock = &daemon.ID
 		vsockState = control.VsockRunning
 	case v.config.Vsock != nil:
-		vsockState = control.VsockKernel
+		vsockState = stateWithoutDaemon(v.config.Vsock)
 	}
 	if err := v.listen(vmm.Handle, vsockState, false); err != nil {
 		return err
 	}
 	return record.WriteRun(v.run)
+}
+
+func stateWithoutDaemon(vsock *config.Vsock) control.VsockState {
+	if vsock.Kind == config.VsockVMM {
+		return control.VsockVMM
+	}
+	return control.VsockKernel
 }
 
 // startDaemon lets the daemon go, and waits until it is ready.
@@ -133,7 +147,7 @@ func (v *vm) prepareVMM(now record.Machine) (*launch.Program, error) {
 	if err := claimCID(v.config, files); err != nil {
 		return nil, firstError(err, closeAll(files))
 	}
-	vmm, err := prepare(launch.VMM, [3]string{consoleIn, consoleOut, vmmErr}, files)
+	vmm, err := prepare(launch.VMM, [3]string{consoleIn, consoleOut, vmmErr}, files, v.config.VMM.NewPidNamespace)
 	return vmm, firstError(err, closeAll(files))
 }
 
@@ -142,7 +156,7 @@ func (v *vm) prepareDaemon() (*launch.Program, error) {
 	if !v.hasDaemon() {
 		return nil, nil
 	}
-	return prepare(launch.Vsock, [3]string{os.DevNull, vsockErr, vsockErr}, nil)
+	return prepare(launch.Vsock, [3]string{os.DevNull, vsockErr, vsockErr}, nil, false)
 }
 
 func abandon(program *launch.Program) error {
@@ -153,7 +167,7 @@ func abandon(program *launch.Program) error {
 }
 
 // prepare opens the program's stdio and forks its launcher.
-func prepare(part string, stdio [3]string, files []int) (*launch.Program, error) {
+func prepare(part string, stdio [3]string, files []int, newPidNamespace bool) (*launch.Program, error) {
 	var ends [3]int
 	for i, path := range stdio {
 		fd, err := fifo.OpenForProgram(path)
@@ -162,7 +176,7 @@ func prepare(part string, stdio [3]string, files []int) (*launch.Program, error)
 		}
 		ends[i] = fd
 	}
-	program, err := launch.Prepare(part, ends, files)
+	program, err := launch.Prepare(part, ends, files, newPidNamespace)
 	closeErr := closeAll(ends[:])
 	if err == nil && closeErr != nil {
 		err = firstError(program.Abandon(), closeErr)

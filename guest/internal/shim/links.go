@@ -57,8 +57,11 @@ func (l *links) settings(dial bridge.Dial, report func(error)) bridge.Settings {
 
 // dialVsock is what is behind the bridge for vsock.
 func (v *vm) dialVsock() bridge.Dial {
-	if v.hasDaemon() {
-		return bridge.DialDaemon(v.config.Vsock.DaemonSocket, &v.links.gate)
+	switch v.config.Vsock.Kind {
+	case config.VsockDaemon:
+		return bridge.DialSocket(v.config.Vsock.DaemonSocket, &v.links.gate)
+	case config.VsockVMM:
+		return bridge.DialSocket(v.config.Vsock.VMMSocket, &v.links.gate)
 	}
 	return func(port uint32) (bridge.Conn, error) { return vsock.Dial(v.config.Vsock.CID, port) }
 }
@@ -118,7 +121,7 @@ func (v *vm) tellLinks(daemon control.VsockState) (told control.Links) {
 		told.Vsock = &control.VsockLink{
 			Kind: v.config.Vsock.Kind, State: daemon, Traffic: trafficOf(v.links.vsock),
 		}
-		if v.config.Vsock.Kind == config.VsockKernel {
+		if !v.hasDaemon() {
 			told.Vsock.State = control.VsockRunning
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"syscall"
 
 	"bandsox.dev/guest/internal/shim/boundedlog"
@@ -31,8 +32,18 @@ type vm struct {
 	daemon  *daemon
 	links   links
 	control *control.Server
+	// mu is for monitor, which clients may ask for before it is there.
+	mu sync.Mutex
 	// monitor is nil when the VMM has none for us.
-	monitor *monitor.Watch
+	monitor watcher
+}
+
+// watcher knows what the machine does.
+type watcher interface {
+	// Look returns when what the machine does now is known and told, or cannot be found out; an error is why.
+	Look() error
+	// Finish is for a VMM that has ended, and tells why it did, if that was said. It may be called again.
+	Finish() (shutdown string)
 }
 
 // openTaps starts to drain the FIFOs, which exist. isNew says that the machine has yet to begin.
@@ -72,7 +83,21 @@ func (v *vm) outputs() map[string]string {
 	if v.hasDaemon() {
 		outputs[vsockErr] = vsockLog
 	}
+	for _, output := range v.config.Outputs {
+		outputs[output.FIFO] = output.Log
+	}
 	return outputs
+}
+
+// owners are the users of those FIFOs that the VMM opens by itself.
+func (v *vm) owners() map[string]uint32 {
+	owners := map[string]uint32{}
+	for _, output := range v.config.Outputs {
+		if output.UID != nil {
+			owners[output.FIFO] = *output.UID
+		}
+	}
+	return owners
 }
 
 func (v *vm) hasDaemon() bool {
@@ -90,6 +115,8 @@ func (v *vm) listen(vmm *procid.Handle, vsockState control.VsockState, standsSti
 		Signal:    vmm.Signal,
 		Console:   v.console,
 		HoldLink:  v.links.hold,
+		FreeLink:  v.links.gate.Reprieve,
+		Look:      v.look,
 		Links:     v.tellLinks,
 		OpenInput: func() (*os.File, error) { return fifo.Open(consoleIn) },
 		Report:    v.reporter.report,
@@ -101,10 +128,30 @@ func (v *vm) listen(vmm *procid.Handle, vsockState control.VsockState, standsSti
 func (v *vm) watchMachine(now record.Machine) {
 	if v.config.Monitor != nil {
 		v.control.StateChanged(now)
-		v.monitor = monitor.Start(v.config.Monitor.Socket, now, monitor.Ears{
+		ears := monitor.Ears{
 			Stops: v.links.machineStops, Runs: v.links.machineRuns, Changed: v.machineChanged, Report: v.reporter.report,
-		})
+		}
+		var started watcher
+		if v.config.Monitor.Kind == config.MonitorFirecracker {
+			started = monitor.StartPoll(v.config.Monitor.Socket, now, ears)
+		} else {
+			started = monitor.Start(v.config.Monitor.Socket, now, ears)
+		}
+		v.mu.Lock()
+		v.monitor = started
+		v.mu.Unlock()
 	}
+}
+
+// look finds out what the machine does now, for a manager that has just changed it.
+func (v *vm) look() error {
+	v.mu.Lock()
+	watching := v.monitor
+	v.mu.Unlock()
+	if watching == nil {
+		return errors.New("this VM has no monitor")
+	}
+	return watching.Look()
 }
 
 // machineChanged records and tells what the machine does now.
@@ -161,10 +208,16 @@ func removeLeftovers(settings *config.Config, report func(error)) {
 		}
 	}
 	if settings.Vsock != nil {
-		paths = append(paths, settings.Vsock.Socket, settings.Vsock.WaitFor, settings.Vsock.DaemonSocket)
+		paths = append(paths, settings.Vsock.Socket, settings.Vsock.WaitFor, settings.Vsock.DaemonSocket, settings.Vsock.VMMSocket)
 	}
 	if settings.Serial != nil {
 		paths = append(paths, settings.Serial.Socket)
+	}
+	for _, output := range settings.Outputs {
+		paths = append(paths, output.FIFO)
+	}
+	if monitor := settings.Monitor; monitor != nil && monitor.Kind == config.MonitorFirecracker {
+		paths = append(paths, monitor.Socket)
 	}
 	for _, path := range append(paths, settings.Remove...) {
 		if path == "" {
@@ -172,8 +225,14 @@ func removeLeftovers(settings *config.Config, report func(error)) {
 		}
 		err := syscall.Unlink(path)
 		// ENOENT: that is how it should be. Often a path is in two lists, too.
-		if err != nil && err != syscall.ENOENT {
+		if err != nil && err != syscall.ENOENT && err != syscall.ENOTDIR {
 			report(fmt.Errorf("cannot remove %s: %w", path, err))
+		}
+	}
+	for _, folder := range settings.RemoveFolders {
+		// It goes from folder to folder by descriptors (openat(2)), whatever the VMM makes of the names meanwhile.
+		if err := os.RemoveAll(folder); err != nil {
+			report(fmt.Errorf("cannot remove %s: %w", folder, err))
 		}
 	}
 	if settings.Cgroup != nil {

@@ -14,6 +14,7 @@ type Config struct {
 	Hostname string   // hostname=
 	Root     string   // root=/dev/vda: the image: squashfs, or ext4 of an imported one
 	Overlay  string   // overlay=/dev/vdb: the writable layer, ext4; "" keeps it in memory
+	PowerOff string   // poweroff=reboot: a VMM that only a reboot ends, such as Firecracker; "": by powering off
 	DNS      []string // dns=: addresses, separated by commas
 	Hostile  string   // hostile=: for the hostile agent of the tests only
 }
@@ -54,6 +55,11 @@ func ParseConfig(commandLine string) (Config, error) {
 			config.Root = value
 		case "bandsox.overlay":
 			config.Overlay = value
+		case "bandsox.poweroff":
+			if value != "reboot" {
+				return config, fmt.Errorf("bandsox.poweroff=%s is not reboot", value)
+			}
+			config.PowerOff = value
 		case "bandsox.dns":
 			config.DNS = strings.Split(value, ",")
 		case "bandsox.hostile":

@@ -32,6 +32,8 @@ type Stopper struct {
 	Refuse func()
 	// StopSignals gives the leaders of sessions that want another signal than SIGTERM.
 	StopSignals func() map[int]syscall.Signal
+	// PowerOff is the mode that a power-off is done by; "": its own.
+	PowerOff string
 	// Unmount brings the writable file systems into a clean state.
 	Unmount func()
 
@@ -40,6 +42,9 @@ type Stopper struct {
 
 // Stop ends the machine; the first caller's mode counts. It returns at once.
 func (s *Stopper) Stop(mode string, grace time.Duration) {
+	if mode == PowerOff && s.PowerOff != "" {
+		mode = s.PowerOff
+	}
 	s.once.Do(func() {
 		go func() {
 			defer console.Contain("stopping the machine", func() { restart(mode) })

@@ -4,9 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"strings"
 	"time"
+
+	"bandsox.dev/guest/internal/shim/ownsocket"
 )
 
 const (
@@ -18,12 +19,12 @@ const (
 	maxOKBytes = 32
 )
 
-// DialDaemon dials through the socket of a vsock daemon, which takes a CONNECT line of its own, while the gate is open.
+// DialSocket dials through the socket of a vsock daemon, or of a VMM, which takes a CONNECT line of its own, while the gate is open.
 //
 // A connection is never given up before its answer: vhost-device-vsock 0.3.0 ends its only worker by a panic when it finds the
 // host's end closed as it writes the OK, and the VM's vsock is dead from then on (send_pkt in vsock_conn.rs). Hosts do give up,
 // by a time limit, a Ctrl-C or a kill: that is why they have this bridge between them and the daemon.
-func DialDaemon(path string, gate *Gate) Dial {
+func DialSocket(path string, gate *Gate) Dial {
 	unanswered := make(chan struct{}, maxUnanswered)
 	return func(port uint32) (Conn, error) {
 		if !gate.passWithin(answerLimit) {
@@ -34,7 +35,7 @@ func DialDaemon(path string, gate *Gate) Dial {
 		default:
 			return nil, fmt.Errorf("%d connections wait for the guest's answer", maxUnanswered)
 		}
-		conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
+		conn, err := ownsocket.Dial(path)
 		if err != nil {
 			<-unanswered
 			return nil, err

@@ -25,7 +25,7 @@ func newDaemon(t *testing.T) *vsockDaemon {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = listener.Close() }) // a test may have closed it
-	return &vsockDaemon{t: t, listener: listener, dial: DialDaemon(path, &Gate{})}
+	return &vsockDaemon{t: t, listener: listener, dial: DialSocket(path, &Gate{})}
 }
 
 // asked is the daemon's end of the next connection, and the line that came over it.

@@ -63,6 +63,14 @@ func (g *Gate) Quiesce(limit time.Duration, end func()) {
 	}
 }
 
+// Reprieve ends a Quiesce at once: the machine was not stopped after all, and will not be.
+func (g *Gate) Reprieve() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.endLease()
+	g.settle()
+}
+
 // Open opens the gate for good: there is no machine any more.
 func (g *Gate) Open() {
 	g.mu.Lock()

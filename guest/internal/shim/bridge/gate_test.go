@@ -13,7 +13,7 @@ import (
 func heldDaemon(t *testing.T) (daemon *vsockDaemon, gate *Gate, ours Conn, theirs net.Conn) {
 	t.Helper()
 	daemon, gate = newDaemon(t), &Gate{}
-	daemon.dial = DialDaemon(daemon.listener.Addr().String(), gate)
+	daemon.dial = DialSocket(daemon.listener.Addr().String(), gate)
 	result := daemon.dialling(9000)
 	theirs, _ = daemon.asked()
 	fmt.Fprint(theirs, "OK 9000\n")

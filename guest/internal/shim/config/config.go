@@ -21,8 +21,12 @@ type Config struct {
 	Serial  *Serial  `json:"serial"`
 	Monitor *Monitor `json:"monitor"`
 	Cgroup  *Cgroup  `json:"cgroup"`
+	// Outputs are what the VMM writes beside its console and stderr.
+	Outputs []Output `json:"outputs"`
 	// Remove holds what the VMM and the vsock daemon leave behind, for the shim to remove at the end.
 	Remove []string `json:"remove"`
+	// RemoveFolders are removed with all that is in them.
+	RemoveFolders []string `json:"removeFolders"`
 }
 
 // VMM is the program of the machine and what it may have.
@@ -36,6 +40,18 @@ type VMM struct {
 	MaxFiles uint64 `json:"maxFiles"`
 	// MaxProcesses is RLIMIT_NPROC, soft and hard: processes and threads of the user, not of this VM alone. 0: as it is.
 	MaxProcesses uint64 `json:"maxProcesses"`
+	// Folder of the VM's directory that the VMM runs in; "": the directory itself.
+	Folder string `json:"folder"`
+	// NewPidNamespace makes the VMM the first process of a PID namespace.
+	NewPidNamespace bool `json:"newPidNamespace"`
+}
+
+// Output is a FIFO that the VMM opens by its name, and the log that it is drained into.
+type Output struct {
+	FIFO string `json:"fifo"`
+	Log  string `json:"log"`
+	// UID owns the FIFO; nil: as the shim.
+	UID *uint32 `json:"uid"`
 }
 
 // File is one descriptor the VMM inherits: exactly one of the two is set.
@@ -54,10 +70,11 @@ type Console struct {
 const (
 	VsockDaemon = "daemon"
 	VsockKernel = "kernel"
+	VsockVMM    = "vmm"
 )
 
-// Vsock says how the host reaches the guest's vsock ports: on Socket, where the shim bridges to the kernel (CID) or to a daemon
-// (Argv, WaitFor, DaemonSocket).
+// Vsock says how the host reaches the guest's vsock ports: on Socket, where the shim bridges to the kernel (CID), to a daemon
+// (Argv, WaitFor, DaemonSocket), or to a socket of the VMM's own (VMMSocket).
 type Vsock struct {
 	Kind         string   `json:"kind"`
 	Socket       string   `json:"socket"`
@@ -65,6 +82,7 @@ type Vsock struct {
 	Argv         []string `json:"argv"`
 	WaitFor      string   `json:"waitFor"`
 	DaemonSocket string   `json:"daemonSocket"`
+	VMMSocket    string   `json:"vmmSocket"`
 }
 
 // Kinds of Serial.
@@ -81,10 +99,16 @@ type Serial struct {
 	Line   string `json:"line"`
 }
 
-// MonitorQMP is the kind of Monitor that speaks the QEMU Machine Protocol.
-const MonitorQMP = "qmp"
+// Kinds of Monitor.
+const (
+	// MonitorQMP speaks the QEMU Machine Protocol.
+	MonitorQMP = "qmp"
+	// MonitorFirecracker is Firecracker's API, which tells nothing by itself: it is asked.
+	MonitorFirecracker = "firecracker"
+)
 
-// Monitor says where the VMM tells what its machine does. Socket is one of those that the VMM listens on, and the shim's alone.
+// Monitor says where the VMM tells what its machine does. With kind qmp Socket is one of those that the VMM listens on, and the
+// shim's alone; with kind firecracker the VMM makes it, and it is everybody's.
 type Monitor struct {
 	Kind   string `json:"kind"`
 	Socket string `json:"socket"`

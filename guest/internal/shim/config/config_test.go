@@ -40,6 +40,19 @@ func TestOnlyTheNecessaryIsAccepted(t *testing.T) {
 	}
 }
 
+func TestConfigurationOfAFirecrackerIsAccepted(t *testing.T) {
+	config, err := Parse([]byte(`{"version":1,"sandbox":"s","vmm":{"argv":["x"],"folder":"vmm","newPidNamespace":true},"console":{"log":"c","maxBytes":4096},
+		"vsock":{"kind":"vmm","socket":"vsock.sock","vmmSocket":"vmm/v.sock"},"monitor":{"kind":"firecracker","socket":"vmm/api.sock"},
+		"outputs":[{"fifo":"vmm/log","log":"firecracker.log","uid":7},{"fifo":"vmm/metrics","log":"metrics.log"}],"removeFolders":["jail"]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !config.VMM.NewPidNamespace || config.VMM.Folder != "vmm" || config.Vsock.VMMSocket != "vmm/v.sock" || config.Monitor.Socket != "vmm/api.sock" ||
+		*config.Outputs[0].UID != 7 || config.Outputs[1].UID != nil || config.RemoveFolders[0] != "jail" {
+		t.Errorf("it reads as %+v", config)
+	}
+}
+
 // TestMistakesAreRefused changes one thing at a time; in the key, dots lead inwards. The refusal must name the right thing: "it is
 // refused" is true of a mistake in the test as well.
 func TestMistakesAreRefused(t *testing.T) {
@@ -58,6 +71,8 @@ func TestMistakesAreRefused(t *testing.T) {
 		{"vmm.uid", `null`, "uid and gid"},
 		{"vmm.uid", `-1`, "uid"},
 		{"vmm.uid", `4294967295`, "above"},
+		{"vmm.folder", `"/"`, "vmm: folder"},
+		{"vmm.folder", `"a/../.."`, "vmm: folder"},
 		{"vmm.maxFiles", `3`, "maxFiles"},
 		{"vmm.maxFiles", `100000000`, "maxFiles"},
 		{"vmm.maxProcesses", `1`, "maxProcesses"},
@@ -85,7 +100,7 @@ func TestMistakesAreRefused(t *testing.T) {
 		{"console.maxBytes", `0`, "maxBytes"},
 		{"vsock.kind", `"other"`, "kind"},
 		{"vsock.kind", `"kernel"`, "belong to kind daemon"},
-		{"vsock.cid", `3`, "does not belong to kind daemon"},
+		{"vsock.cid", `3`, "cid and vmmSocket do not belong to kind daemon"},
 		{"vsock.waitFor", `""`, "cannot be a path"},
 		{"vsock.waitFor", `".."`, "not a plain path"},
 		{"vsock", `{"kind":"kernel","cid":2,"socket":"v"}`, "cid is 2"},
@@ -96,6 +111,17 @@ func TestMistakesAreRefused(t *testing.T) {
 		{"serial.line", `""`, "serial: line"},
 		{"serial.socket", `"shim.sock"`, "serial: socket"},
 		{"serial.unknown", `1`, "unknown"},
+		{"vsock", `{"kind":"vmm","socket":"v"}`, "vmmSocket"},
+		{"vsock", `{"kind":"vmm","socket":"v","vmmSocket":"../v"}`, "not a plain path"},
+		{"vsock", `{"kind":"vmm","socket":"v","vmmSocket":"w","cid":3}`, "cid to kind kernel"},
+		{"vsock", `{"kind":"kernel","socket":"v","vmmSocket":"w","cid":3}`, "vmmSocket to kind vmm"},
+		{"monitor", `{"kind":"firecracker","socket":"/api.sock"}`, "not a plain path"},
+		{"outputs", `[{"fifo":"a"}]`, "outputs[0]: log"},
+		{"outputs", `[{"fifo":"shim.sock","log":"b"}]`, "belongs to the shim"},
+		{"outputs", `[{"fifo":"a","log":"vmm.log"}]`, "belongs to the shim"},
+		{"outputs", `[{"fifo":"a","log":"b","uid":4294967295}]`, "uid is above"},
+		{"removeFolders", `["."]`, "removeFolders[0]"},
+		{"removeFolders", `["../x"]`, "not a plain path"},
 		{"remove", `["/etc/passwd"]`, "remove[0]"},
 		{"remove", `["run.json"]`, "belongs to the shim"},
 		{"remove", `["console.log"]`, "the console's log"},

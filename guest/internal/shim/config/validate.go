@@ -59,8 +59,10 @@ func (c *Config) validate() error {
 	if err := c.VMM.validate(); err != nil {
 		return fmt.Errorf("vmm: %w", err)
 	}
-	if len(c.Files) > maxEntries || len(c.Remove) > maxEntries {
-		return fmt.Errorf("files or remove has more than %d entries", maxEntries)
+	for _, entries := range []int{len(c.Files), len(c.Remove), len(c.RemoveFolders), len(c.Outputs)} {
+		if entries > maxEntries {
+			return fmt.Errorf("files, outputs, remove or removeFolders has more than %d entries", maxEntries)
+		}
 	}
 	for i, file := range c.Files {
 		if err := file.validate(); err != nil {
@@ -90,6 +92,16 @@ func (c *Config) validate() error {
 			return fmt.Errorf("cgroup: %w", err)
 		}
 	}
+	for i, output := range c.Outputs {
+		if err := output.validate(); err != nil {
+			return fmt.Errorf("outputs[%d]: %w", i, err)
+		}
+	}
+	for i, path := range c.RemoveFolders {
+		if err := validateInside(path, maxPathBytes); err != nil {
+			return fmt.Errorf("removeFolders[%d]: %w", i, err)
+		}
+	}
 	for i, path := range c.Remove {
 		if err := validateInside(path, maxPathBytes); err != nil {
 			return fmt.Errorf("remove[%d]: %w", i, err)
@@ -112,6 +124,11 @@ func (v VMM) validate() error {
 		if name == "" || strings.ContainsAny(name, "=\x00") || strings.ContainsRune(value, 0) ||
 			len(name)+1+len(value) > maxStringBytes {
 			return fmt.Errorf("env: %q cannot be a variable", name)
+		}
+	}
+	if v.Folder != "" {
+		if err := validateInside(v.Folder, maxPathBytes); err != nil {
+			return fmt.Errorf("folder: %w", err)
 		}
 	}
 	if (v.UID == nil) != (v.GID == nil) {
@@ -149,6 +166,19 @@ func (f File) validate() error {
 	return nil
 }
 
+func (o Output) validate() error {
+	if o.UID != nil && *o.UID > maxID {
+		return fmt.Errorf("uid is above %d", uint32(maxID))
+	}
+	if err := validateInside(o.FIFO, maxPathBytes); err != nil {
+		return fmt.Errorf("fifo: %w", err)
+	}
+	if err := validateInside(o.Log, maxPathBytes); err != nil {
+		return fmt.Errorf("log: %w", err)
+	}
+	return nil
+}
+
 func (c Console) validate() error {
 	if c.MaxBytes < minLogBytes || c.MaxBytes > maxLogBytes {
 		return fmt.Errorf("maxBytes is %d, not %d to %d", c.MaxBytes, minLogBytes, maxLogBytes)
@@ -162,8 +192,8 @@ func (v Vsock) validate() error {
 	}
 	switch v.Kind {
 	case VsockDaemon:
-		if v.CID != 0 {
-			return errors.New("cid does not belong to kind daemon")
+		if v.CID != 0 || v.VMMSocket != "" {
+			return errors.New("cid and vmmSocket do not belong to kind daemon")
 		}
 		if err := validateArgv(v.Argv); err != nil {
 			return err
@@ -173,16 +203,28 @@ func (v Vsock) validate() error {
 		}
 		return validateInside(v.WaitFor, maxSocketPathBytes)
 	case VsockKernel:
-		if v.Argv != nil || v.WaitFor != "" || v.DaemonSocket != "" {
-			return errors.New("argv, waitFor and daemonSocket belong to kind daemon")
+		if v.hasDaemonFields() || v.VMMSocket != "" {
+			return errors.New("argv, waitFor and daemonSocket belong to kind daemon, vmmSocket to kind vmm")
 		}
 		if v.CID < minCID || v.CID > maxCID {
 			return fmt.Errorf("cid is %d, not %d to %d", v.CID, minCID, uint32(maxCID))
 		}
 		return nil
+	case VsockVMM:
+		if v.hasDaemonFields() || v.CID != 0 {
+			return errors.New("argv, waitFor and daemonSocket belong to kind daemon, cid to kind kernel")
+		}
+		if err := validateInside(v.VMMSocket, maxSocketPathBytes); err != nil {
+			return fmt.Errorf("vmmSocket: %w", err)
+		}
+		return nil
 	default:
-		return fmt.Errorf("kind %q is neither %s nor %s", v.Kind, VsockDaemon, VsockKernel)
+		return fmt.Errorf("kind %q is none of %s, %s and %s", v.Kind, VsockDaemon, VsockKernel, VsockVMM)
 	}
+}
+
+func (v Vsock) hasDaemonFields() bool {
+	return v.Argv != nil || v.WaitFor != "" || v.DaemonSocket != ""
 }
 
 func (s Serial) validate(files []File) error {
@@ -206,13 +248,20 @@ func (s Serial) validate(files []File) error {
 }
 
 func (m Monitor) validate(files []File) error {
-	if m.Kind != MonitorQMP {
-		return fmt.Errorf("kind %q is not %s", m.Kind, MonitorQMP)
+	switch m.Kind {
+	case MonitorFirecracker:
+		if err := validateInside(m.Socket, maxSocketPathBytes); err != nil {
+			return fmt.Errorf("socket: %w", err)
+		}
+		return nil
+	case MonitorQMP:
+		if !isListened(m.Socket, files) {
+			return fmt.Errorf("socket %q is not one that the VMM listens on by files", m.Socket)
+		}
+		return nil
+	default:
+		return fmt.Errorf("kind %q is neither %s nor %s", m.Kind, MonitorQMP, MonitorFirecracker)
 	}
-	if !isListened(m.Socket, files) {
-		return fmt.Errorf("socket %q is not one that the VMM listens on by files", m.Socket)
-	}
-	return nil
 }
 
 func isListened(socket string, files []File) bool {

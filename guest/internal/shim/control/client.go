@@ -128,6 +128,11 @@ func (c *client) readRequests() {
 		case asked.Op == "hold-link":
 			c.machine.HoldLink()
 			c.say(plainEvent{Event: "link-held"})
+		case asked.Op == "free-link":
+			c.machine.FreeLink()
+			c.say(plainEvent{Event: "link-freed"})
+		case asked.Op == "look":
+			c.look()
 		case asked.Op == "links":
 			c.say(linksEvent{Event: "links", Links: c.links()})
 		case asked.Op == "console":
@@ -135,6 +140,15 @@ func (c *client) readRequests() {
 			return
 		}
 	}
+}
+
+// look answers when the news of what the machine does, if there is any, is with the client already.
+func (c *client) look() {
+	if err := c.machine.Look(); err != nil {
+		c.say(errorEvent{Event: "error", Code: codeLookFailed, Message: err.Error()})
+		return
+	}
+	c.say(plainEvent{Event: "looked"})
 }
 
 // signal sends and answers in one step, so that the news of the VMM's end cannot come before the answer that explains it.

@@ -21,6 +21,7 @@ const (
 	VsockDead    VsockState = "dead"
 	VsockNone    VsockState = "none"
 	VsockKernel  VsockState = "kernel"
+	VsockVMM     VsockState = "vmm"
 )
 
 // Codes of error events.
@@ -30,6 +31,7 @@ const (
 	codeSignalFailed   = "signal-failed"
 	codeVMMEnded       = "vmm-ended"
 	codeConsoleFailed  = "console-failed"
+	codeLookFailed     = "look-failed"
 )
 
 type statusEvent struct {
@@ -63,7 +65,7 @@ type Traffic struct {
 	FromGuestBytes uint64 `json:"fromGuestBytes"`
 }
 
-// VsockLink is vsock. State is that of the daemon; the kernel's backend always runs.
+// VsockLink is vsock. State is that of the daemon; the others always run.
 type VsockLink struct {
 	Kind  string     `json:"kind"`
 	State VsockState `json:"state"`
@@ -148,9 +150,9 @@ func parseRequest(line []byte) (request, error) {
 		if asked.Tail < 0 || asked.Tail > maxTailBytes {
 			return request{}, fmt.Errorf("tail is %d, not 0 to %d", asked.Tail, maxTailBytes)
 		}
-	case "hold-link", "links":
+	case "hold-link", "free-link", "look", "links":
 	default:
-		return request{}, fmt.Errorf("op %q is none of signal, hold-link, links and console", asked.Op)
+		return request{}, fmt.Errorf("op %q is none of signal, hold-link, free-link, look, links and console", asked.Op)
 	}
 	return asked, nil
 }

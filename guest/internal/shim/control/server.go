@@ -33,6 +33,10 @@ type Machine struct {
 	Console *console.Stream
 	// HoldLink ends the traffic with a machine that is about to be stopped, and keeps it away; it returns when that is done.
 	HoldLink func()
+	// FreeLink takes a HoldLink back, where the machine was not stopped after all.
+	FreeLink func()
+	// Look finds out what the machine does now.
+	Look func() error
 	// Links tells of the ways to the guest, of which vsock is in the state given.
 	Links func(vsock VsockState) Links
 	// OpenInput opens another writing end of the console.

@@ -31,16 +31,17 @@ func Become(part string) int {
 	}
 	var gate int
 	var argv []string
+	folder := ""
 	switch {
 	case part == VMM:
-		gate, argv = firstFile+len(settings.Files), settings.VMM.Argv
+		gate, argv, folder = firstFile+len(settings.Files), settings.VMM.Argv, settings.VMM.Folder
 	case part == Vsock && settings.Vsock != nil:
 		gate, argv = firstFile, settings.Vsock.Argv
 	default:
 		fmt.Fprintf(os.Stderr, "bandsox-shim: %s has no program %q\n", config.FileName, part)
 		return 1
 	}
-	if err := becomeProgram(gate, argv, settings); err != nil {
+	if err := becomeProgram(gate, argv, folder, settings); err != nil {
 		_, err = syscall.Write(gate, []byte(err.Error()))
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "bandsox-shim: gate:", err)
@@ -50,10 +51,10 @@ func Become(part string) int {
 }
 
 // becomeProgram passes the gate and execs; a nil error means that the shim is gone or gave up.
-func becomeProgram(gate int, argv []string, settings *config.Config) error {
+func becomeProgram(gate int, argv []string, folder string, settings *config.Config) error {
 	// All that can be done before is done while the shim is still busy. What fails is told when the gate opens: the shim looks at
 	// the launcher before it listens.
-	path, preparing := prepareProgram(gate, argv[0], settings)
+	path, preparing := prepareProgram(gate, argv[0], folder, settings)
 	opened, err := waitAtGate(gate)
 	if err != nil || !opened {
 		return err
@@ -69,9 +70,14 @@ func becomeProgram(gate int, argv []string, settings *config.Config) error {
 }
 
 // prepareProgram makes of this process all that the program is to be but the program, and returns the program's path.
-func prepareProgram(gate int, program string, settings *config.Config) (string, error) {
+func prepareProgram(gate int, program, folder string, settings *config.Config) (string, error) {
 	if err := closeOnExecFrom(gate); err != nil {
 		return "", err
+	}
+	if folder != "" {
+		if err := os.Chdir(folder); err != nil {
+			return "", err
+		}
 	}
 	// Looked up on the shim's own PATH: the program's environment need not have one.
 	path, err := exec.LookPath(program)

@@ -41,8 +41,9 @@ type Program struct {
 	gate *os.File
 }
 
-// Prepare forks the launcher of a part. stdio become its descriptors 0 to 2, files those from 3 on; the caller keeps its own.
-func Prepare(part string, stdio [3]int, files []int) (*Program, error) {
+// Prepare forks the launcher of a part. stdio become its descriptors 0 to 2, files those from 3 on; the caller keeps its own. In a
+// new PID namespace the launcher, and so the program, is process 1: it sees nobody else, and what it forks ends with it.
+func Prepare(part string, stdio [3]int, files []int, newPidNamespace bool) (*Program, error) {
 	ends, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("socketpair: %w", err)
@@ -52,11 +53,15 @@ func Prepare(part string, stdio [3]int, files []int) (*Program, error) {
 	for _, file := range files {
 		inherited = append(inherited, uintptr(file))
 	}
+	attributes := &syscall.SysProcAttr{Setsid: true}
+	if newPidNamespace {
+		attributes.Cloneflags = syscall.CLONE_NEWPID
+	}
 	// /proc/self/exe is this very program even when its file was replaced by an upgrade.
 	pid, err := syscall.ForkExec("/proc/self/exe", []string{"bandsox-shim", Command, part}, &syscall.ProcAttr{
 		Env:   os.Environ(),
 		Files: append(inherited, uintptr(ends[1])),
-		Sys:   &syscall.SysProcAttr{Setsid: true},
+		Sys:   attributes,
 	})
 	closeErr := syscall.Close(ends[1])
 	if err != nil {

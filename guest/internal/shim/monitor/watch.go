@@ -82,6 +82,9 @@ func (w *Watch) Finish() (shutdown string) {
 	return w.shutdown
 }
 
+// Look does nothing: this monitor tells by itself.
+func (w *Watch) Look() error { return nil }
+
 func (w *Watch) run() {
 	defer close(w.done)
 	for wait := firstRetry; ; wait = longer(wait) {
