@@ -6,7 +6,7 @@ import { execFile } from 'node:child_process'
 import { chown } from 'node:fs/promises'
 import path from 'node:path'
 import { promisify } from 'node:util'
-import type { HostTools } from '../packages/bandsox/src/vmm/qemu/host.js'
+import type { HostTools } from '../packages/bandsox/src/vmm/host.js'
 import type { Machine, MachineSpec, SerialLine } from '../packages/bandsox/src/vmm/vmm.js'
 import { BareConnection } from './bare-connection.js'
 import {

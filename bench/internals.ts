@@ -20,6 +20,7 @@ import type * as Prepare from '../packages/bandsox/src/sandbox/prepare.js'
 import type * as Settle from '../packages/bandsox/src/sandbox/settle.js'
 import type * as SandboxStore from '../packages/bandsox/src/store/sandbox-store.js'
 import type * as Cgroup from '../packages/bandsox/src/vmm/cgroup.js'
+import type * as VmmHost from '../packages/bandsox/src/vmm/host.js'
 import type * as Limits from '../packages/bandsox/src/vmm/limits.js'
 import type * as CommandLine from '../packages/bandsox/src/vmm/qemu/command-line.js'
 import type * as QemuHost from '../packages/bandsox/src/vmm/qemu/host.js'
@@ -54,6 +55,7 @@ export const { cgroupSupport, machineCgroup } = await load<typeof Cgroup>('vmm/c
 export const { defaultLimits } = await load<typeof Limits>('vmm/limits')
 export const { AGENT_SERIAL_SOCKET, EVENTS_SOCKET, qemuCommandLine } =
   await load<typeof CommandLine>('vmm/qemu/command-line')
-export const { findQemu, probeAcceleration } = await load<typeof QemuHost>('vmm/qemu/host')
+export const { probeAcceleration } = await load<typeof VmmHost>('vmm/host')
+export const { findQemu } = await load<typeof QemuHost>('vmm/qemu/host')
 export const { attachMachine } = await load<typeof QemuMachine>('vmm/qemu/machine')
 export const { qemuDriver } = await load<typeof Qemu>('vmm/qemu/qemu')

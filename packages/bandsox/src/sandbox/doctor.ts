@@ -3,7 +3,8 @@ import { statfs } from 'node:fs/promises'
 import { BandSoxError, messageOf } from '@bandsox/sdk'
 import { BASE_REFERENCE } from '../image/base.js'
 import { ImageStore } from '../image/image-store.js'
-import { findQemu, findVsockBackend, probeAcceleration } from '../vmm/qemu/host.js'
+import { probeAcceleration } from '../vmm/host.js'
+import { findQemu, findVsockBackend } from '../vmm/qemu/host.js'
 import { loadBoot, storageFolders } from './prepare.js'
 
 export interface Check {

@@ -1,7 +1,8 @@
 /** What this host is, and how much of it is given to sandboxes. */
 import { availableParallelism, release } from 'node:os'
 import { messageOf, type StateName } from '@bandsox/sdk'
-import { findQemu, findVsockBackend, type HostTools, probeAcceleration } from '../vmm/qemu/host.js'
+import { type HostTools, probeAcceleration } from '../vmm/host.js'
+import { findQemu, findVsockBackend } from '../vmm/qemu/host.js'
 import { hostMemoryMib } from './admission.js'
 import type { Host } from './host.js'
 

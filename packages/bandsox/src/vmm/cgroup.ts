@@ -147,3 +147,12 @@ export async function setCpus(folder: string, cpus: number | null): Promise<void
 
 const cpuMax = (cpus: number | null): string =>
   `${cpus === null ? 'max' : Math.max(MIN_CPU_QUOTA, Math.round(cpus * CPU_PERIOD))} ${CPU_PERIOD}`
+
+/** @throws `host-unsupported` for a limit that nothing here would keep. */
+export function requireLimits({ cpus, processes }: MachineLimits, groups: CgroupSupport): void {
+  if (groups.usable || (cpus === null && (processes === null || process.getuid?.() === 0))) return
+  const what = cpus !== null ? 'processors' : 'processes'
+  throw new BandSoxError('host-unsupported', `cannot limit the ${what} of a machine: ${groups.reason}`, {
+    hint: groups.hint,
+  })
+}

@@ -1,5 +1,6 @@
 /** QEMU's command line and inherited descriptors for a machine. Pure. */
 import type { ShimConfig } from '../../process/shim.js'
+import { CONSOLE_UART, kernelCommandLine } from '../kernel-command-line.js'
 import type { MachineLimits } from '../limits.js'
 import type { MachineSpec, SerialLine } from '../vmm.js'
 
@@ -10,12 +11,6 @@ export const EVENTS_SOCKET = 'events.sock'
 export const AGENT_SERIAL_SOCKET = 'agent.sock'
 /** The port's name in the guest. */
 const AGENT_SERIAL_PORT = 'bandsox.agent'
-/** The UART's, which is the console's. */
-const CONSOLE_UART = 'ttyS0'
-/** The shim's, whatever line is behind it. */
-export const SERIAL_SOCKET = 'serial.sock'
-/** The shim's, whatever is behind it. */
-export const VSOCK_SOCKET = 'vsock.sock'
 /** The daemon's own folder: it runs as the VM's user and makes its sockets itself. */
 export const VSOCK_FOLDER = 'vsock'
 export const DAEMON_SOCKET = `${VSOCK_FOLDER}/daemon.sock`
@@ -26,6 +21,16 @@ export const MACHINE_TYPE = 'pc-q35-7.2'
 
 /** `-sandbox`: QEMU's own seccomp filter. With `spawn` denied it can neither fork nor execute anything, ever. */
 const SECCOMP = 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny'
+
+/** Under emulation only: they make a boot a third shorter, and weaken the guest's own isolation. */
+const EMULATION_PARAMETERS = [
+  'mitigations=off',
+  'nopti',
+  'nokaslr',
+  'no_timer_check',
+  'noreplace-smp',
+  'cryptomgr.notests',
+]
 
 export interface QemuChoice {
   program: string
@@ -73,7 +78,14 @@ export function qemuCommandLine(spec: MachineSpec, choice: QemuChoice): { argv: 
     ...['-bios', 'qboot.rom'],
     ...['-kernel', spec.files.kernel],
     ...['-initrd', spec.files.initramfs],
-    ...['-append', kernelCommandLine(spec, isKvm, choice.serialLine)],
+    ...[
+      '-append',
+      kernelCommandLine(
+        spec,
+        choice.serialLine === 'uart' ? CONSOLE_UART : AGENT_SERIAL_PORT,
+        isKvm ? [] : EMULATION_PARAMETERS,
+      ),
+    ],
     ...drive('root', spec.files.root, spec.isRootWritable === true ? 'readonly=off' : 'readonly=on', spec.limits),
     ...drive('overlay', spec.files.overlay, 'discard=unmap,detect-zeroes=unmap', spec.limits),
     ...['-chardev', 'stdio,id=console,signal=off', '-serial', 'chardev:console'],
@@ -155,21 +167,4 @@ function vsockDevice(spec: MachineSpec, choice: QemuChoice, inherit: (file: Inhe
     return ['-device', `vhost-vsock-pci,guest-cid=${spec.cid},vhostfd=${inherit({ open: '/dev/vhost-vsock' })}`]
   }
   return ['-chardev', `socket,id=vsock,path=${VHOST_USER_SOCKET}`, '-device', 'vhost-user-vsock-pci,chardev=vsock']
-}
-
-function kernelCommandLine(spec: MachineSpec, isKvm: boolean, serialLine: SerialLine): string {
-  return [
-    'console=ttyS0',
-    'quiet',
-    'loglevel=3',
-    'panic=-1',
-    'random.trust_cpu=on',
-    // Emulation only: they make a boot a third shorter, and weaken the guest's own isolation.
-    ...(isKvm ? [] : ['mitigations=off', 'nopti', 'nokaslr', 'no_timer_check', 'noreplace-smp', 'cryptomgr.notests']),
-    'bandsox.root=/dev/vda',
-    'bandsox.overlay=/dev/vdb',
-    `bandsox.port=${spec.port}`,
-    `bandsox.serial=${serialLine === 'uart' ? CONSOLE_UART : AGENT_SERIAL_PORT}`,
-    `bandsox.hostname=${spec.hostname}`,
-  ].join(' ')
 }

@@ -1,11 +1,13 @@
 /** The QEMU driver: runs everywhere, with KVM where it works and by emulation where it does not. */
-import { chmod, chown, copyFile, link, mkdir } from 'node:fs/promises'
+import { chown, mkdir } from 'node:fs/promises'
 import path from 'node:path'
-import { BandSoxError, isSystemError, type VsockMode } from '@bandsox/sdk'
-import { socketLink } from '../../link/socket-link.js'
+import { BandSoxError, type VsockMode } from '@bandsox/sdk'
 import { consoleConfig, SANDBOX_MARK, type ShimConfig, startShim } from '../../process/shim.js'
-import { type CgroupSupport, cgroupSupport, machineCgroup } from '../cgroup.js'
-import type { MachineLimits } from '../limits.js'
+import { type CgroupSupport, cgroupSupport, machineCgroup, requireLimits } from '../cgroup.js'
+import { type Acceleration, type HostTools, probeAcceleration } from '../host.js'
+import { lazily } from '../lazily.js'
+import { linkOrCopyProgram } from '../link-or-copy.js'
+import { linksOf, SERIAL_SOCKET, VSOCK_SOCKET } from '../links.js'
 import type { MachineFacts, MachineSpec, SerialLine, Vmm } from '../vmm.js'
 import {
   AGENT_SERIAL_SOCKET,
@@ -13,19 +15,10 @@ import {
   EVENTS_SOCKET,
   type QemuChoice,
   qemuCommandLine,
-  SERIAL_SOCKET,
   VHOST_USER_SOCKET,
   VSOCK_FOLDER,
-  VSOCK_SOCKET,
 } from './command-line.js'
-import {
-  type Acceleration,
-  findQemu,
-  findVsockBackend,
-  type HostTools,
-  probeAcceleration,
-  type VsockBackend,
-} from './host.js'
+import { findQemu, findVsockBackend, type VsockBackend } from './host.js'
 import { attachMachine } from './machine.js'
 
 /** Descriptors a VMM needs: disks, sockets, eventfds. The daemon holds one per vsock connection, up to 1023. */
@@ -70,20 +63,8 @@ export function qemuDriver(tools: HostTools): Vmm {
       return { machine: await attachMachine(tools.shim, spec.directory), facts }
     },
     attach: (directory) => attachMachine(tools.shim, directory),
-    links: (directory, { vsock, serial }, port) => [
-      ...(vsock === null ? [] : [socketLink('vsock', path.join(directory, vsock.socket), port)]),
-      ...(serial === undefined ? [] : [socketLink('serial', path.join(directory, serial.socket), port)]),
-    ],
+    links: linksOf,
   }
-}
-
-/** @throws `host-unsupported` for a limit that nothing here would keep. */
-function requireLimits({ cpus, processes }: MachineLimits, groups: CgroupSupport): void {
-  if (groups.usable || (cpus === null && (processes === null || process.getuid?.() === 0))) return
-  const what = cpus !== null ? 'processors' : 'processes'
-  throw new BandSoxError('host-unsupported', `cannot limit the ${what} of a machine: ${groups.reason}`, {
-    hint: groups.hint,
-  })
 }
 
 const serialLineOf = ({ serialLine = 'port' }: MachineSpec): SerialLine => serialLine
@@ -121,7 +102,7 @@ async function prepare(
     serialLine: serialLineOf(spec),
   }
   const { argv, files } = qemuCommandLine(spec, choice)
-  if (vsock?.kind === 'daemon') await linkOrCopy(vsock.program, path.join(spec.directory, VSOCK_DAEMON_FILE))
+  if (vsock?.kind === 'daemon') await linkOrCopyProgram(vsock.program, path.join(spec.directory, VSOCK_DAEMON_FILE))
   return {
     version: 1,
     sandbox: spec.sandboxId,
@@ -170,27 +151,4 @@ async function makeVsockFolder({ directory, uid }: MachineSpec): Promise<void> {
   const folder = path.join(directory, VSOCK_FOLDER)
   await mkdir(folder, { mode: 0o700, recursive: true })
   if (process.getuid?.() === 0) await chown(folder, uid, uid)
-}
-
-/** The VM's user cannot reach into our home folder, so the daemon's binary lies in the VM's own. */
-async function linkOrCopy(from: string, to: string): Promise<void> {
-  try {
-    await link(from, to)
-  } catch (error) {
-    if (isSystemError(error, 'EEXIST')) return
-    if (!isSystemError(error, 'EXDEV') && !isSystemError(error, 'EPERM')) throw error
-    await copyFile(from, to)
-    await chmod(to, 0o755) // whatever this process's umask is
-  }
-}
-
-function lazily<T>(find: () => Promise<T>): () => Promise<T> {
-  let found: Promise<T> | undefined
-  return () => {
-    found ??= find().catch((error: unknown) => {
-      found = undefined // what was missing may be installed before the next try
-      throw error
-    })
-    return found
-  }
 }
