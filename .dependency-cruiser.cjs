@@ -41,7 +41,7 @@ module.exports = {
     layer('guest', ['link', 'wire']),
     layer('boot', ['artifact', 'process']),
     layer('image', ['artifact', 'tar', 'process']),
-    layer('vmm', ['link', 'process']),
+    layer('vmm', ['artifact', 'link', 'process']),
     layer('sandbox', ['vmm', 'image', 'boot', 'guest', 'store', 'link', 'artifact', 'tar', 'process']),
     layer('cli', ['sandbox', 'config', 'process/make-folder']),
     {

@@ -57,5 +57,6 @@ export const { AGENT_SERIAL_SOCKET, EVENTS_SOCKET, qemuCommandLine } =
   await load<typeof CommandLine>('vmm/qemu/command-line')
 export const { probeAcceleration } = await load<typeof VmmHost>('vmm/host')
 export const { findQemu } = await load<typeof QemuHost>('vmm/qemu/host')
-export const { attachMachine } = await load<typeof QemuMachine>('vmm/qemu/machine')
+const qemuMachine = await load<typeof QemuMachine>('vmm/qemu/machine')
+export const attachMachine: typeof QemuMachine.attachMachine = qemuMachine.attachMachine
 export const { qemuDriver } = await load<typeof Qemu>('vmm/qemu/qemu')

@@ -122,6 +122,7 @@ func clearGone(settings *config.Config, run record.Run, report func(error)) erro
 		}
 	}
 	removeLeftovers(settings, report)
+	removeFolders(settings, report)
 	if _, err := os.Lstat(record.ExitFile); errors.Is(err, os.ErrNotExist) {
 		exit := record.Exit{Unknown: true, At: record.Now(), ShimKilled: true}
 		if err := record.WriteExit(exit); err != nil {

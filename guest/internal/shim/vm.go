@@ -197,6 +197,17 @@ func (v *vm) release() {
 		v.reporter.report(tap.log.Close())
 	}
 	removeLeftovers(v.config, v.reporter.report)
+	removeFolders(v.config, v.reporter.report)
+}
+
+// removeFolders removes what a manager has made for this run of the VM: not at its beginning.
+func removeFolders(settings *config.Config, report func(error)) {
+	for _, folder := range settings.RemoveFolders {
+		// It goes from folder to folder by descriptors (openat(2)), whatever was made of the names.
+		if err := os.RemoveAll(folder); err != nil {
+			report(fmt.Errorf("cannot remove %s: %w", folder, err))
+		}
+	}
 }
 
 // removeLeftovers removes what belongs to a running VM: its processes have ended, or are killed now.
@@ -227,12 +238,6 @@ func removeLeftovers(settings *config.Config, report func(error)) {
 		// ENOENT: that is how it should be. Often a path is in two lists, too.
 		if err != nil && err != syscall.ENOENT && err != syscall.ENOTDIR {
 			report(fmt.Errorf("cannot remove %s: %w", path, err))
-		}
-	}
-	for _, folder := range settings.RemoveFolders {
-		// It goes from folder to folder by descriptors (openat(2)), whatever the VMM makes of the names meanwhile.
-		if err := os.RemoveAll(folder); err != nil {
-			report(fmt.Errorf("cannot remove %s: %w", folder, err))
 		}
 	}
 	if settings.Cgroup != nil {

@@ -3,6 +3,8 @@ import { homedir } from 'node:os'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { BandSoxError } from '@bandsox/sdk'
+import type { JailerMode } from './vmm/firecracker/host.js'
+import type { VmmName } from './vmm/host-vmm.js'
 
 export interface Config {
   /** Folder of all state. */
@@ -11,6 +13,11 @@ export interface Config {
   shimPath: string
   /** Folders searched for QEMU and the vsock daemon. */
   searchPath: string[]
+  /** Where a user says that Firecracker and its jailer are. */
+  firecracker: { program?: string; jailer?: string }
+  /** As they are written: the option, else the variable. */
+  vmm?: VmmName
+  jailer?: JailerMode
   /** Of the user: registries, limits. */
   configFile: string
   /** Where credentials for registries are looked for, in this order; ours, which `login` writes, is the first. */
@@ -33,7 +40,7 @@ const VSOCK_DAEMON_FOLDER = 'vhost-device-vsock-0.3.0/bin'
 
 export function readConfig(
   env: NodeJS.ProcessEnv = process.env,
-  overrides: { storage?: string; configFile?: string } = {},
+  overrides: { storage?: string; configFile?: string; vmm?: VmmName; jailer?: JailerMode } = {},
 ): Config {
   const data = env['XDG_DATA_HOME'] ?? path.join(homedir(), '.local/share')
   const cache = env['XDG_CACHE_HOME'] ?? path.join(homedir(), '.cache')
@@ -48,6 +55,12 @@ export function readConfig(
       ...SYSTEM_FOLDERS,
       path.join(cache, 'bandsox', VSOCK_DAEMON_FOLDER),
     ],
+    firecracker: {
+      ...programFrom(env, 'BANDSOX_FIRECRACKER', 'program'),
+      ...programFrom(env, 'BANDSOX_JAILER', 'jailer'),
+    },
+    ...choiceFrom<'vmm', VmmName>(env, 'BANDSOX_VMM', 'vmm', ['auto', 'firecracker', 'qemu'], overrides.vmm),
+    ...choiceFrom<'jailer', JailerMode>(env, 'BANDSOX_JAIL', 'jailer', ['auto', 'on', 'off'], overrides.jailer),
     configFile: path.resolve(
       overrides.configFile ?? env['BANDSOX_CONFIG'] ?? path.join(configuration, 'bandsox/config.json'),
     ),
@@ -69,6 +82,26 @@ export function readConfig(
     logLevel: env['BANDSOX_LOG_LEVEL'],
     environment: env,
   }
+}
+
+function programFrom<K extends string>(env: NodeJS.ProcessEnv, variable: string, key: K): { [key in K]?: string } {
+  const file = env[variable]
+  return file === undefined || file === '' ? {} : ({ [key]: path.resolve(file) } as { [key in K]?: string })
+}
+
+/** @throws `bad-request` naming what may be chosen. */
+function choiceFrom<K extends string, T extends string>(
+  env: NodeJS.ProcessEnv,
+  variable: string,
+  key: K,
+  choices: readonly T[],
+  given: T | undefined,
+): { [key in K]?: T } {
+  const text = given ?? env[variable]
+  if (text === undefined || text === '') return {}
+  if (!(choices as readonly string[]).includes(text))
+    throw new BandSoxError('bad-request', `${variable}: ${JSON.stringify(text)} is none of ${choices.join(', ')}`)
+  return { [key]: text } as { [key in K]?: T }
 }
 
 const MIB = 1024 * 1024

@@ -9,6 +9,8 @@ interface GlobalOptions {
   storage?: string
   json?: boolean
   logLevel?: LogLevel
+  vmm?: NonNullable<Config['vmm']>
+  jailer?: NonNullable<Config['jailer']>
 }
 
 export interface Context extends Log {
@@ -24,8 +26,8 @@ export interface Context extends Log {
 }
 
 export function contextOf(command: Command): Context {
-  const { storage, json, logLevel } = command.optsWithGlobals<GlobalOptions>()
-  const config = readConfig(process.env, storage === undefined ? {} : { storage })
+  const { json, logLevel, ...given } = command.optsWithGlobals<GlobalOptions>()
+  const config = readConfig(process.env, overridesOf(given))
   const isJson = json === true
   const log = createLog(logLevel ?? logLevelFrom(config.logLevel), isJson)
   const openConfig = () => ({ ...config, images: imageSettings(config), ...log })
@@ -46,6 +48,13 @@ export function contextOf(command: Command): Context {
     },
   }
 }
+
+/** Options of a command may have these names too: only ours are passed on. */
+const overridesOf = ({ storage, vmm, jailer }: GlobalOptions): NonNullable<Parameters<typeof readConfig>[1]> => ({
+  ...(storage !== undefined && { storage }),
+  ...(vmm !== undefined && { vmm }),
+  ...(jailer !== undefined && { jailer }),
+})
 
 let interrupt: AbortController | undefined
 

@@ -61,6 +61,14 @@ const globalOptions = (): Option[] => [
     '--storage <folder>',
     'folder of all state (default: $BANDSOX_STORAGE, /var/lib/bandsox for root, else ~/.local/share/bandsox)',
   ),
+  new Option(
+    '--vmm <name>',
+    'VMM of machines that are started: Firecracker where it is installed and KVM works, else QEMU, or one of them (default: $BANDSOX_VMM, else auto)',
+  ).choices(['auto', 'firecracker', 'qemu']),
+  new Option(
+    '--jailer <mode>',
+    'put Firecracker into a jail: where that can be, or always, or never (default: $BANDSOX_JAIL, else auto)',
+  ).choices(['auto', 'on', 'off']),
   new Option('--json', 'print JSON, for programs'),
   new Option('--log-level <level>', 'what to log on stderr, in UTC (default: $BANDSOX_LOG_LEVEL, else warn)').choices(
     logLevels,

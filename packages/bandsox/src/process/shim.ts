@@ -25,16 +25,21 @@ export interface ShimConfig {
     groups?: number[]
     maxFiles: number
     maxProcesses?: number
+    folder?: string
+    newPidNamespace?: boolean
   }
   files: ({ listen: string } | { open: string })[]
   console: { log: string; maxBytes: number }
   vsock?:
     | { kind: 'daemon'; socket: string; argv: string[]; waitFor: string; daemonSocket: string }
     | { kind: 'kernel'; socket: string; cid: number }
+    | { kind: 'vmm'; socket: string; vmmSocket: string }
   serial?: { kind: 'port'; socket: string; line: string } | { kind: 'uart'; socket: string }
-  monitor?: { kind: 'qmp'; socket: string }
+  monitor?: { kind: 'qmp' | 'firecracker'; socket: string }
+  outputs?: { fifo: string; log: string; uid?: number }[]
   cgroup?: { folder: string; settings: Record<string, string> }
   remove: string[]
+  removeFolders?: string[]
 }
 
 /**
@@ -93,7 +98,9 @@ const startReply = z.union([
 const count = z.number().int().nonnegative()
 const traffic = { open: count, opened: count, toGuestBytes: count, fromGuestBytes: count }
 const linksSchema = z.object({
-  vsock: z.object({ kind: z.enum(['daemon', 'kernel']), state: z.enum(['running', 'dead']), ...traffic }).nullable(),
+  vsock: z
+    .object({ kind: z.enum(['daemon', 'kernel', 'vmm']), state: z.enum(['running', 'dead']), ...traffic })
+    .nullable(),
   serial: z
     .object({
       kind: z.enum(['port', 'uart']),
@@ -114,15 +121,22 @@ const controlEvent = z.discriminatedUnion('event', [
   machineStatusSchema.extend({ event: z.literal('machine') }),
   z.object({ event: z.literal('signalled') }),
   z.object({ event: z.literal('link-held') }),
+  z.object({ event: z.literal('link-freed') }),
+  z.object({ event: z.literal('looked') }),
   linksSchema.extend({ event: z.literal('links') }),
   z.object({ event: z.literal('error'), code: z.string(), message: z.string() }),
   exitSchema.extend({ event: z.literal('exited') }),
 ])
 
 /** Events that answer a request; the others come by themselves. */
-const ANSWERS: readonly string[] = ['signalled', 'link-held', 'links', 'error'] satisfies z.infer<
-  typeof controlEvent
->['event'][]
+const ANSWERS: readonly string[] = [
+  'signalled',
+  'link-held',
+  'link-freed',
+  'looked',
+  'links',
+  'error',
+] satisfies z.infer<typeof controlEvent>['event'][]
 
 export type VmmExit = z.infer<typeof exitSchema>
 export type ShimRun = z.infer<typeof runSchema>
@@ -169,7 +183,11 @@ export async function adoptVmm(shimPath: string, directory: string): Promise<Pro
   return await launch(shimPath, directory, 'adopt', config?.sandbox)
 }
 
-const keptConfigSchema = z.object({ sandbox: z.string(), cgroup: z.object({ folder: z.string() }).optional() })
+const keptConfigSchema = z.object({
+  sandbox: z.string(),
+  cgroup: z.object({ folder: z.string() }).optional(),
+  monitor: z.object({ kind: z.enum(['qmp', 'firecracker']), socket: z.string() }).optional(),
+})
 
 /** What a later process needs of what the shim was told; undefined where none was. */
 export async function readShimConfig(directory: string): Promise<z.infer<typeof keptConfigSchema> | undefined> {
@@ -313,6 +331,18 @@ export class ShimClient {
    */
   async holdLink(): Promise<void> {
     await this.#ask({ op: 'hold-link' })
+  }
+
+  /** Takes {@link holdLink} back: the machine was not stopped after all. */
+  async freeLink(): Promise<void> {
+    await this.#ask({ op: 'free-link' })
+  }
+
+  /** Has the shim find out, and write down, what the machine does now. @throws `vmm-control` when the VMM does not say. */
+  async look(): Promise<void> {
+    const event = await this.#ask({ op: 'look' })
+    if (event?.event === 'error')
+      throw new BandSoxError('vmm-control', `the VMM does not say what its machine does: ${event.message}`)
   }
 
   /** @throws `vmm-failed` when the shim has ended, or is of an earlier version, which does not know. */

@@ -5,10 +5,16 @@ import { BandSoxError, isSystemError } from '@bandsox/sdk'
 import * as z from 'zod'
 import { DEFAULT_LIMITS } from '../image/layer/limits.js'
 import { registryConfigSchema } from '../image/source/registry/registry-config.js'
+import type { JailerMode } from '../vmm/firecracker/host.js'
+import type { VmmName } from '../vmm/host-vmm.js'
 
 const count = z.int().positive()
 
 const DEFAULT_MEMORY_OVERCOMMIT = 1
+export const VMM_NAMES = ['auto', 'firecracker', 'qemu'] as const satisfies VmmName[]
+export const JAILER_MODES = ['auto', 'on', 'off'] as const satisfies JailerMode[]
+/** Above every range that systemd hands out. */
+const DEFAULT_VM_USERS = { first: 1_900_000_000, count: 65_536 }
 
 const configurationSchema = registryConfigSchema.extend({
   images: z
@@ -32,8 +38,14 @@ const configurationSchema = registryConfigSchema.extend({
       serialLine: z.enum(['port', 'uart']).default('port'),
     })
     .prefault({}),
+  /** Which VMM new machines get; `auto`: Firecracker where it is installed and KVM works, else QEMU. */
+  vmm: z.enum(VMM_NAMES).default('auto'),
+  /** Whether Firecracker is put into a jail by its jailer; `auto`: where that can be. */
+  jailer: z.enum(JAILER_MODES).default('auto'),
   host: z
     .strictObject({
+      /** When root runs us, each VM's processes get a user and a group of their own: this range's, by the VM's CID. */
+      vmUsers: z.strictObject({ first: z.int().min(1_000), count: z.int().min(1) }).prefault(DEFAULT_VM_USERS),
       /**
        * How much memory all running sandboxes may have together, as a share of the host's. A guest takes what it touches;
        * with more than 1 the host relies on guests that use less than they have. What a VMM takes for itself comes on top.

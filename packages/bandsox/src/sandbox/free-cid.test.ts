@@ -17,11 +17,14 @@ const facts: MachineFacts = {
   vsock: { backend: 'kernel', socket: 'vsock.sock' },
 }
 const machine: Machine = {
+  powerOffMode: 'poweroff',
   pause: () => Promise.resolve(),
   resume: () => Promise.resolve(),
   powerDown: () => Promise.resolve(),
   setLimits: () => Promise.resolve(),
   setMemory: () => Promise.resolve(0),
+  metrics: () => Promise.resolve(undefined),
+  saveState: () => Promise.reject(new Error('it cannot')),
   signal: () => Promise.resolve(),
   exited: () => Promise.resolve({ code: 0, at: '' }),
   exitedWithin: () => Promise.resolve(undefined),
@@ -32,13 +35,14 @@ const machine: Machine = {
 async function sandboxBeside(t: TestScope, inUse: readonly number[], fails?: Error) {
   const tried: number[] = []
   const vmm: Vmm = {
-    name: 'fake',
     start: async ({ cid }) => {
       tried.push(cid)
       if (inUse.includes(cid)) throw new BandSoxError('cid-in-use', `CID ${cid} is in use`)
       if (fails !== undefined) throw fails
       return { machine, facts }
     },
+    load: () => Promise.reject(new Error('it cannot')),
+    capabilities: () => Promise.reject(new Error('it has none')),
     attach: () => Promise.resolve(machine),
     links: () => [],
   }

@@ -13,8 +13,9 @@ import type { AllocatorState } from '../store/numbers.js'
 import type { SandboxRecord } from '../store/record.js'
 import { filtered } from '../store/sandbox-filter.js'
 import { SandboxStore } from '../store/sandbox-store.js'
+import type { JailerMode } from '../vmm/firecracker/host.js'
 import type { HostTools } from '../vmm/host.js'
-import { qemuDriver } from '../vmm/qemu/qemu.js'
+import { hostVmm, type VmmName } from '../vmm/host-vmm.js'
 import { type Configuration, readConfiguration } from './configuration.js'
 import { createSandbox } from './create.js'
 import { type DiskUsage, diskUsage } from './disk-usage.js'
@@ -35,6 +36,10 @@ export interface OpenOptions {
   storage?: string
   /** File of registries and limits. Default: `BANDSOX_CONFIG`, else `$XDG_CONFIG_HOME/bandsox/config.json`. */
   configFile?: string
+  /** VMM of machines that are started. Default: `BANDSOX_VMM`, else the configuration's, else `auto`. */
+  vmm?: VmmName
+  /** Whether Firecracker is put into a jail. Default: `BANDSOX_JAIL`, else the configuration's, else `auto`. */
+  jailer?: JailerMode
   /** Told of allocations, releases and failed attempts. */
   debug?: (message: string) => void
   /** Told of what was done. */
@@ -54,6 +59,12 @@ export interface LocalConfig {
   storage: string
   shimPath: string
   searchPath: readonly string[]
+  /** Where Firecracker and its jailer are, when a user says so. */
+  firecracker?: { program?: string | undefined; jailer?: string | undefined }
+  /** Default `/dev/kvm`. */
+  kvmDevice?: string
+  vmm?: VmmName | undefined
+  jailer?: JailerMode | undefined
   images?: ImageSettings
   defaultLimits?: Partial<Limits>
   debug?: (message: string) => void
@@ -98,7 +109,7 @@ export class LocalBandSox implements BandSox {
       host.store.close()
       throw error
     }
-    return new LocalBandSox(host, { shim: config.shimPath, searchPath: config.searchPath })
+    return new LocalBandSox(host, toolsOf(config))
   }
 
   async create(image: string, options: CreateOptions = {}): Promise<LocalSandbox> {
@@ -166,12 +177,26 @@ export class LocalBandSox implements BandSox {
   }
 }
 
+const toolsOf = ({ shimPath, searchPath, kvmDevice, firecracker, storage }: LocalConfig): HostTools => ({
+  shim: shimPath,
+  searchPath,
+  kvmDevice,
+  firecracker: { ...firecracker, storage },
+})
+
 /** What all parts of the library work with. Its store is the caller's to close. @throws as `SandboxStore.open`. */
 export async function openHost(config: LocalConfig): Promise<Host> {
-  const { storage, shimPath, searchPath, warn, debug = () => undefined, info = () => undefined } = config
+  const { storage, shimPath, warn, debug = () => undefined, info = () => undefined } = config
   const settings = config.images ?? noImageSettings
   const store = await SandboxStore.open(storage, debug)
   let configuration: Promise<Configuration> | undefined
+  const readOnce = () => {
+    configuration ??= readConfiguration(settings.configFile).catch((error: unknown) => {
+      configuration = undefined // it may be mended before the next try
+      throw error
+    })
+    return configuration
+  }
   return {
     store,
     images: new LocalImages({
@@ -181,16 +206,13 @@ export async function openHost(config: LocalConfig): Promise<Host> {
       debug,
       warn,
     }),
-    vmm: qemuDriver({ shim: shimPath, searchPath }),
+    vmm: hostVmm(toolsOf(config), async () => {
+      const { vmm, jailer } = await readOnce()
+      return { vmm: config.vmm ?? vmm, jailer: config.jailer ?? jailer }
+    }),
     shimPath,
     defaultLimits: { ...usualLimits, ...config.defaultLimits },
-    configuration: () => {
-      configuration ??= readConfiguration(settings.configFile).catch((error: unknown) => {
-        configuration = undefined // it may be mended before the next try
-        throw error
-      })
-      return configuration
-    },
+    configuration: readOnce,
     debug,
     info,
     warn,

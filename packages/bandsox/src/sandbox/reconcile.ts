@@ -31,7 +31,12 @@ export interface Finding {
 const REMOVAL = { recursive: true, force: true, maxRetries: 12, retryDelay: 50 } as const
 /** What shim and start make in a VM's directory, and can make again. */
 const OURS =
-  /\.(?:sock|json|log|log\.1|err|in|out|lock|tmp)$|^(?:kernel|initramfs|root\.(?:squashfs|ext4)|vsock|vhost-device-vsock)$/
+  /\.(?:sock|json|log|log\.1|err|in|out|lock|tmp)$|^(?:kernel|initramfs|root\.(?:squashfs|ext4)|vsock|vhost-device-vsock|firecracker|vmm|jail)$/
+const JAILED_PROGRAM = 'firecracker'
+/** The end of a root's path: the VM's folder, and its jail in it. */
+const JAIL_PATTERN = /\/[^/]+\/jail\/firecracker\/[^/]+\/root$/
+/** What the kernel adds to it once it has been removed. */
+const DELETED_ROOT = '//deleted'
 const MARK = `${SANDBOX_MARK}=`
 
 /** Looks, and changes nothing. */
@@ -177,12 +182,17 @@ async function processesBelow(folder: string): Promise<MarkedProcess[]> {
   for (const name of await readdir('/proc')) {
     if (!/^\d+$/.test(name)) continue
     try {
-      const cwd = await readlink(`/proc/${name}/cwd`)
+      const seen = await readlink(`/proc/${name}/cwd`)
+      const jail = seen === '/' ? await jailBelow(folder, name) : undefined
+      const cwd = jail ?? seen
       if (!cwd.startsWith(folder)) continue
       const identity = await identify(Number(name))
       if (identity === undefined) continue
       const environment = (await readFile(`/proc/${name}/environ`, 'latin1')).split('\0')
-      const id = environment.find((entry) => entry.startsWith(MARK))?.slice(MARK.length)
+      // The jailer takes the environment away, but nobody else's process is in such a folder.
+      const mark =
+        jail === undefined ? environment.find((entry) => entry.startsWith(MARK))?.slice(MARK.length) : undefined
+      const id = mark ?? jail?.slice(folder.length).split('/')[0]
       const program = (await readFile(`/proc/${name}/comm`, 'utf8')).trim()
       found.push({ identity, cwd, id, program })
     } catch {
@@ -190,4 +200,19 @@ async function processesBelow(folder: string): Promise<MarkedProcess[]> {
     }
   }
   return found
+}
+
+/**
+ * The jail of a process whose root is one of ours; undefined for any other. The root itself shows as `/`, as seen from inside; which
+ * folder that is, tell the mounts (proc(5), mountinfo), by its path on the disk: that may lack the beginning of ours.
+ */
+async function jailBelow(folder: string, pid: string): Promise<string | undefined> {
+  if ((await readFile(`/proc/${pid}/comm`, 'utf8')).trim() !== JAILED_PROGRAM) return undefined
+  const mounts = (await readFile(`/proc/${pid}/mountinfo`, 'utf8')).split('\n').map((line) => line.split(' '))
+  const [, , , onDisk = '/'] = mounts.find(([, , , , at]) => at === '/') ?? []
+  const isDeleted = onDisk.endsWith(DELETED_ROOT)
+  const root = isDeleted ? onDisk.slice(0, -DELETED_ROOT.length) : onDisk
+  const inside = JAIL_PATTERN.exec(root)?.[0]
+  if (inside === undefined || !`${folder}${inside.slice(1)}`.endsWith(root)) return undefined
+  return `${folder}${inside.slice(1)}${isDeleted ? ' (deleted)' : ''}`
 }

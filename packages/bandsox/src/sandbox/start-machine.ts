@@ -22,8 +22,8 @@ import { type StageClock, stageClock } from './stage-clock.js'
 /** Of the time for a boot, how long the console's word is waited for before the link is tried without it. */
 const HINT_SHARE = 0.75
 
-/** When root runs us, each VM's processes get a user of their own: this plus its CID, above every range that systemd hands out. */
-const FIRST_VM_UID = 1_900_000_000
+/** The first that a guest has. */
+const FIRST_CID = 3
 
 export interface StartMachineOptions {
   bootTimeoutMs: number
@@ -69,9 +69,7 @@ export async function startMachine(
   releases.add('our hold on the VMM', async () => machine.close())
   clock.mark('vmm')
   if (facts.vsock !== null) {
-    host.debug(
-      `Configuring ${host.vmm.name} vsock: CID=${spec.cid}, socket=${path.join(directory, facts.vsock.socket)}`,
-    )
+    host.debug(`Configuring ${facts.vmm} vsock: CID=${spec.cid}, socket=${path.join(directory, facts.vsock.socket)}`)
     host.debug(`Vsock bridge enabled: CID=${spec.cid}, port=${spec.port}`)
     host.debug(`Vsock bridge loop started for ${record.id}`)
   } else {
@@ -117,7 +115,12 @@ async function machineSpec(
   { cid, port }: { cid: number; port: number },
 ): Promise<MachineSpec> {
   const directory = host.store.directoryOf(record.id)
-  const uid = FIRST_VM_UID + cid
+  const { first, count } = (await host.configuration()).host.vmUsers
+  if (cid - FIRST_CID >= count)
+    throw new BandSoxError('host-resource', `no user is left for a machine with CID ${cid}: there are ${count}`, {
+      hint: 'give machines more of them: host.vmUsers.count in the configuration file',
+    })
+  const uid = first + (cid - FIRST_CID)
   // One that was imported may have been killed: its kernel replays the journal, and writes for that alone.
   const isRootWritable = record.importedFrom !== undefined
   const files = isRootWritable ? { ...machineFiles, root: IMPORTED_ROOT } : machineFiles

@@ -26,10 +26,10 @@ export async function stopMachine(
   options: { debug: (message: string) => void; signal?: AbortSignal | undefined; hasBeenAsked?: boolean },
 ): Promise<VmmExit> {
   const gentle = [
-    { name: 'the agent', ask: () => askAgent(agent, AGENT_STOP_MS), waitMs: AGENT_STOP_MS },
+    { name: 'the agent', ask: () => askAgent(agent, machine, AGENT_STOP_MS), waitMs: AGENT_STOP_MS },
     { name: 'the power button', ask: () => machine.powerDown(), waitMs: POWER_BUTTON_MS },
   ]
-  const again = [{ name: 'the agent', ask: () => askAgent(agent, SECOND_STOP_MS), waitMs: SECOND_STOP_MS }]
+  const again = [{ name: 'the agent', ask: () => askAgent(agent, machine, SECOND_STOP_MS), waitMs: SECOND_STOP_MS }]
   const steps: { name: string; ask: () => Promise<void>; waitMs: number }[] = [
     ...(options.hasBeenAsked === true ? again : gentle),
     { name: 'SIGTERM', ask: () => machine.signal('SIGTERM'), waitMs: SIGTERM_MS },
@@ -69,10 +69,10 @@ async function orAborted<T>(wait: Promise<T>, signal: AbortSignal | undefined): 
   }
 }
 
-async function askAgent(agent: Agent, timeoutMs: number): Promise<void> {
+async function askAgent(agent: Agent, { powerOffMode }: Machine, timeoutMs: number): Promise<void> {
   const connection = await agent.acquire({ signal: AbortSignal.timeout(timeoutMs) })
   try {
-    connection.send({ type: 'shutdown', mode: 'poweroff', graceMs: GUEST_GRACE_MS })
+    connection.send({ type: 'shutdown', mode: powerOffMode, graceMs: GUEST_GRACE_MS })
     await connection.receiveMessage('stopping', { about: 'power the guest off', timeoutMs })
   } finally {
     agent.discard(connection)

@@ -36,6 +36,11 @@ export const number: Check<number> = (value) => {
   throw new Mismatch('expected a number')
 }
 
+export const boolean: Check<boolean> = (value) => {
+  if (typeof value === 'boolean') return value
+  throw new Mismatch('expected true or false')
+}
+
 export function oneOf<const T extends string>(...allowed: readonly T[]): Check<T> {
   return (value) => {
     if ((allowed as readonly unknown[]).includes(value)) return value as T

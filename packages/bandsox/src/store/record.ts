@@ -2,6 +2,7 @@
 import { BandSoxError, type Limits, type Metadata, messageOf, type SandboxState } from '@bandsox/sdk'
 import {
   anything,
+  boolean,
   type Check,
   type Checked,
   json,
@@ -40,9 +41,11 @@ const machine = object({
   version: text,
   accelerator: oneOf('kvm', 'tcg'),
   acceleratorReason: optional(text),
-  vsock: nullable(object({ backend: oneOf('kernel', 'daemon'), socket: text })),
+  vsock: nullable(object({ backend: oneOf('kernel', 'daemon', 'vmm'), socket: text })),
   vsockReason: optional(text),
   serial: optional(object({ line: oneOf('port', 'uart'), socket: text })),
+  jailed: optional(boolean),
+  jailReason: optional(text),
 })
 
 const limits: Check<Limits> = object({

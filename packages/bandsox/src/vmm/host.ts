@@ -14,9 +14,18 @@ export interface HostTools {
   shim: string
   /** Folders searched for programs, in order: PATH, and our own cache for the vsock daemon. */
   searchPath: readonly string[]
+  /** Default `/dev/kvm`. */
+  kvmDevice?: string | undefined
   /** Firecracker and its jailer where a user says where they are. Default: as `init` has placed them, else in the search path. */
   firecracker?: { program?: string | undefined; jailer?: string | undefined; storage?: string | undefined }
 }
+
+export type Kvm =
+  /** `groups`: what a VM's own user must be in to open the device. */
+  | { usable: true; groups: number[]; reason?: undefined }
+  /** Only root may open it: it is of use in a jail alone, where a device of its own is made. */
+  | { usable: true; groups: undefined; reason: string }
+  | { usable: false; groups?: undefined; reason: string }
 
 export type Acceleration =
   /** `groups`: what a VM's own user must be in to open the device. */
@@ -39,7 +48,7 @@ const probeSchema = z.object({ usable: z.boolean(), reason: z.string() })
 /**
  * Whether KVM works, by making a VM and running an instruction: neither a CPU flag nor the presence of /dev/kvm says so.
  */
-export async function probeAcceleration(tools: HostTools, device: string = KVM_DEVICE): Promise<Acceleration> {
+export async function probeKvm(tools: HostTools): Promise<Kvm> {
   let stdout: string
   try {
     // Exit status 3 means "not usable", with the reason on stdout; `runCommand` would only see a failure.
@@ -49,17 +58,28 @@ export async function probeAcceleration(tools: HostTools, device: string = KVM_D
       })
     ).stdout
   } catch (error) {
-    return { kind: 'tcg', reason: `the KVM probe failed: ${messageOf(error)}` }
+    return { usable: false, reason: `the KVM probe failed: ${messageOf(error)}` }
   }
   const probe = probeSchema.safeParse(parseOrUndefined(stdout))
-  if (!probe.success) return { kind: 'tcg', reason: 'the KVM probe answered something unknown' }
-  if (!probe.data.usable) return { kind: 'tcg', reason: probe.data.reason }
+  if (!probe.success) return { usable: false, reason: 'the KVM probe answered something unknown' }
+  if (!probe.data.usable) return { usable: false, reason: probe.data.reason }
   // An ordinary user's VMMs are that user's, as the probe was. Root opens any device, but VMMs of root's do not run as root.
-  if (process.getuid?.() !== 0) return { kind: 'kvm', groups: [] }
+  if (process.getuid?.() !== 0) return { usable: true, groups: [] }
+  const device = tools.kvmDevice ?? KVM_DEVICE
   const groups = groupsToOpen(await stat(device))
-  if (groups !== undefined) return { kind: 'kvm', groups }
+  if (groups !== undefined) return { usable: true, groups }
   const remedy = `chgrp kvm ${device}; chmod 660 ${device}`
-  return { kind: 'tcg', reason: `only root may open ${device}, and no VMM runs as root (as root: ${remedy})` }
+  return {
+    usable: true,
+    groups: undefined,
+    reason: `only root may open ${device}, and no VMM runs as root (as root: ${remedy})`,
+  }
+}
+
+/** What QEMU has: it opens the device as the VM's user. */
+export async function probeAcceleration(tools: HostTools): Promise<Acceleration> {
+  const { usable, groups, reason } = await probeKvm(tools)
+  return usable && groups !== undefined ? { kind: 'kvm', groups } : { kind: 'tcg', reason: reason ?? '' }
 }
 
 /**

@@ -29,6 +29,10 @@ export interface MachineSpec {
   /** The VMM runs as this user when we are root. */
   uid: number
   limits: MachineLimits
+  /** Whether states of the kind `diff` can be saved later; it costs the guest speed. Default false. */
+  trackDirtyPages?: boolean
+  /** Path of a network namespace that the VMM is to be in. */
+  networkNamespace?: string
 }
 
 /** What a started machine is, as it must be known to find it again. Kept in the sandbox's record. */
@@ -38,15 +42,56 @@ export interface MachineFacts {
   accelerator: 'kvm' | 'tcg'
   /** Why it is not `kvm`, when it is not. */
   acceleratorReason?: string | undefined
-  vsock: { backend: 'kernel' | 'daemon'; socket: string } | null
+  /** `vmm`: the VMM's own. */
+  vsock: { backend: 'kernel' | 'daemon' | 'vmm'; socket: string } | null
   /** Why there is no vsock, where there is none. */
   vsockReason?: string | undefined
   /** The way to the agent when there is no vsock, or it fails. Not on record of machines of earlier versions, which have none. */
   serial?: { line: SerialLine; socket: string } | undefined
+  /** Whether the VMM was put into a jail by its jailer; not told of a VMM that has none. */
+  jailed?: boolean | undefined
+  /** Why it was not, where it might have been. */
+  jailReason?: string | undefined
+}
+
+/** What a driver can do with machines beyond running them. */
+export interface VmmCapabilities {
+  /** Kinds of state that can be saved and loaded. */
+  states: readonly StateKind[]
+  /** Whether vsock can be connected anew after a pause; where it cannot, the serial line goes on. */
+  vsockAfterPause: boolean
+  /** Whether a loaded machine can have other TAPs, another socket for vsock, and the host's time. */
+  networkOverrides: boolean
+  vsockOverride: boolean
+  clockRealtime: boolean
+}
+
+/** `diff`: of the memory only what has changed since the last state was saved. */
+export type StateKind = 'full' | 'diff'
+
+/** The state of a machine in files; absolute paths. Disks are not in it. */
+export interface MachineState {
+  /** Of devices and processors. */
+  devices: string
+  /** Sparse. Of a `full` one the machine's whole memory; while a machine that was loaded from it runs, it must stay as it is. */
+  memory: string
+}
+
+export interface LoadOptions {
+  /** Default true. */
+  resume?: boolean
+  /** TAPs in place of those that it was saved with, by interface. */
+  networkOverrides?: Record<string, string>
+  /** The guest's clock is set to the host's time. Default: where the VMM can. */
+  clockRealtime?: boolean
+  /** Whether states of the kind `diff` can be saved later. Default false. */
+  trackDirtyPages?: boolean
 }
 
 /** A machine that runs. Several processes may hold one; none of them owns it: the shim does. */
 export interface Machine {
+  /** The word to the guest's agent that ends the VMM. */
+  readonly powerOffMode: 'poweroff' | 'reboot'
   pause(): Promise<void>
   resume(): Promise<void>
   /** Presses the power button. */
@@ -65,6 +110,14 @@ export interface Machine {
    * @throws `vmm-control`.
    */
   setMemory(memoryMib: number): Promise<number>
+  /** The VMM's own counters, as it names them; undefined from one that keeps none. @throws `vmm-control`. */
+  metrics(): Promise<Record<string, unknown> | undefined>
+  /**
+   * Writes the state of a paused machine into `folder`; it stays paused. Its disks are the caller's to copy meanwhile.
+   *
+   * @throws `host-unsupported` where the VMM cannot; `vmm-control`; system errors such as `ENOSPC`.
+   */
+  saveState(folder: string, kind: StateKind): Promise<MachineState>
   signal(name: 'SIGTERM' | 'SIGKILL'): Promise<void>
   /** Resolves when the VMM has ended and nothing of it is left but its log and disk. */
   exited(): Promise<VmmExit>
@@ -75,12 +128,22 @@ export interface Machine {
 }
 
 export interface Vmm {
-  readonly name: string
   /**
    * @throws `host-unsupported` (also for a limit that this host cannot keep), `host-missing`, `vsock-unavailable`, `vmm-failed`; `cid-in-use` when a VM that is not ours has
    *   `spec.cid`. Nothing is left behind, and the directory is good for another start.
    */
   start(spec: MachineSpec): Promise<{ machine: Machine; facts: MachineFacts }>
+  /**
+   * Starts a machine by loading a state; what the machine is comes from there, and its disks, which must be as they were, from `spec`.
+   *
+   * @throws as `start`; `host-unsupported` for what `capabilities` denies; `vmm-control` with what the VMM says of the state.
+   */
+  load(
+    spec: MachineSpec,
+    state: MachineState,
+    options?: LoadOptions,
+  ): Promise<{ machine: Machine; facts: MachineFacts }>
+  capabilities(): Promise<VmmCapabilities>
   /** Takes hold of a machine that runs already. @throws `vmm-failed`. */
   attach(directory: string): Promise<Machine>
   /** The ways to the agent of such a machine, the preferred one first. */

@@ -38,7 +38,6 @@ export function qemuDriver(tools: HostTools): Vmm {
   const acceleration = lazily(() => probeAcceleration(tools))
   const cgroups = lazily(() => cgroupSupport())
   return {
-    name: 'qemu',
     async start(spec) {
       const [{ program, version }, accelerator, backend, groups] = await Promise.all([
         qemu(),
@@ -62,6 +61,17 @@ export function qemuDriver(tools: HostTools): Vmm {
       }
       return { machine: await attachMachine(tools.shim, spec.directory), facts }
     },
+    load: async () => {
+      throw new BandSoxError('host-unsupported', 'the QEMU driver cannot load the state of a machine yet')
+    },
+    // States come with the product's snapshots.
+    capabilities: async () => ({
+      states: [],
+      vsockAfterPause: true,
+      networkOverrides: false,
+      vsockOverride: false,
+      clockRealtime: false,
+    }),
     attach: (directory) => attachMachine(tools.shim, directory),
     links: linksOf,
   }

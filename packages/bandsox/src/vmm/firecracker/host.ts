@@ -1,0 +1,83 @@
+/** Where this host has Firecracker and its jailer, and what they are good for. */
+import { open } from 'node:fs/promises'
+import { BandSoxError } from '@bandsox/sdk'
+import { isStatic } from '../../artifact/elf.js'
+import { runCommand } from '../../process/run.js'
+import { findProgram, type HostTools, requireLinuxX64 } from '../host.js'
+import { requireRecentFirecracker, type Version } from './version.js'
+
+const VERSION_TIMEOUT_MS = 10_000
+
+export interface FoundFirecracker {
+  program: string
+  version: string
+  number: Version
+  /** undefined where there is none. */
+  jailer: string | undefined
+}
+
+/** `auto`: where it can be; `on`: or else there is no machine. */
+export type JailerMode = 'auto' | 'on' | 'off'
+
+/** @throws `host-missing` without one, `host-unsupported` for one that is too old, or another host than Linux on x86-64. */
+export async function findFirecracker(tools: HostTools): Promise<FoundFirecracker> {
+  requireLinuxX64()
+  const { program = await findProgram('firecracker', tools.searchPath), jailer } = tools.firecracker ?? {}
+  if (program === undefined) {
+    throw new BandSoxError('host-missing', 'firecracker is not installed', {
+      hint: 'fetch it: bandsox init; or say where it is: BANDSOX_FIRECRACKER=/path/to/firecracker',
+    })
+  }
+  const { stdout } = await runCommand([program, '--version'], { timeoutMs: VERSION_TIMEOUT_MS })
+  return {
+    program,
+    ...requireRecentFirecracker(stdout),
+    jailer: jailer ?? (await findProgram('jailer', tools.searchPath)),
+  }
+}
+
+export type Jail =
+  /** The program that puts a machine into a jail. */
+  { jailer: string; reason?: undefined } | { jailer: undefined; reason: string }
+
+/** Whether a machine is put into a jail, and why not. @throws `host-unsupported` when it must be and cannot. */
+export async function chooseJail(mode: JailerMode, found: FoundFirecracker, isRoot: boolean): Promise<Jail> {
+  if (mode === 'off') return { jailer: undefined, reason: 'the jailer is off' }
+  const obstacle = await obstacleToJail(found, isRoot)
+  if (obstacle === undefined && found.jailer !== undefined) return { jailer: found.jailer }
+  const { reason, hint } = obstacle ?? noJailer
+  if (mode === 'auto') return { jailer: undefined, reason }
+  throw new BandSoxError('host-unsupported', `cannot put a machine into a jail: ${reason}`, { hint })
+}
+
+const noJailer = {
+  reason: 'there is no jailer',
+  hint: 'fetch it: bandsox init; or say where it is: BANDSOX_JAILER=/path/to/jailer',
+}
+
+async function obstacleToJail(
+  { program, jailer }: FoundFirecracker,
+  isRoot: boolean,
+): Promise<{ reason: string; hint: string } | undefined> {
+  if (!isRoot) return { reason: 'only root can make a jail', hint: 'run bandsox as root, or with --jailer auto' }
+  if (jailer === undefined) return noJailer
+  if (!(await isStaticProgram(program))) {
+    return {
+      reason: `${program} needs libraries, and a jail has none`,
+      hint: 'use a statically linked firecracker, as the project’s releases are',
+    }
+  }
+  return undefined
+}
+
+async function isStaticProgram(program: string): Promise<boolean> {
+  const file = await open(program)
+  try {
+    return await isStatic(file)
+  } catch (error) {
+    if (error instanceof BandSoxError && error.code === 'artifact-damaged') return false // a script, say
+    throw error
+  } finally {
+    await file.close()
+  }
+}

@@ -1,0 +1,45 @@
+/** Tells a Firecracker that has just been started what to load. */
+import { BandSoxError } from '@bandsox/sdk'
+import type { LoadOptions, VmmCapabilities } from '../vmm.js'
+import type { SnapshotLoad } from './api/types.js'
+import { folderFiles } from './configuration.js'
+import type { FirecrackerMachine } from './machine.js'
+
+/** @throws `host-unsupported` for what this release cannot do, `vmm-control` with what it says; nothing is left then. */
+export async function loadState(
+  machine: FirecrackerMachine,
+  capabilities: VmmCapabilities,
+  options: LoadOptions,
+): Promise<void> {
+  try {
+    await machine.load(snapshotLoad(capabilities, options))
+  } catch (error) {
+    // One that could not load ends by itself, mostly; it is good for nothing either way.
+    await machine.signal('SIGKILL')
+    await machine.exited()
+    machine.close()
+    throw error
+  }
+}
+
+/** Paths are those of the folder that it runs in, so vsock needs no override: its socket is beside them. */
+export function snapshotLoad({ networkOverrides, clockRealtime }: VmmCapabilities, options: LoadOptions): SnapshotLoad {
+  const overrides = Object.entries(options.networkOverrides ?? {})
+  if (overrides.length > 0 && !networkOverrides) throw tooOld('give a loaded machine other TAPs', '1.12')
+  if (options.clockRealtime === true && !clockRealtime) throw tooOld("give a loaded machine the host's time", '1.16')
+  return {
+    snapshot_path: folderFiles.devices,
+    mem_backend: { backend_type: 'File', backend_path: folderFiles.memory },
+    resume_vm: options.resume ?? true,
+    ...(options.trackDirtyPages === true && { track_dirty_pages: true }),
+    ...(overrides.length > 0 && {
+      network_overrides: overrides.map(([iface_id, host_dev_name]) => ({ iface_id, host_dev_name })),
+    }),
+    ...((options.clockRealtime ?? clockRealtime) && { clock_realtime: true }),
+  }
+}
+
+const tooOld = (what: string, since: string): BandSoxError =>
+  new BandSoxError('host-unsupported', `this Firecracker cannot ${what}`, {
+    hint: `use Firecracker ${since} or newer: bandsox init`,
+  })

@@ -1,0 +1,154 @@
+/** A running Firecracker: its shim for the process, its API for the machine. */
+import { constants } from 'node:fs'
+import { chmod, copyFile, lstat, open, rename, rm } from 'node:fs/promises'
+import path from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
+import { BandSoxError, isSystemError } from '@bandsox/sdk'
+import { readShimConfig } from '../../process/shim.js'
+import type { LiveLimits } from '../limits.js'
+import { attachShim, ShimMachine } from '../shim-machine.js'
+import type { Machine, MachineState, StateKind } from '../vmm.js'
+import { FirecrackerApi } from './api/client.js'
+import { waitForApi } from './api/ready.js'
+import type { SnapshotLoad } from './api/types.js'
+import { folderFiles, limitedDrives, METRICS_LOG } from './configuration.js'
+import { lastMetrics } from './metrics.js'
+
+/** A guest gives some hundred MiB in a second; its statistics are a second old. */
+const BALLOON_PATIENCE_MS = 5_000
+const BALLOON_POLL_MS = 100
+/** Its line of metrics goes through a FIFO and the shim. */
+const METRICS_PATIENCE_MS = 2_000
+const METRICS_POLL_MS = 5
+/** Nobody but us is to read a guest's memory. */
+const OWNER_READS = 0o400
+
+/** Takes hold of the machine in `directory`; a shim that died is replaced first. @throws `vmm-failed`. */
+export async function attachMachine(shimPath: string, directory: string): Promise<FirecrackerMachine> {
+  const shim = await attachShim(shimPath, directory)
+  const socket = (await readShimConfig(directory))?.monitor?.socket
+  if (socket === undefined) {
+    shim.close()
+    throw new BandSoxError('vmm-failed', `the machine in ${directory} has no API: its shim.json names none`)
+  }
+  return new FirecrackerMachine(shim, directory, socket)
+}
+
+export class FirecrackerMachine extends ShimMachine implements Machine {
+  /** It takes no notice of a power-off. */
+  readonly powerOffMode = 'reboot'
+  readonly #apiSocket: string
+  #api: FirecrackerApi | undefined
+
+  /** @param apiSocket Relative to `directory`. */
+  constructor(shim: ConstructorParameters<typeof ShimMachine>[0], directory: string, apiSocket: string) {
+    super(shim, directory)
+    this.#apiSocket = this.pathOf(apiSocket)
+  }
+
+  get #firecracker(): FirecrackerApi {
+    this.#api ??= new FirecrackerApi(this.#apiSocket)
+    return this.#api
+  }
+
+  async pause(): Promise<void> {
+    await this.quietly(() => this.#firecracker.pause())
+    await this.shim.look()
+  }
+
+  async resume(): Promise<void> {
+    await this.#firecracker.resume()
+    await this.shim.look()
+  }
+
+  async powerDown(): Promise<void> {
+    await this.#firecracker.sendCtrlAltDel()
+  }
+
+  async setLimits({ cpus, ...disk }: LiveLimits): Promise<void> {
+    await this.setCpus(cpus)
+    for (const drive of limitedDrives({ cpus, ...disk })) await this.#firecracker.patchDrive(drive)
+  }
+
+  async setMemory(memoryMib: number): Promise<number> {
+    const api = this.#firecracker
+    const { mem_size_mib: whole } = await api.machineConfig()
+    await api.patchBalloon({ amount_mib: Math.max(0, whole - memoryMib) })
+    const memoryNow = async () => whole - (await api.balloonStatistics()).actual_mib
+    const deadline = performance.now() + BALLOON_PATIENCE_MS
+    let now = await memoryNow()
+    while (now !== memoryMib && performance.now() < deadline) {
+      await delay(BALLOON_POLL_MS)
+      now = await memoryNow()
+    }
+    return now
+  }
+
+  async metrics(): Promise<Record<string, unknown>> {
+    const log = this.pathOf(METRICS_LOG)
+    const before = await lastMetrics(log)
+    await this.#firecracker.flushMetrics()
+    const deadline = performance.now() + METRICS_PATIENCE_MS
+    for (;;) {
+      const now = await lastMetrics(log)
+      if (now !== undefined && now.at !== before?.at) return now.metrics
+      if (performance.now() > deadline)
+        throw new BandSoxError('vmm-control', `Firecracker wrote no metrics within ${METRICS_PATIENCE_MS} ms`)
+      await delay(METRICS_POLL_MS)
+    }
+  }
+
+  /** Into a process that has just been started, and waits for it. */
+  async load(snapshot: SnapshotLoad): Promise<void> {
+    await waitForApi(this.#apiSocket, { ended: this.exited() })
+    await this.#firecracker.loadSnapshot(snapshot)
+    await this.shim.look()
+  }
+
+  async saveState(folder: string, kind: StateKind): Promise<MachineState> {
+    const { devices, memory } = folderFiles
+    const inside = (name: string) => path.join(path.dirname(this.#apiSocket), `${name}.new`)
+    try {
+      await this.#firecracker.createSnapshot({
+        snapshot_type: kind === 'diff' ? 'Diff' : 'Full',
+        snapshot_path: path.basename(inside(devices)),
+        mem_file_path: path.basename(inside(memory)),
+      })
+      const state = { devices: path.join(folder, devices), memory: path.join(folder, memory) }
+      await takeFile(inside(devices), state.devices)
+      await takeFile(inside(memory), state.memory)
+      return state
+    } finally {
+      for (const name of [devices, memory]) await rm(inside(name), { force: true })
+    }
+  }
+
+  /** It has no handler for SIGTERM, which a process in a PID namespace of its own does not even get, and nothing to bring in order. */
+  override async signal(_name: 'SIGTERM' | 'SIGKILL'): Promise<void> {
+    await super.signal('SIGKILL')
+  }
+
+  close(): void {
+    this.shim.close()
+    void this.#api?.close()
+  }
+}
+
+/** Takes a file out of the VMM's folder, where the VMM may have put anything under that name. */
+async function takeFile(from: string, to: string): Promise<void> {
+  const status = await lstat(from)
+  if (!status.isFile() || status.nlink !== 1)
+    throw new BandSoxError('vmm-failed', `Firecracker left something else than a file at ${from}`)
+  try {
+    await rename(from, to)
+  } catch (error) {
+    if (!isSystemError(error, 'EXDEV')) throw error
+    const file = await open(from, constants.O_RDONLY | constants.O_NOFOLLOW)
+    try {
+      await copyFile(`/proc/self/fd/${file.fd}`, to, constants.COPYFILE_EXCL)
+    } finally {
+      await file.close()
+    }
+  }
+  await chmod(to, OWNER_READS)
+}

@@ -1,0 +1,52 @@
+/** The VMM of this host: which driver starts a machine, and which one a machine that runs has. */
+import { messageOf } from '@bandsox/sdk'
+import { readShimConfig } from '../process/shim.js'
+import { type FirecrackerSettings, firecrackerDriver } from './firecracker/firecracker.js'
+import { chooseJail, findFirecracker } from './firecracker/host.js'
+import { type HostTools, probeKvm } from './host.js'
+import { lazily } from './lazily.js'
+import { linksOf } from './links.js'
+import { qemuDriver } from './qemu/qemu.js'
+import type { Vmm } from './vmm.js'
+
+/** `auto`: Firecracker where it is installed and KVM works, else QEMU. */
+export type VmmName = 'auto' | 'firecracker' | 'qemu'
+
+export interface VmmSettings extends FirecrackerSettings {
+  vmm: VmmName
+}
+
+/** Which of them a new machine gets, and why. */
+export async function chooseVmm(
+  tools: HostTools,
+  { vmm, jailer }: VmmSettings,
+): Promise<{ name: 'firecracker' | 'qemu'; reason: string }> {
+  if (vmm !== 'auto') return { name: vmm, reason: 'it was asked for' }
+  const { usable, groups, reason } = await probeKvm(tools)
+  if (!usable) return { name: 'qemu', reason: `Firecracker needs KVM, which is not usable here: ${reason}` }
+  try {
+    const found = await findFirecracker(tools)
+    const jail = await chooseJail(jailer, found, process.getuid?.() === 0)
+    if (groups === undefined && jail.jailer === undefined) return { name: 'qemu', reason }
+    return { name: 'firecracker', reason: 'KVM works' }
+  } catch (error) {
+    return { name: 'qemu', reason: messageOf(error) }
+  }
+}
+
+export function hostVmm(tools: HostTools, settings: () => Promise<VmmSettings>): Vmm {
+  const drivers = { firecracker: firecrackerDriver(tools, settings), qemu: qemuDriver(tools) }
+  // Once: it takes a probe, and a host does not change its hardware while we run.
+  const choice = lazily(async () => await chooseVmm(tools, await settings()))
+  const chosen = async (): Promise<Vmm> => drivers[(await choice()).name]
+  return {
+    start: async (spec) => await (await chosen()).start(spec),
+    load: async (spec, state, options) => await (await chosen()).load(spec, state, options),
+    capabilities: async () => await (await chosen()).capabilities(),
+    async attach(directory) {
+      const isFirecracker = (await readShimConfig(directory))?.monitor?.kind === 'firecracker'
+      return await drivers[isFirecracker ? 'firecracker' : 'qemu'].attach(directory)
+    },
+    links: linksOf,
+  }
+}
