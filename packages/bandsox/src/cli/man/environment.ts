@@ -20,8 +20,11 @@ export const environmentVariables: readonly Described[] = [
   { name: 'XDG_RUNTIME_DIR', meaning: 'folder in which podman keeps the credentials of a session' },
   { name: 'DOCKER_CONFIG', meaning: 'folder that stands for ~/.docker' },
   { name: 'PATH', meaning: 'where QEMU and other programs of the host are looked for' },
-  { name: 'http_proxy, HTTP_PROXY', meaning: 'URL of the proxy for registries without TLS' },
-  { name: 'https_proxy, HTTPS_PROXY', meaning: 'URL of the proxy for registries' },
+  {
+    name: 'http_proxy, HTTP_PROXY',
+    meaning: 'URL of the proxy for registries, and for what init fetches, without TLS',
+  },
+  { name: 'https_proxy, HTTPS_PROXY', meaning: 'URL of the proxy for registries, and for what init fetches' },
   { name: 'no_proxy, NO_PROXY', meaning: 'hosts that are reached without a proxy' },
 ]
 
