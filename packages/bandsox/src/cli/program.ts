@@ -9,6 +9,7 @@ import { addDoctor } from './commands/doctor.js'
 import { addExec, addRun } from './commands/exec.js'
 import { addImage } from './commands/image.js'
 import { addImport } from './commands/import.js'
+import { addInit } from './commands/init.js'
 import { addLogin, addLogout } from './commands/login.js'
 import { addEvents, addLogs } from './commands/logs.js'
 import { addMan } from './commands/man.js'
@@ -46,6 +47,7 @@ export function buildProgram(asJson: boolean): Command {
   addEvents(program)
   addVsock(program)
   addImport(program)
+  addInit(program)
   addSystem(program)
   addCleanup(program)
   addDoctor(program)

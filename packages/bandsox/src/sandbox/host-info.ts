@@ -1,7 +1,8 @@
 /** What this host is, and how much of it is given to sandboxes. */
 import { availableParallelism, release } from 'node:os'
 import { messageOf, type StateName } from '@bandsox/sdk'
-import { type HostTools, probeAcceleration } from '../vmm/host.js'
+import { findFirecracker } from '../vmm/firecracker/host.js'
+import { type HostTools, probeKvm } from '../vmm/host.js'
 import { findQemu, findVsockBackend } from '../vmm/qemu/host.js'
 import { hostMemoryMib } from './admission.js'
 import type { Host } from './host.js'
@@ -29,6 +30,7 @@ export async function hostInfo(host: Host, tools: HostTools): Promise<HostInfo> 
   for (const { state } of records) states[state.kind] = (states[state.kind] ?? 0) + 1
   const memoryMib = await hostMemoryMib()
   const { memoryOvercommit } = (await host.configuration()).host
+  const isFirecracker = (await host.vmmChoice()).name === 'firecracker'
   return {
     storage: host.store.root,
     kernel: release(),
@@ -39,9 +41,12 @@ export async function hostInfo(host: Host, tools: HostTools): Promise<HostInfo> 
     vcpusGiven: running.reduce((sum, { vcpu }) => sum + vcpu, 0),
     sandboxes: states,
     images: (await host.images.list()).length,
-    vmm: await orReason(async () => (await findQemu(tools)).version),
-    accelerator: await orReason(async () => (await probeAcceleration(tools)).kind),
-    vsock: await orReason(async () => (await findVsockBackend(tools)).kind),
+    vmm: await orReason(async () => {
+      const { version } = isFirecracker ? await findFirecracker(tools) : await findQemu(tools)
+      return isFirecracker ? `Firecracker ${version}` : version
+    }),
+    accelerator: isFirecracker || (await probeKvm(tools)).groups !== undefined ? 'kvm' : 'tcg',
+    vsock: isFirecracker ? 'vmm' : await orReason(async () => (await findVsockBackend(tools)).kind),
   }
 }
 

@@ -1,6 +1,7 @@
 /** What every part of a sandbox's life needs of this host: the storage, the driver, its limits, and a log. */
 import type { Limits } from '@bandsox/sdk'
 import type { SandboxStore } from '../store/sandbox-store.js'
+import type { VmmChoice } from '../vmm/host-vmm.js'
 import type { Vmm } from '../vmm/vmm.js'
 import type { Configuration } from './configuration.js'
 import type { LocalImages } from './local-images.js'
@@ -9,6 +10,8 @@ export interface Host {
   readonly store: SandboxStore
   readonly images: LocalImages
   readonly vmm: Vmm
+  /** Which VMM new machines get, and why. */
+  readonly vmmChoice: () => Promise<VmmChoice>
   /** The shim's binary. */
   readonly shimPath: string
   readonly defaultLimits: Limits

@@ -1,4 +1,5 @@
 /** Prepares a host: guest kernel, initramfs, base image and an empty disk, all in the storage folder. */
+import { BandSoxError } from '@bandsox/sdk'
 import { type Boot, loadBootFiles, prepareBoot } from '../boot/boot.js'
 import type { GivenKernel } from '../boot/kernel-source.js'
 import { BASE_REFERENCE, prepareBaseImage } from '../image/base.js'
@@ -37,6 +38,8 @@ export interface PreparedHost {
   disk: string
 }
 
+export type PrepareStep = keyof PreparedHost
+
 /**
  * Makes what is missing or damaged; with nothing to do it takes some tens of ms. Safe to run twice at once, and
  * interrupted at any moment: every file appears whole, under its name, or not at all.
@@ -44,48 +47,63 @@ export interface PreparedHost {
  * @throws `host-unsupported`, `host-missing`, `command-failed` when the host cannot deliver; `bad-request`,
  *   `file-not-found`, `checksum-mismatch` for a `kernelSource` that is not usable.
  */
-export async function prepareHost({
-  storage,
-  agentPath,
-  kernelSource,
-  report,
-  signal,
-}: PrepareHostOptions): Promise<PreparedHost> {
+export async function prepareHost(options: PrepareHostOptions): Promise<PreparedHost> {
+  const { boot, image, disk } = await prepareSteps(['boot', 'image', 'disk'], options)
+  if (boot !== undefined && image !== undefined && disk !== undefined) return { boot, image, disk }
+  throw new BandSoxError('internal', 'a step of the preparation was left out')
+}
+
+/** The same, of these steps alone, in the order of {@link prepareHost}. @throws its codes. */
+export async function prepareSteps(
+  steps: readonly PrepareStep[],
+  { storage, agentPath, kernelSource, report, signal }: PrepareHostOptions,
+): Promise<Partial<PreparedHost>> {
   await makeFolder(storage, 0o700)
   const folders = storageFolders(storage)
   const activity = (text: string) => report?.({ kind: 'activity', text })
-  const timed = async <T>(
-    step: string,
-    work: () => Promise<{ result: T; detail: string; made: boolean }>,
-  ): Promise<T> => {
+  const timed = timedBy(report)
+  const prepared: Partial<PreparedHost> = {}
+  if (steps.includes('boot')) {
+    prepared.boot = await timed('kernel', async () => {
+      const { boot, made } = await prepareBoot({
+        directory: folders.boot,
+        agentPath,
+        kernelSource,
+        report: activity,
+        signal,
+      })
+      return { result: boot, detail: describeBoot(boot), made: made.length > 0 }
+    })
+  }
+  if (steps.includes('image')) {
+    prepared.image = await timed('image', async () => {
+      const store = new ImageStore(folders.images)
+      await store.open()
+      const { image, made } = await prepareBaseImage({ store, platform: hostPlatform(), report: activity, signal })
+      const size = (await store.findDisk(image.disk))?.sizeBytes ?? 0
+      return { result: image, detail: `${BASE_REFERENCE}, ${formatMib(size)}`, made }
+    })
+  }
+  if (steps.includes('disk')) {
+    prepared.disk = await timed('disk', async () => {
+      const { path, made } = await emptyDisk({ cacheDirectory: folders.disks, sizeMib: DEFAULT_DISK_MIB, signal })
+      return { result: path, detail: `${DEFAULT_DISK_MIB} MiB, sparse`, made }
+    })
+  }
+  return prepared
+}
+
+type TimedWork<T> = () => Promise<{ result: T; detail: string; made: boolean }>
+
+/** Tells of each step when it has ended, and how long it took. */
+export const timedBy =
+  (report: ((event: PrepareEvent) => void) | undefined) =>
+  async <T>(step: string, work: TimedWork<T>): Promise<T> => {
     const started = performance.now()
     const { result, detail, made } = await work()
     report?.({ kind: 'step', step, detail, made, tookMs: performance.now() - started })
     return result
   }
-  const boot = await timed('kernel', async () => {
-    const { boot, made } = await prepareBoot({
-      directory: folders.boot,
-      agentPath,
-      kernelSource,
-      report: activity,
-      signal,
-    })
-    return { result: boot, detail: describeBoot(boot), made: made.length > 0 }
-  })
-  const image = await timed('image', async () => {
-    const store = new ImageStore(folders.images)
-    await store.open()
-    const { image, made } = await prepareBaseImage({ store, platform: hostPlatform(), report: activity, signal })
-    const size = (await store.findDisk(image.disk))?.sizeBytes ?? 0
-    return { result: image, detail: `${BASE_REFERENCE}, ${formatMib(size)}`, made }
-  })
-  const disk = await timed('disk', async () => {
-    const { path, made } = await emptyDisk({ cacheDirectory: folders.disks, sizeMib: DEFAULT_DISK_MIB, signal })
-    return { result: path, detail: `${DEFAULT_DISK_MIB} MiB, sparse`, made }
-  })
-  return { boot, image, disk }
-}
 
 /**
  * The files that a sandbox boots from, after a quick check.

@@ -26,6 +26,7 @@ export async function testHost(
     store,
     images: noImages(),
     vmm,
+    vmmChoice: async () => ({ name: 'qemu', reason: 'a test says so' }),
     shimPath,
     defaultLimits: usualLimits,
     configuration: async () => configuration ?? (await readConfiguration(undefined)),

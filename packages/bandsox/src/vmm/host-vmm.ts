@@ -16,11 +16,13 @@ export interface VmmSettings extends FirecrackerSettings {
   vmm: VmmName
 }
 
+export interface VmmChoice {
+  name: 'firecracker' | 'qemu'
+  reason: string
+}
+
 /** Which of them a new machine gets, and why. */
-export async function chooseVmm(
-  tools: HostTools,
-  { vmm, jailer }: VmmSettings,
-): Promise<{ name: 'firecracker' | 'qemu'; reason: string }> {
+export async function chooseVmm(tools: HostTools, { vmm, jailer }: VmmSettings): Promise<VmmChoice> {
   if (vmm !== 'auto') return { name: vmm, reason: 'it was asked for' }
   const { usable, groups, reason } = await probeKvm(tools)
   if (!usable) return { name: 'qemu', reason: `Firecracker needs KVM, which is not usable here: ${reason}` }

@@ -8,6 +8,10 @@ export interface Described {
 export const environmentVariables: readonly Described[] = [
   { name: 'BANDSOX_STORAGE', meaning: 'folder of all state, where --storage does not name another' },
   { name: 'BANDSOX_CONFIG', meaning: 'file of registries and limits, in place of ~/.config/bandsox/config.json' },
+  { name: 'BANDSOX_VMM', meaning: 'auto, firecracker or qemu, where --vmm does not say' },
+  { name: 'BANDSOX_JAIL', meaning: 'auto, on or off: whether Firecracker is jailed, where --jailer does not say' },
+  { name: 'BANDSOX_FIRECRACKER', meaning: 'firecracker to use, in place of the one that init has fetched' },
+  { name: 'BANDSOX_JAILER', meaning: 'jailer to use, in place of the one that init has fetched' },
   { name: 'BANDSOX_LOG_LEVEL', meaning: 'what to log, where --log-level does not say' },
   { name: 'BANDSOX_DISK_BANDWIDTH_MBPS', meaning: 'disk bandwidth of new VMs in MiB/s, 0 for no limit (default: 200)' },
   { name: 'BANDSOX_DISK_IOPS', meaning: 'disk operations per second of new VMs, 0 for no limit (default: 5000)' },
@@ -20,8 +24,11 @@ export const environmentVariables: readonly Described[] = [
   { name: 'XDG_RUNTIME_DIR', meaning: 'folder in which podman keeps the credentials of a session' },
   { name: 'DOCKER_CONFIG', meaning: 'folder that stands for ~/.docker' },
   { name: 'PATH', meaning: 'where QEMU and other programs of the host are looked for' },
-  { name: 'http_proxy, HTTP_PROXY', meaning: 'URL of the proxy for registries without TLS' },
-  { name: 'https_proxy, HTTPS_PROXY', meaning: 'URL of the proxy for registries' },
+  {
+    name: 'http_proxy, HTTP_PROXY',
+    meaning: 'URL of the proxy for registries, and for what init fetches, without TLS',
+  },
+  { name: 'https_proxy, HTTPS_PROXY', meaning: 'URL of the proxy for registries, and for what init fetches' },
   { name: 'no_proxy, NO_PROXY', meaning: 'hosts that are reached without a proxy' },
 ]
 

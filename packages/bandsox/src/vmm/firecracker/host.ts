@@ -4,6 +4,7 @@ import { BandSoxError } from '@bandsox/sdk'
 import { isStatic } from '../../artifact/elf.js'
 import { runCommand } from '../../process/run.js'
 import { findProgram, type HostTools, requireLinuxX64 } from '../host.js'
+import { findInstalledFirecracker } from './installed.js'
 import { requireRecentFirecracker, type Version } from './version.js'
 
 const VERSION_TIMEOUT_MS = 10_000
@@ -22,17 +23,25 @@ export type JailerMode = 'auto' | 'on' | 'off'
 /** @throws `host-missing` without one, `host-unsupported` for one that is too old, or another host than Linux on x86-64. */
 export async function findFirecracker(tools: HostTools): Promise<FoundFirecracker> {
   requireLinuxX64()
-  const { program = await findProgram('firecracker', tools.searchPath), jailer } = tools.firecracker ?? {}
+  const { program, jailer } = await programsOf(tools)
   if (program === undefined) {
     throw new BandSoxError('host-missing', 'firecracker is not installed', {
       hint: 'fetch it: bandsox init; or say where it is: BANDSOX_FIRECRACKER=/path/to/firecracker',
     })
   }
   const { stdout } = await runCommand([program, '--version'], { timeoutMs: VERSION_TIMEOUT_MS })
+  return { program, ...requireRecentFirecracker(stdout), jailer }
+}
+
+/** Where a user says, else as `init` has placed them, else where this host has them: both from the same place, if they are there. */
+async function programsOf({
+  searchPath,
+  firecracker: { program, jailer, storage } = {},
+}: HostTools): Promise<{ program: string | undefined; jailer: string | undefined }> {
+  const installed = program !== undefined || storage === undefined ? undefined : await findInstalledFirecracker(storage)
   return {
-    program,
-    ...requireRecentFirecracker(stdout),
-    jailer: jailer ?? (await findProgram('jailer', tools.searchPath)),
+    program: program ?? installed?.firecracker ?? (await findProgram('firecracker', searchPath)),
+    jailer: jailer ?? (installed === undefined ? await findProgram('jailer', searchPath) : installed.jailer),
   }
 }
 

@@ -121,8 +121,7 @@ const mmdsConfiguration: z.ZodType<MmdsConfiguration> = z.object({
   imds_compat: flag,
 })
 
-/** `null` as long as nothing was put. */
-export const mmdsContentsSchema: z.ZodType<MmdsContents | null> = z.record(z.string(), z.unknown()).nullable()
+export const mmdsContentsSchema: z.ZodType<MmdsContents> = z.record(z.string(), z.unknown())
 
 export const vmConfigurationSchema: z.ZodType<ReportedVmConfiguration> = z.object({
   'boot-source': bootSource,

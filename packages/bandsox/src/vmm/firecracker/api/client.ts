@@ -4,7 +4,7 @@
  * @see https://github.com/firecracker-microvm/firecracker/blob/main/src/firecracker/swagger/firecracker.yaml
  */
 import { BandSoxError, messageOf } from '@bandsox/sdk'
-import { z } from 'zod'
+import type { z } from 'zod'
 import {
   balloonSchema,
   balloonStatisticsSchema,
@@ -115,7 +115,7 @@ export class FirecrackerApi {
     await this.#change('PUT', path, networkInterface, options)
   }
 
-  /** Binds the socket. */
+  /** Binds the socket. One that is refused takes away the one that was put before (seen with 1.17). */
   async putVsock(vsock: Vsock, options?: CallOptions): Promise<void> {
     await this.#change('PUT', '/vsock', vsock, options)
   }
@@ -169,8 +169,8 @@ export class FirecrackerApi {
     await this.#change('PATCH', '/mmds', contents, options)
   }
 
-  /** @returns null when nothing was put. */
-  async getMmds(options?: CallOptions): Promise<MmdsContents | null> {
+  /** @returns Empty when nothing was put. */
+  async getMmds(options?: CallOptions): Promise<MmdsContents> {
     return await this.#ask('/mmds', mmdsContentsSchema, options, { maxBytes: MAX_LARGE_ANSWER_BYTES, keepsNull: true })
   }
 
@@ -287,8 +287,9 @@ export class FirecrackerApi {
       throw this.#unexpected(call, `it is no JSON (${messageOf(error)})`, error)
     }
     const parsed = schema.safeParse(value)
-    if (!parsed.success) throw this.#unexpected(call, `it has another shape: ${z.prettifyError(parsed.error)}`)
-    return parsed.data
+    if (parsed.success) return parsed.data
+    const [issue] = parsed.error.issues // the first of perhaps very many
+    throw this.#unexpected(call, `it has another shape (${issue?.message} at ${issue?.path.join('.')})`)
   }
 
   /** @returns An answer that is no refusal. */

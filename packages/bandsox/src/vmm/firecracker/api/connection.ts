@@ -62,7 +62,9 @@ export class ApiConnection {
       return await this.#sendOnce(call, body, maxBytes, signal)
     } catch (error) {
       const isKept = before > 0 && this.#made === before
-      if (call.method !== 'GET' || !isKept || !(error instanceof Unanswered)) throw error
+      const isUnanswered =
+        error instanceof FirecrackerNoAnswer && error.reason === 'broken' && error.status === undefined
+      if (call.method !== 'GET' || !isKept || !isUnanswered) throw error
       return await this.#sendOnce(call, body, maxBytes, signal)
     }
   }
@@ -97,24 +99,27 @@ export class ApiConnection {
   }
 
   #noAnswer(call: ApiCall, error: unknown, status: number | undefined): FirecrackerNoAnswer {
-    const options = { cause: error, ...(status !== undefined && status >= 400 && { mayHaveTakenEffect: false }) }
     if (error instanceof CannotConnect) {
       const why = `${unreachableBecause(error.cause)} at its socket ${this.#socketPath}`
       return new FirecrackerNoAnswer('unreachable', call, why, { cause: error.cause, mayHaveTakenEffect: false })
     }
+    const options = { cause: error, status }
     if (error instanceof TooLarge) return new FirecrackerNoAnswer('unintelligible', call, error.message, options)
+    const text = messageOf(error)
     const code = error instanceof Error && 'code' in error ? String(error.code) : ''
-    if (NO_HTTP.test(code))
-      return new FirecrackerNoAnswer('unintelligible', call, `it is no HTTP (${messageOf(error)})`, options)
-    if (status === undefined)
-      return new Unanswered('broken', call, `the connection ended before one (${messageOf(error)})`, options)
-    const why = `the connection ended in the middle of one with status ${status} (${messageOf(error)})`
-    return new FirecrackerNoAnswer('broken', call, why, options)
+    if (NO_HTTP.test(code)) return new FirecrackerNoAnswer('unintelligible', call, `it is no HTTP (${text})`, options)
+    if (status !== undefined) {
+      const why = `the connection ended in the middle of one with status ${status} (${text})`
+      return new FirecrackerNoAnswer('broken', call, why, options)
+    }
+    // It closed its end before it had read the call to its end, without which it cannot have acted on it.
+    if (code === 'EPIPE') {
+      const why = `the connection ended before the call was taken in (${text})`
+      return new FirecrackerNoAnswer('broken', call, why, { ...options, mayHaveTakenEffect: false })
+    }
+    return new FirecrackerNoAnswer('broken', call, `the connection ended before one (${text})`, options)
   }
 }
-
-/** Nothing of an answer came. */
-class Unanswered extends FirecrackerNoAnswer {}
 
 class CannotConnect extends Error {}
 

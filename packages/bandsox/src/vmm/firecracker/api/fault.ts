@@ -3,7 +3,7 @@ import { BandSoxError, printableLine } from '@bandsox/sdk'
 import { refusalSchema } from './answers.js'
 
 /** Characters. Firecracker's sentences have some hundred; they name paths, and nest causes. */
-const MAX_FAULT_MESSAGE = 2_000
+const MAX_MESSAGE = 2_000
 
 /** One request, as messages name it. */
 export interface ApiCall {
@@ -49,20 +49,25 @@ export class FirecrackerNoAnswer extends BandSoxError implements ApiCall {
   readonly path: string
   /** False where it is certain that nothing has changed; else look before you ask for the same again. */
   readonly mayHaveTakenEffect: boolean
+  /** Of HTTP, where an answer had begun. */
+  readonly status: number | undefined
 
   /**
-   * @param why Half a sentence.
-   * @param options.mayHaveTakenEffect Default: whenever the call asks for a change.
+   * @param why Half a sentence. What others wrote may be in it.
+   * @param options.mayHaveTakenEffect Default: whenever the call asks for a change, and was not being refused.
    */
   constructor(
     reason: NoAnswerReason,
     call: ApiCall,
     why: string,
-    options: { mayHaveTakenEffect?: boolean; cause?: unknown } = {},
+    options: { status?: number | undefined; mayHaveTakenEffect?: boolean | undefined; cause?: unknown } = {},
   ) {
-    const mayHaveTakenEffect = options.mayHaveTakenEffect ?? call.method !== 'GET'
+    const { status } = options
+    const isRefused = status !== undefined && status >= 400
+    const mayHaveTakenEffect = options.mayHaveTakenEffect ?? (call.method !== 'GET' && !isRefused)
+    const reasons = printableLine(why).slice(0, MAX_MESSAGE)
     const consequence = mayHaveTakenEffect ? '; the call may have taken effect' : ''
-    super('vmm-control', `no answer to Firecracker's ${call.method} ${call.path}: ${why}${consequence}`, {
+    super('vmm-control', `no answer to Firecracker's ${call.method} ${call.path}: ${reasons}${consequence}`, {
       cause: options.cause,
       hint: hints[reason],
     })
@@ -70,13 +75,15 @@ export class FirecrackerNoAnswer extends BandSoxError implements ApiCall {
     this.method = call.method
     this.path = call.path
     this.mayHaveTakenEffect = mayHaveTakenEffect
+    this.status = status
   }
 }
 
 const hints: Record<NoAnswerReason, string> = {
   unreachable: 'Firecracker has ended, or has not started yet; see what it printed: bandsox logs ID',
   silent: 'the host may be overloaded, or Firecracker hang; see what it printed: bandsox logs ID',
-  broken: 'Firecracker has probably ended; see what it printed: bandsox logs ID',
+  broken:
+    'Firecracker has probably ended, or has ten connections open already, its most; see what it printed: bandsox logs ID',
   unintelligible: 'this is not how Firecracker answers: trust nothing in the machine: bandsox vm delete ID --force',
 }
 
@@ -89,5 +96,5 @@ function faultMessageOf(body: string): string {
   } catch {
     // No JSON, or of another shape: the text itself is all that there is to tell.
   }
-  return printableLine(message.trim()).slice(0, MAX_FAULT_MESSAGE)
+  return printableLine(message.trim()).slice(0, MAX_MESSAGE)
 }

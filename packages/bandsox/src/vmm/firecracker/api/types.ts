@@ -2,7 +2,8 @@
  * What Firecracker's API takes and answers, by the names and shapes that it has on the wire.
  *
  * Written from the description that the Firecracker project publishes, as of version 1.17, for what a manager of machines needs.
- * Left out: CPU templates of one's own, memory and devices that are plugged in later, free page hinting, and deprecated fields.
+ * Left out: drives of vhost-user, pmem, CPU templates over the API, memory that is plugged in later, runs of free page hinting, and
+ * deprecated fields.
  * What came later than 1.12 says since when; an earlier Firecracker refuses a field that it does not know.
  *
  * Paths are Firecracker's: relative to its working directory, and inside its jail. Fields that are `undefined` are not sent.
@@ -12,9 +13,9 @@
 
 /** A bucket that is full at first, is emptied by use, and refills evenly. */
 export interface TokenBucket {
-  /** Most that it holds: bytes, or operations. 0 with `refill_time` 0: no limit. */
+  /** Most that it holds: bytes, or operations. 0: no limit, also in place of one. */
   size: number
-  /** Milliseconds in which an empty bucket gets full: `size / refill_time` is the lasting rate. */
+  /** Milliseconds in which an empty bucket gets full: `size / refill_time` is the lasting rate. 0: no limit. */
   refill_time: number
   /** On top of `size`, once. Default 0. */
   one_time_burst?: number
@@ -118,7 +119,9 @@ export interface Balloon {
   deflate_on_oom: boolean
   /** 0: no statistics, and they cannot be had later. Default 0. */
   stats_polling_interval_s?: number
+  /** Since 1.14. */
   free_page_hinting?: boolean
+  /** The guest gives back what it frees, by itself. Since 1.14. */
   free_page_reporting?: boolean
 }
 
