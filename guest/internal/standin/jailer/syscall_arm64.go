@@ -1,0 +1,3 @@
+package jailer
+
+const sysSetns = 268
