@@ -10,7 +10,7 @@ import { fileURLToPath } from 'node:url'
 import { BandSoxError, openBandSox, prepareHost, type Sandbox } from 'bandsox'
 import { LocalBandSox } from 'bandsox/internal/sandbox/local-bandsox.js'
 import { type CliResult, cli, startCli } from './support/command-line.js'
-import { processesIn, type TestStorage, temporaryStorage, until } from './support/storage.js'
+import { processesIn, type TestStorage, temporaryStorage, until, VMM_PROGRAM } from './support/storage.js'
 
 const LIMIT_MS = 15_000
 const printProcess = fileURLToPath(new URL('../../packages/bandsox/native/print-process', import.meta.url))
@@ -271,7 +271,7 @@ describe('files', () => {
       () => execFileSync('ls', ['-A', local], { encoding: 'utf8' }).includes('large'),
       'the transfer to begin',
     )
-    const vmm = processesIn(storage.folder).find(({ program }) => /^qemu/.test(program))
+    const vmm = processesIn(storage.folder).find(({ program }) => VMM_PROGRAM.test(program))
     assert.ok(vmm)
     process.kill(vmm.pid, 'SIGKILL')
     const [status] = (await once(child, 'close')) as [number]

@@ -12,7 +12,7 @@ import { SandboxStore } from 'bandsox/internal/store/sandbox-store.js'
 import { type Random, seededRandom } from 'bandsox/internal/testing/random.js'
 import { startCli } from './support/command-line.js'
 import { boundedOrFull } from './support/scale.js'
-import { namesIn, processesIn, temporaryStorage, until } from './support/storage.js'
+import { namesIn, processesIn, temporaryStorage, until, VMM_PROGRAM } from './support/storage.js'
 
 const SEED = Number(process.env['BANDSOX_CHAOS_SEED'] ?? 20_261_124)
 const kills = boundedOrFull(5, 200)
@@ -44,7 +44,7 @@ const scenes = {
 } as const
 
 const victims = ['manager', 'shim', 'vmm'] as const
-const programs = { shim: /^bandsox-shim/, vmm: /^qemu/ } as const
+const programs = { shim: /^bandsox-shim/, vmm: VMM_PROGRAM } as const
 
 test(`after ${kills} kills -9 of manager, shim or VMM at random moments every sandbox works or is gone (seed ${SEED})`, async (t) => {
   await using storage = await temporaryStorage()

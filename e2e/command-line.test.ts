@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { after, before, test } from 'node:test'
 import { cli, startCli } from './support/command-line.js'
-import { type TestStorage, temporaryStorage, until } from './support/storage.js'
+import { isOnFirecracker, type TestStorage, temporaryStorage, until } from './support/storage.js'
 
 let storage: TestStorage
 let local: string
@@ -114,7 +114,7 @@ test('the log has the lines that operators were told to look for, at level debug
   const atStart = [
     `Allocated CID: ${cid}`,
     `Allocated port: ${port}`,
-    `Configuring qemu vsock: CID=${cid}, socket=${socket}`,
+    `Configuring ${isOnFirecracker ? 'firecracker' : 'qemu'} vsock: CID=${cid}, socket=${socket}`,
     `Vsock bridge enabled: CID=${cid}, port=${port}`,
     `Vsock bridge loop started for ${id}`,
   ]

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { after, before, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
-import { namesIn, processesIn, until } from './support/storage.js'
+import { namesIn, processesIn, until, VMM_PROGRAM } from './support/storage.js'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const prepared = process.env['BANDSOX_TEST_STORAGE'] ?? ''
@@ -84,7 +84,7 @@ test('creates, uses, stops, starts and deletes; all processes are the user’s, 
   )
   assert.equal(succeeds('exec', 'box', '--', 'sh', '-c', 'id -u; echo kept > /root/file; sync'), '0\n')
   const running = processesIn(storage)
-  assert.ok(running.some(({ program }) => /^qemu/.test(program)))
+  assert.ok(running.some(({ program }) => VMM_PROGRAM.test(program)))
   for (const { pid } of running) assert.equal(statSync(`/proc/${pid}`).uid, UID)
   writeFileSync(path.join(folder, 'local'), 'content', { mode: 0o644 })
   assert.match(succeeds('upload', 'box', path.join(folder, 'local'), '/root/up'), /^File uploaded via vsock/)

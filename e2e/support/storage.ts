@@ -5,6 +5,7 @@ import { readdirSync, readlinkSync, rmSync } from 'node:fs'
 import { mkdtemp } from 'node:fs/promises'
 import path from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
+import { workingFolder } from 'bandsox/internal/process/jailed-folder.js'
 import { SandboxStore } from 'bandsox/internal/store/sandbox-store.js'
 
 /** Set by scripts/test.mjs: a storage folder with kernel, image and disk, and no sandboxes of anybody else. */
@@ -63,13 +64,19 @@ async function assertNothingLeft(folder: string): Promise<void> {
   assert.deepEqual(rows, [], 'records, and with them CIDs and ports, left behind')
 }
 
+/** By their names, as {@link processesIn} gives them. */
+export const VMM_PROGRAM = /^(qemu|firecracker)/
+
+/** Whether the tests run on a real Firecracker, by what the environment asks for. */
+export const isOnFirecracker = process.env['BANDSOX_VMM'] === 'firecracker'
+
 /** Living processes that work in a folder below this one: VMM, shim and vsock daemon run in the VM's own. */
 export function processesIn(folder: string): { pid: number; program: string; cwd: string }[] {
   const found: { pid: number; program: string; cwd: string }[] = []
   for (const name of readdirSync('/proc')) {
     if (!/^\d+$/.test(name)) continue
     try {
-      const cwd = readlinkSync(`/proc/${name}/cwd`)
+      const { folder: cwd } = workingFolder(`${folder}/vms/`, name)
       if (cwd.startsWith(`${folder}/`))
         found.push({ pid: Number(name), program: path.basename(readlinkSync(`/proc/${name}/exe`)), cwd })
     } catch {

@@ -73,7 +73,7 @@ func (v *vm) consoleSink(isNew bool) func([]byte) {
 	if v.config.Serial == nil || v.config.Serial.Kind != config.SerialUART {
 		return v.console.Write
 	}
-	v.links.uart = seriallink.NewUART(consoleIn, v.console.Write, !isNew)
+	v.links.uart = seriallink.NewUART(consoleIn, v.console.Write, !isNew || v.config.Serial.Awake)
 	return v.links.uart.Write
 }
 

@@ -97,6 +97,8 @@ type Serial struct {
 	Kind   string `json:"kind"`
 	Socket string `json:"socket"`
 	Line   string `json:"line"`
+	// Awake says that the guest's agent has the line in hand already: its machine goes on from a saved state. Of kind uart.
+	Awake bool `json:"awake"`
 }
 
 // Kinds of Monitor.

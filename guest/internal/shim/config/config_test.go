@@ -107,6 +107,7 @@ func TestMistakesAreRefused(t *testing.T) {
 		{"vsock", `{"kind":"kernel","cid":3,"socket":"/v"}`, "not a plain path"},
 		{"serial.kind", `"other"`, "serial: kind"},
 		{"serial.kind", `"uart"`, "serial: line belongs to kind port"},
+		{"serial.awake", `true`, "serial: awake belongs to kind uart"},
 		{"serial.line", `"other.sock"`, "serial: line"},
 		{"serial.line", `""`, "serial: line"},
 		{"serial.socket", `"shim.sock"`, "serial: socket"},

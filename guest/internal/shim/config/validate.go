@@ -233,6 +233,9 @@ func (s Serial) validate(files []File) error {
 	}
 	switch s.Kind {
 	case SerialPort:
+		if s.Awake {
+			return errors.New("awake belongs to kind uart")
+		}
 		if !isListened(s.Line, files) {
 			return fmt.Errorf("line %q is not one that the VMM listens on by files", s.Line)
 		}

@@ -34,7 +34,7 @@ export interface ShimConfig {
     | { kind: 'daemon'; socket: string; argv: string[]; waitFor: string; daemonSocket: string }
     | { kind: 'kernel'; socket: string; cid: number }
     | { kind: 'vmm'; socket: string; vmmSocket: string }
-  serial?: { kind: 'port'; socket: string; line: string } | { kind: 'uart'; socket: string }
+  serial?: { kind: 'port'; socket: string; line: string } | { kind: 'uart'; socket: string; awake?: boolean }
   monitor?: { kind: 'qmp' | 'firecracker'; socket: string }
   outputs?: { fifo: string; log: string; uid?: number }[]
   cgroup?: { folder: string; settings: Record<string, string> }

@@ -4,10 +4,11 @@
  * Only what carries our mark is touched: entries of the storage's own folder, processes that the shim has put on record there, by
  * pid and start time, and those whose environment and working folder say of which VM they are.
  */
-import { readdir, readFile, readlink, rm } from 'node:fs/promises'
+import { readdir, readFile, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { isSystemError, messageOf } from '@bandsox/sdk'
 import { identify, isAlive, isOutOfSight, type ProcessIdentity } from '../process/identity.js'
+import { workingFolder } from '../process/jailed-folder.js'
 import { located, readRun, SANDBOX_MARK } from '../process/shim.js'
 import { isInProgress } from '../store/operation.js'
 import type { SandboxRecord } from '../store/record.js'
@@ -32,11 +33,6 @@ const REMOVAL = { recursive: true, force: true, maxRetries: 12, retryDelay: 50 }
 /** What shim and start make in a VM's directory, and can make again. */
 const OURS =
   /\.(?:sock|json|log|log\.1|err|in|out|lock|tmp)$|^(?:kernel|initramfs|root\.(?:squashfs|ext4)|vsock|vhost-device-vsock|firecracker|vmm|jail)$/
-const JAILED_PROGRAM = 'firecracker'
-/** The end of a root's path: the VM's folder, and its jail in it. */
-const JAIL_PATTERN = /\/[^/]+\/jail\/firecracker\/[^/]+\/root$/
-/** What the kernel adds to it once it has been removed. */
-const DELETED_ROOT = '//deleted'
 const MARK = `${SANDBOX_MARK}=`
 
 /** Looks, and changes nothing. */
@@ -182,17 +178,12 @@ async function processesBelow(folder: string): Promise<MarkedProcess[]> {
   for (const name of await readdir('/proc')) {
     if (!/^\d+$/.test(name)) continue
     try {
-      const seen = await readlink(`/proc/${name}/cwd`)
-      const jail = seen === '/' ? await jailBelow(folder, name) : undefined
-      const cwd = jail ?? seen
+      const { folder: cwd, isJail } = workingFolder(folder, name)
       if (!cwd.startsWith(folder)) continue
       const identity = await identify(Number(name))
       if (identity === undefined) continue
-      const environment = (await readFile(`/proc/${name}/environ`, 'latin1')).split('\0')
-      // The jailer takes the environment away, but nobody else's process is in such a folder.
-      const mark =
-        jail === undefined ? environment.find((entry) => entry.startsWith(MARK))?.slice(MARK.length) : undefined
-      const id = mark ?? jail?.slice(folder.length).split('/')[0]
+      // The jailer takes the environment away; but nobody else's process is in such a folder.
+      const id = isJail ? cwd.slice(folder.length).split('/')[0] : await markOf(name)
       const program = (await readFile(`/proc/${name}/comm`, 'utf8')).trim()
       found.push({ identity, cwd, id, program })
     } catch {
@@ -202,17 +193,7 @@ async function processesBelow(folder: string): Promise<MarkedProcess[]> {
   return found
 }
 
-/**
- * The jail of a process whose root is one of ours; undefined for any other. The root itself shows as `/`, as seen from inside; which
- * folder that is, tell the mounts (proc(5), mountinfo), by its path on the disk: that may lack the beginning of ours.
- */
-async function jailBelow(folder: string, pid: string): Promise<string | undefined> {
-  if ((await readFile(`/proc/${pid}/comm`, 'utf8')).trim() !== JAILED_PROGRAM) return undefined
-  const mounts = (await readFile(`/proc/${pid}/mountinfo`, 'utf8')).split('\n').map((line) => line.split(' '))
-  const [, , , onDisk = '/'] = mounts.find(([, , , , at]) => at === '/') ?? []
-  const isDeleted = onDisk.endsWith(DELETED_ROOT)
-  const root = isDeleted ? onDisk.slice(0, -DELETED_ROOT.length) : onDisk
-  const inside = JAIL_PATTERN.exec(root)?.[0]
-  if (inside === undefined || !`${folder}${inside.slice(1)}`.endsWith(root)) return undefined
-  return `${folder}${inside.slice(1)}${isDeleted ? ' (deleted)' : ''}`
+async function markOf(pid: string): Promise<string | undefined> {
+  const environment = (await readFile(`/proc/${pid}/environ`, 'latin1')).split('\0')
+  return environment.find((entry) => entry.startsWith(MARK))?.slice(MARK.length)
 }

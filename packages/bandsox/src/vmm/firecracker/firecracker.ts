@@ -118,7 +118,7 @@ function shimConfig(spec: MachineSpec, choice: Choice, folder: Folder, boots: bo
     ...(spec.vsock !== 'off' && {
       vsock: { kind: 'vmm', socket: VSOCK_SOCKET, vmmSocket: inside(folderFiles.vsock) } as const,
     }),
-    serial: { kind: 'uart', socket: SERIAL_SOCKET },
+    serial: { kind: 'uart', socket: SERIAL_SOCKET, ...(!boots && { awake: true }) },
     monitor: { kind: 'firecracker', socket: inside(folderFiles.api) },
     outputs: [output(folderFiles.log, FIRECRACKER_LOG), output(folderFiles.metrics, METRICS_LOG)],
     ...(choice.groups.usable && { cgroup: machineCgroup(choice.groups.parent, spec, 'kvm') }),
