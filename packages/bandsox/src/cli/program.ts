@@ -13,6 +13,7 @@ import { addInit } from './commands/init.js'
 import { addLogin, addLogout } from './commands/login.js'
 import { addEvents, addLogs } from './commands/logs.js'
 import { addMan } from './commands/man.js'
+import { addMetrics } from './commands/metrics.js'
 import { addPortForward } from './commands/port-forward.js'
 import { addSystem } from './commands/system.js'
 import { addTerminal } from './commands/terminal.js'
@@ -45,6 +46,7 @@ export function buildProgram(asJson: boolean): Command {
   addLogout(program)
   addLogs(program)
   addEvents(program)
+  addMetrics(program)
   addVsock(program)
   addImport(program)
   addInit(program)

@@ -13,6 +13,7 @@ import {
   type Sandbox,
   type SandboxChanges,
   type SandboxInfo,
+  type SandboxMetrics,
   type SandboxState,
   type StartOptions,
   type StateName,
@@ -22,6 +23,7 @@ import { type ExecRequest, startJob } from '../guest/job.js'
 import { parseSignal } from '../guest/signal.js'
 import { readRun, standsStill } from '../process/shim.js'
 import type { SandboxRecord } from '../store/record.js'
+import type { Machine } from '../vmm/vmm.js'
 import { agentOf } from './agent-of.js'
 import { changeSandbox } from './change.js'
 import { readConsole } from './console.js'
@@ -45,6 +47,7 @@ import {
 } from './settle.js'
 import { startSandbox } from './start.js'
 import { stopMachine } from './stop.js'
+import { vmmLog } from './vmm-log.js'
 import { waitForState } from './wait.js'
 
 /** A guest that waits for its disk tries again at once. */
@@ -172,6 +175,16 @@ export class LocalSandbox implements Sandbox {
     options: { timeoutMs?: number; signal?: AbortSignal } = {},
   ): Promise<SandboxState> {
     return await waitForState(this.#host, this.id, states, options)
+  }
+
+  async metrics(): Promise<SandboxMetrics> {
+    const { machine: facts } = await this.#allowed('metrics')
+    const counters = await this.#withMachine((machine) => machine.metrics())
+    return {
+      vmm: facts === undefined ? '' : `${facts.vmm} ${facts.version}`,
+      counters: counters ?? null,
+      log: (await vmmLog(this.#directory)) ?? null,
+    }
   }
 
   async links(options: { signal?: AbortSignal } = {}): Promise<LinkReport> {
@@ -323,10 +336,10 @@ export class LocalSandbox implements Sandbox {
     }
   }
 
-  async #withMachine(work: (machine: Awaited<ReturnType<Host['vmm']['attach']>>) => Promise<void>): Promise<void> {
+  async #withMachine<T>(work: (machine: Machine) => Promise<T>): Promise<T> {
     const machine = await this.#host.vmm.attach(this.#directory)
     try {
-      await work(machine)
+      return await work(machine)
     } finally {
       machine.close()
     }

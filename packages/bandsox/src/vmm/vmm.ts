@@ -113,7 +113,8 @@ export interface Machine {
   /** The VMM's own counters, as it names them; undefined from one that keeps none. @throws `vmm-control`. */
   metrics(): Promise<Record<string, unknown> | undefined>
   /**
-   * Writes the state of a paused machine into `folder`; it stays paused. Its disks are the caller's to copy meanwhile.
+   * Writes the state of a paused machine into `folder`, which nobody else may enter: it holds the guest's memory. It stays paused. Its disks
+   * are the caller's to copy meanwhile.
    *
    * @throws `host-unsupported` where the VMM cannot; `vmm-control`; system errors such as `ENOSPC`.
    */

@@ -307,6 +307,16 @@ export interface LinkState {
   traffic: { open: number; opened: number; toGuestBytes: number; fromGuestBytes: number } | null
 }
 
+/** What the VMM of a running sandbox says of itself. */
+export interface SandboxMetrics {
+  /** Name and version. */
+  vmm: string
+  /** By the VMM's own names, in groups; null from one that counts nothing. Most of Firecracker's are since they were last told, at most a minute ago. */
+  counters: Record<string, unknown> | null
+  /** The last lines of its log, oldest first; null from one that has none. */
+  log: readonly string[] | null
+}
+
 /** The links of a running sandbox, from the host's device to the guest's. What only the guest can tell is null when it cannot be asked. */
 export interface LinkReport {
   /** The one that an operation would take now. */
@@ -389,6 +399,8 @@ export interface Sandbox extends AsyncDisposable {
    * @throws `timeout`; `wrong-state` when it has failed and so never gets there by itself; `not-found` when it is removed.
    */
   waitFor(states: readonly StateName[], options?: { timeoutMs?: number; signal?: AbortSignal }): Promise<SandboxState>
+  /** What its VMM counts, and has logged. @throws `wrong-state` when it does not run; `vmm-control`. */
+  metrics(): Promise<SandboxMetrics>
   /** Tries each link, and tells what there is of it on both sides. @throws `wrong-state` when it does not run. */
   links(options?: { signal?: AbortSignal }): Promise<LinkReport>
   /** Removes a sandbox and its disk. @param options.force Kills a running one first. */

@@ -39,6 +39,8 @@ export const allowedIn = {
   limit: ['running', 'paused', 'stopped', 'failed'],
   /** Of virtual CPUs, which a machine has from its start. */
   reshape: ['stopped', 'failed'],
+  /** What its VMM says of itself. */
+  metrics: ['running', 'paused'],
   logs: ['creating', 'running', 'paused', 'stopping', 'stopped', 'hibernated', 'failed'],
   delete: ['stopped', 'hibernated', 'failed'],
 } as const satisfies Record<string, readonly StateName[]>

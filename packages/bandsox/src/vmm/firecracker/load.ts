@@ -5,6 +5,9 @@ import type { SnapshotLoad } from './api/types.js'
 import { folderFiles } from './configuration.js'
 import type { FirecrackerMachine } from './machine.js'
 
+const OWN_END_MS = 200
+const KILL_TIMEOUT_MS = 10_000
+
 /** @throws `host-unsupported` for what this release cannot do, `vmm-control` with what it says; nothing is left then. */
 export async function loadState(
   machine: FirecrackerMachine,
@@ -14,11 +17,19 @@ export async function loadState(
   try {
     await machine.load(snapshotLoad(capabilities, options))
   } catch (error) {
-    // One that could not load ends by itself, mostly; it is good for nothing either way.
-    await machine.signal('SIGKILL')
-    await machine.exited()
-    machine.close()
+    await end(machine)
     throw error
+  }
+}
+
+/** One that could not load ends by itself, mostly; it is good for nothing either way. */
+async function end(machine: FirecrackerMachine): Promise<void> {
+  try {
+    if ((await machine.exitedWithin(OWN_END_MS)) !== undefined) return
+    await machine.signal('SIGKILL')
+    await machine.exitedWithin(KILL_TIMEOUT_MS)
+  } finally {
+    machine.close()
   }
 }
 

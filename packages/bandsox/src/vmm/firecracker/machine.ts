@@ -1,6 +1,6 @@
 /** A running Firecracker: its shim for the process, its API for the machine. */
 import { constants } from 'node:fs'
-import { chmod, copyFile, lstat, open, rename, rm } from 'node:fs/promises'
+import { chmod, chown, copyFile, lstat, open, rename, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { BandSoxError, isSystemError } from '@bandsox/sdk'
@@ -20,8 +20,8 @@ const BALLOON_POLL_MS = 100
 /** Its line of metrics goes through a FIFO and the shim. */
 const METRICS_PATIENCE_MS = 2_000
 const METRICS_POLL_MS = 5
-/** Nobody but us is to read a guest's memory. */
-const OWNER_READS = 0o400
+/** Machines of several users are loaded from it, by links of their own: the folder is what keeps it from others. */
+const ALL_READ = 0o444
 
 /** Takes hold of the machine in `directory`; a shim that died is replaced first. @throws `vmm-failed`. */
 export async function attachMachine(shimPath: string, directory: string): Promise<FirecrackerMachine> {
@@ -150,5 +150,7 @@ async function takeFile(from: string, to: string): Promise<void> {
       await file.close()
     }
   }
-  await chmod(to, OWNER_READS)
+  // It was the VM's user's, who could change it later.
+  if (process.getuid?.() === 0) await chown(to, 0, 0)
+  await chmod(to, ALL_READ)
 }
