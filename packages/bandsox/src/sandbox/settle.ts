@@ -19,6 +19,7 @@ import type { SandboxRecord } from '../store/record.js'
 import type { Claim } from '../store/sandbox-store.js'
 import { agentOf } from './agent-of.js'
 import type { Host } from './host.js'
+import { describeLastWords, type LastWords, lastWords, noWords } from './last-words.js'
 import { stopMachine } from './stop.js'
 
 /** SIGKILL takes effect at once, unless the process hangs in the kernel. */
@@ -37,11 +38,18 @@ export const stateNow = (kind: Exclude<SandboxState['kind'], 'failed'>): Sandbox
 })
 
 /** The state that a VMM's end leaves: a guest that powered itself off has stopped, anything else has failed. */
-export function stateAfterExit(exit: VmmExit | undefined): SandboxState {
-  if (exit?.code === 0 && exit.shutdown !== 'guest-reset') return { kind: 'stopped', since: exit.at }
+export function stateAfterExit(exit: VmmExit | undefined, words: LastWords = noWords): SandboxState {
+  // Firecracker knows one end of a guest, and does not say whether it came by a panic.
+  if (exit?.code === 0 && exit.shutdown !== 'guest-reset' && words.panic === undefined)
+    return { kind: 'stopped', since: exit.at }
   const since = exit?.at ?? new Date().toISOString()
-  return { kind: 'failed', since, reason: exit === undefined ? 'VMM and shim ended together' : describeExit(exit) }
+  if (exit === undefined) return { kind: 'failed', since, reason: 'VMM and shim ended together' }
+  return { kind: 'failed', since, reason: describeEnd(exit, words) }
 }
+
+/** What a VMM says of itself is of interest where it ended by itself. */
+const describeEnd = (exit: VmmExit, words: LastWords): string =>
+  `${describeExit(exit)}${describeLastWords(exit.code === 0 ? { ...words, vmm: undefined } : words)}`
 
 /**
  * Compares a record with the processes that really run, and corrects it. While another process works on the sandbox, its
@@ -175,8 +183,9 @@ async function setRight(
     return await host.store.transition(id, { state: told })
   }
   await vsockIsGone(host, record)
-  host.info(`${id} has ended: ${now.exit === undefined ? 'nobody saw how' : describeExit(now.exit)}`)
-  return await host.store.transition(id, { state: stateAfterExit(now.exit), releaseNumbers: true })
+  const words = now.run === undefined ? noWords : await lastWords(host.store.directoryOf(id), now.run.startedAt)
+  host.info(`${id} has ended: ${now.exit === undefined ? 'nobody saw how' : describeEnd(now.exit, words)}`)
+  return await host.store.transition(id, { state: stateAfterExit(now.exit, words), releaseNumbers: true })
 }
 
 async function finishStop(host: Host, record: SandboxRecord): Promise<void> {

@@ -6,7 +6,7 @@ import { chown, link, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { BandSoxError, isSystemError, messageOf } from '@bandsox/sdk'
 import type { Agent } from '../guest/agent.js'
-import { describeExit } from '../process/shim.js'
+import { describeExit, readRun } from '../process/shim.js'
 import type { MachineRecord, SandboxRecord } from '../store/record.js'
 import type { Machine, MachineSpec } from '../vmm/vmm.js'
 import { admitWithin, hostMemoryMib } from './admission.js'
@@ -14,6 +14,7 @@ import { agentOf } from './agent-of.js'
 import { type ConsolePosition, consolePosition, consoleSaysReady, consoleTail } from './console.js'
 import { startOnFreeCid } from './free-cid.js'
 import { type Host, IMPORTED_ROOT, machineFiles } from './host.js'
+import { describeLastWords, lastWords } from './last-words.js'
 import { loadBoot } from './prepare.js'
 import type { Releases } from './releases.js'
 import { endMachine } from './settle.js'
@@ -169,12 +170,13 @@ async function whenReady(
     return await agent.waitUntilReady({ timeoutMs: timeoutMs - (performance.now() - startedAt), signal: either })
   } catch (error) {
     signal?.throwIfAborted()
-    const printed = await consoleTail(spec.directory, after)
+    const [printed, { run }] = await Promise.all([consoleTail(spec.directory, after), readRun(spec.directory)])
+    const words = run === undefined ? '' : describeLastWords(await lastWords(spec.directory, run.startedAt))
     const code = error instanceof BandSoxError ? error.code : 'boot-failed'
     const within = code === 'agent-unreachable' ? ` within ${timeoutMs} ms` : ''
     throw new BandSoxError(
       code,
-      `cannot boot sandbox ${spec.sandboxId}${within}: ${messageOf(error)}${quote(printed)}`,
+      `cannot boot sandbox ${spec.sandboxId}${within}: ${messageOf(error)}${words}${quote(printed)}`,
       { cause: error, hint: 'the lines above are the last of its console' },
     )
   }
