@@ -3,6 +3,8 @@ import { constants, open } from 'node:fs/promises'
 import { createConnection, type Socket } from 'node:net'
 import path from 'node:path'
 
+/** open(2): a descriptor that only names a file. Node has no constant for it. */
+const O_PATH = 0o10000000
 /** sun_path holds 108 bytes with the final NUL (unix(7)); Node 20 cuts a longer path short without an error. */
 export const MAX_SOCKET_PATH_BYTES = 107
 
@@ -21,6 +23,25 @@ export async function connectUnixSocket(socketPath: string, signal?: AbortSignal
     return await connect(`/proc/self/fd/${folder.fd}/${path.basename(socketPath)}`, signal)
   } finally {
     await folder.close()
+  }
+}
+
+/**
+ * As {@link connectUnixSocket}, to a socket in a folder where a VMM may write, which its guest may have taken over: a link to somebody
+ * else's socket is not followed, since we may open what the VMM may not. The folder itself must not be the VMM's to replace.
+ *
+ * @throws `ENOTSOCK` for what is no socket, and as above.
+ */
+export async function connectForeignSocket(socketPath: string, signal?: AbortSignal): Promise<Socket> {
+  signal?.throwIfAborted()
+  const named = await open(socketPath, O_PATH | constants.O_NOFOLLOW)
+  try {
+    if (!(await named.stat()).isSocket())
+      throw Object.assign(new Error(`ENOTSOCK: ${socketPath} is no socket`), { code: 'ENOTSOCK' })
+    // What the descriptor names, whatever has become of the path since.
+    return await connect(`/proc/self/fd/${named.fd}`, signal)
+  } finally {
+    await named.close()
   }
 }
 

@@ -6,7 +6,7 @@
  */
 import { isSystemError, messageOf } from '@bandsox/sdk'
 import { Client, type Dispatcher } from 'undici'
-import { connectUnixSocket } from '../../../process/unix-socket.js'
+import { connectForeignSocket } from '../../../process/unix-socket.js'
 import { type ApiCall, FirecrackerNoAnswer } from './fault.js'
 
 /** Without a call, in milliseconds. A machine that starts is called many times within some of them. */
@@ -25,12 +25,12 @@ export class ApiConnection {
   /** How often a connection was made. */
   #made = 0
 
-  /** @param socketPath As for `connectUnixSocket`. */
+  /** @param socketPath As for `connectForeignSocket`. */
   constructor(socketPath: string) {
     this.#socketPath = socketPath
     this.#client = new Client('http://localhost', {
       connect: (_, done) => {
-        connectUnixSocket(socketPath).then(
+        connectForeignSocket(socketPath).then(
           (socket) => {
             this.#made++
             done(null, socket)

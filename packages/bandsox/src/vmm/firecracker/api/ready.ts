@@ -1,7 +1,7 @@
 /** Waits until a Firecracker that has just been started listens at its API socket. */
 import { BandSoxError, isSystemError } from '@bandsox/sdk'
 import { pause } from '../../../process/pause.js'
-import { connectUnixSocket } from '../../../process/unix-socket.js'
+import { connectForeignSocket } from '../../../process/unix-socket.js'
 
 /** 44 to 150 ms were seen under emulation. */
 const TIMEOUT_MS = 10_000
@@ -54,7 +54,7 @@ export async function waitForApi(socketPath: string, options: WaitForApiOptions 
 /** @returns undefined when somebody listens; else why not yet. */
 async function tryToConnect(socketPath: string, signal: AbortSignal): Promise<NodeJS.ErrnoException | undefined> {
   try {
-    const socket = await connectUnixSocket(socketPath, signal)
+    const socket = await connectForeignSocket(socketPath, signal)
     socket.on('error', () => undefined) // nothing is said over it
     socket.destroy()
     return undefined
