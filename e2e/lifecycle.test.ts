@@ -195,7 +195,11 @@ test(`a create that is killed at ${kills} moments leaves nothing after the next 
 test('Ctrl-C during create removes what was made, and says so by its status', async () => {
   await using storage = await temporaryStorage()
   const child = startCli(storage.folder, ['create', 'bandsox/base'])
-  await until(() => processesIn(storage.folder).some(({ program }) => VMM_PROGRAM.test(program)), 'the VMM to start', 60_000)
+  await until(
+    () => processesIn(storage.folder).some(({ program }) => VMM_PROGRAM.test(program)),
+    'the VMM to start',
+    60_000,
+  )
   child.kill('SIGINT')
   const [status] = (await once(child, 'close')) as [number]
   assert.equal(status, 130)

@@ -31,7 +31,10 @@ export interface StandInOptions {
 }
 
 /** A folder with a Firecracker and a jailer that are none, a /dev/kvm, and a shim that says that it works. */
-export async function standInHost({ jailer, flags = [] }: StandInOptions): Promise<FirecrackerHost> {
+export async function standInHost({
+  jailer,
+  flags = [],
+}: StandInOptions): Promise<FirecrackerHost & { readonly folder: string }> {
   const folder = await mkdtemp('/tmp/bandsox-firecracker-')
   await chmod(folder, 0o755) // a VM's own user starts it
   const at = (name: string) => path.join(folder, name)
@@ -46,18 +49,22 @@ export async function standInHost({ jailer, flags = [] }: StandInOptions): Promi
   await chmod(at('shim'), 0o755)
   return {
     isReal: false,
-    config: (storage) => ({
-      ...readConfig({ ...process.env, BANDSOX_VMM: '', BANDSOX_JAIL: '' }, { storage }),
-      shimPath: at('shim'),
-      kvmDevice: at('kvm'),
-      firecracker: { program: at('firecracker'), jailer: at('jailer') },
-      vmm: 'firecracker',
-      jailer,
-      warn: () => undefined,
-    }),
+    folder,
+    config: (storage) => standInConfig(folder, storage, jailer),
     [Symbol.asyncDispose]: () => rm(folder, { recursive: true, force: true }),
   }
 }
+
+/** For whoever has only the folder of a {@link standInHost}. */
+export const standInConfig = (folder: string, storage: string, jailer: JailerMode): LocalConfig => ({
+  ...readConfig({ ...process.env, BANDSOX_VMM: '', BANDSOX_JAIL: '' }, { storage }),
+  shimPath: path.join(folder, 'shim'),
+  kvmDevice: path.join(folder, 'kvm'),
+  firecracker: { program: path.join(folder, 'firecracker'), jailer: path.join(folder, 'jailer') },
+  vmm: 'firecracker',
+  jailer,
+  warn: () => undefined,
+})
 
 /** @returns Why there is none, for a test that is skipped. */
 export async function realHost(jailer: JailerMode): Promise<FirecrackerHost | string> {

@@ -29,18 +29,20 @@ describe('the last words of a machine', () => {
     assert.equal((await lastWords(old, since)).panic, undefined)
   })
 
-  it("are the VMM's error, from its stderr or else from its log of this run, harmless and short", async (t) => {
+  it("are the VMM's error, from its log of this run or else from its stderr, harmless and short", async (t) => {
     const log = [
       '2025-12-31T23:59:59.000000000 [vm:main] Error: of an earlier run',
       '2026-01-01T00:00:01.000000000 [vm:main] Running Firecracker v1.17.0',
-      `2026-01-01T00:00:02.000000000 [vm:main] Firecracker exiting with error. \u001b[31m${'x'.repeat(1000)}`,
-      '2026-01-01T00:00:03.000000000 [vm:main] something else',
+      `2026-01-01T00:00:02.000000000 [vm:main] Building VMM failed: KVM \u001b[31m${'x'.repeat(1000)}`,
+      '2026-01-01T00:00:03.000000000 [vm:main] Firecracker exiting with error. exit_code=1',
     ].join('\n')
     const logged = (await lastWords(await vmWith(t, { 'firecracker.log': log }), since)).vmm ?? ''
-    assert.match(logged, /exiting with error/)
+    assert.match(logged, /Building VMM failed: KVM/)
     assert.ok(logged.length <= 300 && !logged.includes('\u001b'))
     const both = await vmWith(t, { 'firecracker.log': log, 'vmm.log': 'Error: RunWithApi\n' })
-    assert.equal((await lastWords(both, since)).vmm, 'Error: RunWithApi')
+    assert.match((await lastWords(both, since)).vmm ?? '', /Building VMM failed/)
+    const printed = await vmWith(t, { 'firecracker.log': '', 'vmm.log': 'Error: RunWithApi\n' })
+    assert.equal((await lastWords(printed, since)).vmm, 'Error: RunWithApi')
     assert.deepEqual(await lastWords(await vmWith(t, { 'vmm.log': 'a warning\n' }), since), {
       panic: undefined,
       vmm: undefined,

@@ -15,12 +15,14 @@ const PANIC = /Kernel panic - not syncing: (.*)/g
 /** Of the agent, in each run: a panic before the last one was another run's. */
 const READY = 'bandsox-agent: '
 /** Of Firecracker's log, whose lines begin with a time and `[id:thread:level:…]`; and what Rust prints. */
-const ERROR_LINE = /error|panicked/i
+const ERROR_LINE = /error|failed|panicked/i
+/** Firecracker's last line says no more than the exit status. */
+const NO_REASON = /exiting with error/i
 
 export interface LastWords {
   /** The guest's kernel has panicked: why. */
   panic: string | undefined
-  /** The last line that the VMM has printed, or else logged, of an error. */
+  /** The last line that the VMM has logged, or else printed, of an error. */
   vmm: string | undefined
 }
 
@@ -38,7 +40,7 @@ export async function lastWords(directory: string, since: string): Promise<LastW
     return tail === undefined || (await stat(file)).mtime.toISOString() < since ? '' : tail
   }
   const [console, stderr, log] = await Promise.all([tailOf(CONSOLE_LOG), tailOf(VMM_LOG), tailOf(VMM_OWN_LOG)])
-  return { panic: panicIn(console), vmm: errorIn(stderr) ?? errorIn(linesSince(log, since)) }
+  return { panic: panicIn(console), vmm: errorIn(linesSince(log, since)) ?? errorIn(stderr) }
 }
 
 /** Firecracker's lines begin with their time, of which as much is compared as is in both. */
@@ -55,7 +57,7 @@ function panicIn(console: string): string | undefined {
 }
 
 function errorIn(text: string): string | undefined {
-  const last = text.split('\n').findLast((line) => ERROR_LINE.test(line))
+  const last = text.split('\n').findLast((line) => ERROR_LINE.test(line) && !NO_REASON.test(line))
   return last === undefined ? undefined : short(last)
 }
 

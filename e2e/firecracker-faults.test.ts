@@ -1,0 +1,129 @@
+/** A Firecracker that crashes, hangs, panics or keeps silent at each step, and its manager, shim or VMM killed at any moment. */
+import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync } from 'node:fs'
+import { test } from 'node:test'
+import { fileURLToPath } from 'node:url'
+import { BandSoxError } from 'bandsox'
+import type { JailerMode } from 'bandsox/internal/vmm/firecracker/host.js'
+import { openOn, standInHost } from './support/firecracker.js'
+import { boundedOrFull } from './support/scale.js'
+import { namesIn, processesIn, type TestStorage, temporaryStorage, until, VMM_PROGRAM } from './support/storage.js'
+
+const jailer: JailerMode = process.getuid?.() === 0 ? 'on' : 'off'
+const disk = { diskMib: 64 }
+
+/** What a start must say of each fault: its own word, why, and nothing left. */
+const faults: readonly [flags: string[], says: RegExp][] = [
+  [['crash-at=start'], /cannot boot sandbox .*: the VMM exited with 148 .*the VMM said: /],
+  [['crash-at=InstanceStart'], /cannot boot sandbox .*: the VMM exited with 148 /],
+  [['guest-panics'], /cannot boot sandbox .*: the VMM exited with 0 .*the guest's kernel panicked: /],
+  [['guest-silent'], /cannot boot sandbox .* within 3000 ms: /],
+  [['no-kvm'], /cannot boot sandbox .*: the VMM exited with \d+ .*the VMM said: .*KVM/i],
+]
+
+for (const [flags, says] of faults)
+  test(`a start says what happened when there is ${flags.join(', ')}, and leaves nothing`, async () => {
+    await using storage = await temporaryStorage()
+    await using host = await standInHost({ jailer, flags: flags.flatMap((flag) => ['--stand-in-fault', flag]) })
+    await using bandsox = await openOn(host, storage.folder)
+    await assert.rejects(bandsox.create('bandsox/base', { ...disk, bootTimeoutMs: 3_000 }), (error: unknown) => {
+      assert.ok(error instanceof BandSoxError, String(error))
+      assert.match(error.message, says)
+      assert.ok(error.hint !== undefined)
+      return true
+    })
+    await nothingLeft(storage)
+  })
+
+test('a release that is too old is refused before anything is made', async () => {
+  await using storage = await temporaryStorage()
+  await using host = await standInHost({ jailer, flags: ['--stand-in-version', '1.9.1'] })
+  await using bandsox = await openOn(host, storage.folder)
+  await assert.rejects(bandsox.create('bandsox/base', disk), /Firecracker 1\.9\.1 is too old: 1\.10\.0 or newer/)
+  await nothingLeft(storage)
+})
+
+test('without vsock, and when vsock dies, everything goes on over the serial line', async () => {
+  await using storage = await temporaryStorage()
+  await using host = await standInHost({ jailer, flags: ['--stand-in-fault', 'vsock-dies=1500'] })
+  await using bandsox = await openOn(host, storage.folder)
+  await using sandbox = await bandsox.create('bandsox/base', disk)
+  const name = jailer === 'on' ? '/file' : `/tmp/bandsox-stand-in-${process.pid}`
+  assert.equal((await sandbox.files.write(name, 'over vsock')).link, 'vsock')
+  await until(async () => (await sandbox.files.write(name, 'over the serial line')).link === 'serial', 'vsock to die')
+  assert.equal(String(await sandbox.files.read(name)), 'over the serial line')
+  await using off = await bandsox.create('bandsox/base', { ...disk, vsock: 'off' })
+  assert.equal((await off.files.write(name, 'x')).link, 'serial')
+})
+
+test('a release that loses vsock with a pause goes on over the serial line', async () => {
+  await using storage = await temporaryStorage()
+  await using host = await standInHost({ jailer, flags: ['--stand-in-fault', 'vsock-after-pause'] })
+  await using bandsox = await openOn(host, storage.folder)
+  await using sandbox = await bandsox.create('bandsox/base', disk)
+  const name = jailer === 'on' ? '/file' : `/tmp/bandsox-stand-in-${process.pid}`
+  assert.equal((await sandbox.files.write(name, 'before')).link, 'vsock')
+  await sandbox.pause()
+  await sandbox.resume()
+  assert.equal((await sandbox.files.write(name, 'after')).link, 'serial')
+  assert.equal(String(await sandbox.files.read(name)), 'after')
+})
+
+const kills = boundedOrFull(6, 40)
+
+test(`a manager that is killed at ${kills} moments of a start leaves nothing after the next look`, async () => {
+  await using storage = await temporaryStorage()
+  await using host = await standInHost({ jailer })
+  const creator = fileURLToPath(new URL('./support/firecracker-create.js', import.meta.url))
+  for (let index = 0; index < kills; index++) {
+    const child = spawn(process.execPath, [creator, storage.folder, host.folder, jailer], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    })
+    await once(child.stdout, 'data') // it is about to create
+    const afterMs = 5 + (index * 200) / kills
+    setTimeout(() => child.kill('SIGKILL'), afterMs)
+    await once(child, 'close')
+    await until(async () => {
+      await using bandsox = await openOn(host, storage.folder)
+      for (const { id } of await bandsox.list()) await (await bandsox.get(id)).delete({ force: true })
+      return namesIn(`${storage.folder}/vms`).length === 0
+    }, `a start killed after ${afterMs} ms to be cleaned up`)
+    await nothingLeft(storage)
+  }
+})
+
+for (const victim of ['shim', 'VMM', 'shim and VMM'] as const)
+  test(`a start whose ${victim} is killed fails with a reason, and leaves nothing`, async () => {
+    await using storage = await temporaryStorage()
+    await using host = await standInHost({ jailer, flags: ['--stand-in-fault', 'boot-takes=600'] })
+    for (let index = 0; index < boundedOrFull(3, 20); index++) {
+      await using bandsox = await openOn(host, storage.folder)
+      const created = bandsox.create('bandsox/base', { ...disk, bootTimeoutMs: 8_000 }).then(
+        (sandbox) => sandbox,
+        (error: unknown) => error,
+      )
+      const isVictim = (program: string) =>
+        (victim.includes('VMM') && (VMM_PROGRAM.test(program) || program === 'jailer')) ||
+        (victim.includes('shim') && program.startsWith('bandsox-shim'))
+      await until(() => processesIn(storage.folder).some(({ program }) => isVictim(program)), 'the victim to be there')
+      await new Promise((resolve) => setTimeout(resolve, index * 60))
+      for (const { pid, program } of processesIn(storage.folder)) if (isVictim(program)) process.kill(pid, 'SIGKILL')
+      const outcome = await created
+      if (outcome instanceof Error) assert.ok(outcome instanceof BandSoxError, outcome.stack)
+      for (const { id } of await bandsox.list()) await (await bandsox.get(id)).delete({ force: true })
+      await nothingLeft(storage)
+    }
+  })
+
+async function nothingLeft(storage: TestStorage): Promise<void> {
+  await storage.assertNothingLeft()
+  const groups = '/sys/fs/cgroup/bandsox'
+  if (existsSync(groups))
+    assert.deepEqual(
+      namesIn(groups).filter((name) => name.startsWith('sbx_') && !existsSync(`${storage.folder}/vms/${name}`)),
+      [],
+      'control groups left behind',
+    )
+}
