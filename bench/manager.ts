@@ -1,4 +1,5 @@
-/** The manager's own time: from the call of `create` to the first instruction of the VMM's main, with a stand-in for QEMU. */
+/** The manager's own time: from the call of `create` to the first instruction of the VMM's main, with a stand-in for QEMU; or to the start
+ * of the machine, with one for Firecracker. */
 import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'

@@ -3,7 +3,7 @@
  * real one, where `BANDSOX_FIRECRACKER` names it and KVM works.
  */
 import { randomUUID } from 'node:crypto'
-import { appendFile, chmod, copyFile, link, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { appendFile, chmod, copyFile, link, mkdtemp, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { readConfig } from 'bandsox/internal/config.js'
@@ -30,7 +30,7 @@ export interface StandInOptions {
   flags?: readonly string[]
 }
 
-/** A folder with a Firecracker and a jailer that are none, a /dev/kvm, and a shim that says that it works. */
+/** A folder with a Firecracker and a jailer that are none, on a host whose KVM is said to work. */
 export async function standInHost({
   jailer,
   flags = [],
@@ -41,12 +41,6 @@ export async function standInHost({
   await copyFile(native('stand-in-firecracker'), at('firecracker'))
   if (flags.length > 0) await appendFile(at('firecracker'), `\n#stand-in ${JSON.stringify(flags)}\n`)
   await copyFile(native('stand-in-jailer'), at('jailer'))
-  await writeFile(at('kvm'), '')
-  await chmod(at('kvm'), 0o666)
-  const answer = JSON.stringify({ usable: true, reason: '' })
-  const shim = `#!/bin/sh\n[ "$1" = probe-kvm ] && exec echo '${answer}'\nexec ${native('bandsox-shim')} "$@"\n`
-  await writeFile(at('shim'), shim)
-  await chmod(at('shim'), 0o755)
   return {
     isReal: false,
     folder,
@@ -58,8 +52,7 @@ export async function standInHost({
 /** For whoever has only the folder of a {@link standInHost}. */
 export const standInConfig = (folder: string, storage: string, jailer: JailerMode): LocalConfig => ({
   ...readConfig({ ...process.env, BANDSOX_VMM: '', BANDSOX_JAIL: '' }, { storage }),
-  shimPath: path.join(folder, 'shim'),
-  kvmDevice: path.join(folder, 'kvm'),
+  kvm: { usable: true, groups: [] },
   firecracker: { program: path.join(folder, 'firecracker'), jailer: path.join(folder, 'jailer') },
   vmm: 'firecracker',
   jailer,

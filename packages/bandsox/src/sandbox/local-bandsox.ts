@@ -14,7 +14,7 @@ import type { SandboxRecord } from '../store/record.js'
 import { filtered } from '../store/sandbox-filter.js'
 import { SandboxStore } from '../store/sandbox-store.js'
 import type { JailerMode } from '../vmm/firecracker/host.js'
-import type { HostTools } from '../vmm/host.js'
+import type { HostTools, Kvm } from '../vmm/host.js'
 import { chooseVmm, hostVmm, type VmmName } from '../vmm/host-vmm.js'
 import { type Configuration, readConfiguration } from './configuration.js'
 import { createSandbox } from './create.js'
@@ -61,8 +61,8 @@ export interface LocalConfig {
   searchPath: readonly string[]
   /** Where Firecracker and its jailer are, when a user says so. */
   firecracker?: { program?: string | undefined; jailer?: string | undefined }
-  /** Default `/dev/kvm`. */
-  kvmDevice?: string
+  /** What is known of KVM already. Default: it is found out. */
+  kvm?: Kvm
   vmm?: VmmName | undefined
   jailer?: JailerMode | undefined
   images?: ImageSettings
@@ -177,10 +177,10 @@ export class LocalBandSox implements BandSox {
   }
 }
 
-const toolsOf = ({ shimPath, searchPath, kvmDevice, firecracker, storage }: LocalConfig): HostTools => ({
+const toolsOf = ({ shimPath, searchPath, kvm, firecracker, storage }: LocalConfig): HostTools => ({
   shim: shimPath,
   searchPath,
-  kvmDevice,
+  kvm,
   firecracker: { ...firecracker, storage },
 })
 

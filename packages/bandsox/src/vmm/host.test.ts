@@ -36,7 +36,7 @@ describe('this host', () => {
     ]
     for (const [script, expected] of cases) {
       const shim = await program(t, 'shim', `[ "$1" = probe-kvm ] || exit 9\n${script}`)
-      const { kind, reason } = await probeAcceleration({ shim, searchPath: [], kvmDevice: device })
+      const { kind, reason } = await probeAcceleration({ shim, searchPath: [] }, device)
       assert.equal(kind, expected.kind, script)
       if (expected.reason === undefined) assert.equal(reason, undefined)
       else assert.match(reason ?? '', expected.reason)
@@ -57,7 +57,7 @@ describe('this host', () => {
     const device = path.join(path.dirname(shim), 'kvm')
     await writeFile(device, '')
     await chmod(device, 0o600)
-    const { kind, reason } = await probeAcceleration({ shim, searchPath: [], kvmDevice: device })
+    const { kind, reason } = await probeAcceleration({ shim, searchPath: [] }, device)
     if (process.getuid?.() === 0) assert.match(reason ?? '', /only root may open .*chgrp kvm/)
     else assert.equal(kind, 'kvm')
   })

@@ -14,8 +14,8 @@ export interface HostTools {
   shim: string
   /** Folders searched for programs, in order: PATH, and our own cache for the vsock daemon. */
   searchPath: readonly string[]
-  /** Default `/dev/kvm`. */
-  kvmDevice?: string | undefined
+  /** What is known of KVM already. Default: it is found out. */
+  kvm?: Kvm | undefined
   /** Firecracker and its jailer where a user says where they are. Default: as `init` has placed them, else in the search path. */
   firecracker?: { program?: string | undefined; jailer?: string | undefined; storage?: string | undefined }
 }
@@ -48,7 +48,8 @@ const probeSchema = z.object({ usable: z.boolean(), reason: z.string() })
 /**
  * Whether KVM works, by making a VM and running an instruction: neither a CPU flag nor the presence of /dev/kvm says so.
  */
-export async function probeKvm(tools: HostTools): Promise<Kvm> {
+export async function probeKvm(tools: HostTools, device: string = KVM_DEVICE): Promise<Kvm> {
+  if (tools.kvm !== undefined) return tools.kvm
   let stdout: string
   try {
     // Exit status 3 means "not usable", with the reason on stdout; `runCommand` would only see a failure.
@@ -65,7 +66,6 @@ export async function probeKvm(tools: HostTools): Promise<Kvm> {
   if (!probe.data.usable) return { usable: false, reason: probe.data.reason }
   // An ordinary user's VMMs are that user's, as the probe was. Root opens any device, but VMMs of root's do not run as root.
   if (process.getuid?.() !== 0) return { usable: true, groups: [] }
-  const device = tools.kvmDevice ?? KVM_DEVICE
   const groups = groupsToOpen(await stat(device))
   if (groups !== undefined) return { usable: true, groups }
   const remedy = `chgrp kvm ${device}; chmod 660 ${device}`
@@ -77,8 +77,8 @@ export async function probeKvm(tools: HostTools): Promise<Kvm> {
 }
 
 /** What QEMU has: it opens the device as the VM's user. */
-export async function probeAcceleration(tools: HostTools): Promise<Acceleration> {
-  const { usable, groups, reason } = await probeKvm(tools)
+export async function probeAcceleration(tools: HostTools, device?: string): Promise<Acceleration> {
+  const { usable, groups, reason } = await probeKvm(tools, device)
   return usable && groups !== undefined ? { kind: 'kvm', groups } : { kind: 'tcg', reason: reason ?? '' }
 }
 
