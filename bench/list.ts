@@ -40,7 +40,7 @@ export async function measureList({ quick, signal }: { quick: boolean; signal: A
   const host = await openHost({
     storage,
     shimPath,
-    searchPath: standIn.searchPath,
+    ...standIn.config,
     warn: (text) => console.error(text),
   })
   try {

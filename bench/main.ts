@@ -10,6 +10,7 @@ import { measureCompressor } from './image/compressor.js'
 import { measureImage } from './image/image.js'
 import { measureLink } from './link/link.js'
 import { measureList } from './list.js'
+import { measureLoad } from './load.js'
 import { measureManager } from './manager.js'
 import { measureMemory } from './memory.js'
 import { formatReport, isMet, type Report } from './report.js'
@@ -17,7 +18,7 @@ import { measureTransfer } from './transfer.js'
 
 const usage = `usage: npm run bench -- [SUBJECT…] [options]
 
-Subjects: boot exec transfer memory checksum (all of these by default), manager list idle, image compressor, link
+Subjects: boot exec transfer memory checksum (all of these by default), manager load list idle, image compressor, link
 
   --runs N     pairs of boots or pulls, rounds of compressors, idle sandboxes (default 5)
   --quick      no transfers of 1 GiB, no compressors that take a minute; half as many creates, fewer processes
@@ -41,6 +42,7 @@ const subjects: Record<string, (options: Options) => Promise<Report> | AsyncIter
   image: measureImage,
   compressor: measureCompressor,
   manager: measureManager,
+  load: measureLoad,
   list: measureList,
   idle: measureIdle,
   link: measureLink,
