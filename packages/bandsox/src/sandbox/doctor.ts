@@ -46,7 +46,15 @@ export async function examineHost(config: {
       const configured = await readConfiguration(config.configFile)
       const { vmm = configured.vmm, jailer = configured.jailer } = config
       const { name, reason } = await chooseVmm(tools, { vmm, jailer })
-      return { verdict: 'ok', found: `${name}: ${reason}` }
+      if (vmm !== 'firecracker') return { verdict: 'ok', found: `${name}: ${reason}` }
+      // Asked for, it is not replaced by QEMU: then all that it needs must be there.
+      const could = await chooseVmm(tools, { vmm: 'auto', jailer })
+      if (could.name === 'firecracker') return { verdict: 'ok', found: `${name}: it was asked for; ${could.reason}` }
+      return {
+        verdict: 'missing',
+        found: `${name} was asked for: ${could.reason}`,
+        hint: 'let BandSox choose: --vmm auto',
+      }
     }),
     check('kvm', async () => {
       const { usable, groups, reason } = await probeKvm(tools)

@@ -1,7 +1,7 @@
 /** What is told of a sandbox to those who ask. */
 import type { SandboxInfo } from '@bandsox/sdk'
 import { readRun, type ShimRecords } from '../process/shim.js'
-import type { SandboxRecord } from '../store/record.js'
+import type { MachineRecord, SandboxRecord } from '../store/record.js'
 import type { Host } from './host.js'
 import { isLive } from './settle.js'
 
@@ -22,7 +22,7 @@ export async function sandboxInfo(host: Host, record: SandboxRecord, run?: ShimR
     vcpu: record.vcpu,
     memoryMib: record.memoryMib,
     diskMib: record.diskMib,
-    vmm: machine === undefined ? '' : `${machine.vmm} ${machine.version}`,
+    vmm: machine === undefined ? '' : describeVmm(machine),
     accelerator: machine?.accelerator ?? '',
     vsock: machine?.vsock && cid !== null && port !== null ? { cid, port, backend: machine.vsock.backend } : null,
     vmmPid: isLive(record.state) ? vmmPid(run ?? (await readRun(directory))) : null,
@@ -34,3 +34,9 @@ export async function sandboxInfo(host: Host, record: SandboxRecord, run?: ShimR
 }
 
 const vmmPid = ({ run, vmmAlive }: ShimRecords): number | null => (vmmAlive && run !== undefined ? run.vmm.pid : null)
+
+/** Of the last start. */
+function describeVmm({ vmm, version, jailed, jailReason }: MachineRecord): string {
+  if (jailed === undefined) return `${vmm} ${version}`
+  return `${vmm} ${version}, ${jailed ? 'jailed' : `not jailed: ${jailReason ?? 'unknown'}`}`
+}

@@ -30,7 +30,10 @@ export async function chooseVmm(tools: HostTools, { vmm, jailer }: VmmSettings):
     const found = await findFirecracker(tools)
     const jail = await chooseJail(jailer, found, process.getuid?.() === 0)
     if (groups === undefined && jail.jailer === undefined) return { name: 'qemu', reason }
-    return { name: 'firecracker', reason: 'KVM works' }
+    return {
+      name: 'firecracker',
+      reason: `KVM works; ${jail.jailer === undefined ? `no jail: ${jail.reason}` : 'in a jail'}`,
+    }
   } catch (error) {
     return { name: 'qemu', reason: messageOf(error) }
   }
