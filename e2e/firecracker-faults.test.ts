@@ -58,7 +58,20 @@ test('without vsock, and when vsock dies, everything goes on over the serial lin
   assert.equal((await off.files.write(name, 'x')).link, 'serial')
 })
 
-test('a release that loses vsock with a pause goes on over the serial line', async () => {
+test('a release that loses vsock with a pause, 1.16, is kept from it', async () => {
+  await using storage = await temporaryStorage()
+  await using host = await standInHost({ jailer, flags: ['--stand-in-version', '1.16.1'] })
+  await using bandsox = await openOn(host, storage.folder)
+  await using sandbox = await bandsox.create('bandsox/base', disk)
+  const name = jailer === 'on' ? '/file' : `/tmp/bandsox-stand-in-${process.pid}`
+  for (let round = 0; round < 3; round++) {
+    await sandbox.pause()
+    await sandbox.resume()
+    assert.equal((await sandbox.files.write(name, 'after', { link: 'vsock' })).link, 'vsock')
+  }
+})
+
+test('where vsock is lost with a pause all the same, everything goes on over the serial line', async () => {
   await using storage = await temporaryStorage()
   await using host = await standInHost({ jailer, flags: ['--stand-in-fault', 'vsock-after-pause'] })
   await using bandsox = await openOn(host, storage.folder)

@@ -9,7 +9,7 @@
 //
 //	vsock-refuses       closes every CONNECT without a word
 //	vsock-dies=MS       closes the vsock socket and all its connections so long after the start
-//	vsock-after-pause   after a pause without a snapshot no CONNECT is answered any more (Firecracker's issue 6100, up to 1.16)
+//	vsock-after-pause   after a pause without a snapshot no CONNECT is answered any more (as 1.16 is by itself: Firecracker's issue 6100)
 //	api-slow=MS         each answer comes so much later
 //	crash-at=STEP       ends with status 148 at a step: start, an action such as InstanceStart, or a request such as "PUT /vsock"
 //	hang-at=STEP        never answers there, nor to whatever comes behind it

@@ -61,16 +61,17 @@ func (v *vmm) createSnapshot(request snapshotCreate) error {
 	if err != nil {
 		return refuse("Create snapshot error: Cannot serialize the microVM state: %v", err)
 	}
+	// The devices are saved before any file is opened, and with that the guest's vsock is told of a reset.
+	if v.device != nil {
+		v.device.Sever()
+	}
+	v.hasSnapshot = true
 	if err := os.WriteFile(request.SnapshotPath, append([]byte(stateMagic), text...), 0o666); err != nil {
 		return refuse("Create snapshot error: Cannot perform open on the snapshot backing file: %s", osError(err))
 	}
 	if err := v.writeMemory(request.MemFilePath, isWhole); err != nil {
 		return err
 	}
-	if v.device != nil {
-		v.device.Sever()
-	}
-	v.hasSnapshot = true
 	return nil
 }
 

@@ -214,7 +214,7 @@ func (v *vmm) resume() error {
 	if v.state == paused && v.device != nil {
 		if v.hasSnapshot {
 			v.device.Reset()
-		} else if v.faults.VsockAfterPause {
+		} else if v.faults.VsockAfterPause || v.isBetween1_16And1_17() {
 			v.device.Hang()
 		}
 	}
@@ -262,4 +262,9 @@ func randomUUID() string {
 	}
 	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
+
+// isBetween1_16And1_17: those lose vsock with a pause, by issue 6100, as the fault says of any.
+func (v *vmm) isBetween1_16And1_17() bool {
+	return v.version.AtLeast(1, 16) && !v.version.AtLeast(1, 17)
 }

@@ -9,10 +9,12 @@ import type { LiveLimits } from '../limits.js'
 import { attachShim, ShimMachine } from '../shim-machine.js'
 import type { Machine, MachineState, StateKind } from '../vmm.js'
 import { FirecrackerApi } from './api/client.js'
+import { FirecrackerFault } from './api/fault.js'
 import { waitForApi } from './api/ready.js'
 import type { SnapshotLoad } from './api/types.js'
 import { folderFiles, limitedDrives, METRICS_LOG } from './configuration.js'
 import { lastMetrics } from './metrics.js'
+import { losesVsockAtPause, versionNumber } from './version.js'
 
 /** A guest gives some hundred MiB in a second; its statistics are a second old. */
 const BALLOON_PATIENCE_MS = 5_000
@@ -20,6 +22,9 @@ const BALLOON_POLL_MS = 100
 /** Its line of metrics goes through a FIFO and the shim. */
 const METRICS_PATIENCE_MS = 2_000
 const METRICS_POLL_MS = 5
+/** No folder of this name is in a VMM's. */
+const NOWHERE = 'nowhere/state'
+const CANNOT_OPEN = /snapshot backing file/
 /** Machines of several users are loaded from it, by links of their own: the folder is what keeps it from others. */
 const ALL_READ = 0o444
 
@@ -52,8 +57,24 @@ export class FirecrackerMachine extends ShimMachine implements Machine {
   }
 
   async pause(): Promise<void> {
-    await this.quietly(() => this.#firecracker.pause())
+    await this.quietly(async () => {
+      await this.#firecracker.pause()
+      const number = versionNumber(await this.#firecracker.version())
+      if (number !== undefined && losesVsockAtPause(number)) await this.#tellGuestOfReset()
+    })
     await this.shim.look()
+  }
+
+  /**
+   * Has Firecracker begin to save a state, which tells the guest's vsock of a reset, into a folder that is not there: it fails before it
+   * has written anything. The links have no connection that could suffer.
+   */
+  async #tellGuestOfReset(): Promise<void> {
+    try {
+      await this.#firecracker.createSnapshot({ snapshot_path: NOWHERE, mem_file_path: NOWHERE })
+    } catch (error) {
+      if (!(error instanceof FirecrackerFault && CANNOT_OPEN.test(error.faultMessage))) throw error
+    }
   }
 
   async resume(): Promise<void> {

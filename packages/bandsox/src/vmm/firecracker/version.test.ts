@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { hasCode } from '../../testing/errors.js'
-import { capabilitiesOf, isAtLeast, requireRecentFirecracker } from './version.js'
+import { capabilitiesOf, isAtLeast, losesVsockAtPause, requireRecentFirecracker, versionNumber } from './version.js'
 
 describe('a Firecracker', () => {
   it('tells its version, and must not be too old', () => {
@@ -27,16 +27,17 @@ describe('a Firecracker', () => {
 
   it('can do what its release can', () => {
     const old = capabilitiesOf([1, 10, 1])
-    assert.deepEqual(
-      [old.vsockAfterPause, old.networkOverrides, old.vsockOverride, old.clockRealtime],
-      [false, false, false, false],
-    )
+    assert.deepEqual([old.networkOverrides, old.vsockOverride, old.clockRealtime], [false, false, false])
     assert.deepEqual(old.states, ['full', 'diff'])
     const last = capabilitiesOf([1, 16, 1])
+    assert.deepEqual([last.networkOverrides, last.vsockOverride, last.clockRealtime], [true, true, true])
     assert.deepEqual(
-      [last.vsockAfterPause, last.networkOverrides, last.vsockOverride, last.clockRealtime],
-      [false, true, true, true],
+      [[1, 15, 1] as const, [1, 16, 0] as const, [1, 16, 1] as const, [1, 17, 0] as const].map(losesVsockAtPause),
+      [false, true, true, false],
     )
-    assert.equal(capabilitiesOf([1, 17, 0]).vsockAfterPause, true)
+    assert.deepEqual(
+      [versionNumber('1.17.0-dev'), versionNumber('1.17'), versionNumber('x')],
+      [[1, 17, 0], undefined, undefined],
+    )
   })
 })

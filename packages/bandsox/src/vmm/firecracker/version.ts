@@ -12,15 +12,14 @@ export type Version = readonly [major: number, minor: number, patch: number]
  * @throws `host-unsupported` for what is no Firecracker, or one that is too old.
  */
 export function requireRecentFirecracker(versionText: string): { version: string; number: Version } {
-  const match = /Firecracker v((\d+)\.(\d+)\.(\d+)[^\s]*)/.exec(versionText)
-  if (match === null)
+  const [, version] = /Firecracker v(\S+)/.exec(versionText) ?? []
+  const number = version === undefined ? undefined : versionNumber(version)
+  if (version === undefined || number === undefined)
     throw new BandSoxError(
       'host-unsupported',
       `cannot tell Firecracker's version from ${JSON.stringify(versionText.slice(0, 80))}`,
       { hint: 'BANDSOX_FIRECRACKER is to name a firecracker of the project’s releases' },
     )
-  const [, version = '', ...parts] = match
-  const number = parts.map(Number) as unknown as Version
   if (isAtLeast(number, OLDEST_FIRECRACKER)) return { version, number }
   throw new BandSoxError(
     'host-unsupported',
@@ -29,6 +28,12 @@ export function requireRecentFirecracker(versionText: string): { version: string
       hint: 'fetch a newer one: bandsox init',
     },
   )
+}
+
+/** @param version As Firecracker tells it: `1.17.0-dev`. @returns undefined for what is none. */
+export function versionNumber(version: string): Version | undefined {
+  const [, major, minor, patch] = /^(\d+)\.(\d+)\.(\d+)/.exec(version) ?? []
+  return patch === undefined ? undefined : [Number(major), Number(minor), Number(patch)]
 }
 
 /** @param least As `1.16.0`. */
@@ -40,11 +45,17 @@ export function isAtLeast(version: Version, least: string): boolean {
   return true
 }
 
+/**
+ * Whether vsock hangs after a pause and a resume, but not when a state was saved in between (Firecracker's issue 6100, of 1.16): it waits
+ * for the guest to have heard of a reset that only saving tells it of.
+ */
+export const losesVsockAtPause = (version: Version): boolean =>
+  isAtLeast(version, '1.16.0') && !isAtLeast(version, '1.17.0')
+
 /** @see Firecracker's CHANGELOG. */
 export const capabilitiesOf = (version: Version): VmmCapabilities => ({
   states: ['full', 'diff'],
-  // Its issue 6100: before, a host's connections hang after a pause and a resume.
-  vsockAfterPause: isAtLeast(version, '1.17.0'),
+  vsockAfterPause: true, // by the remedy below, where it is needed
   networkOverrides: isAtLeast(version, '1.12.0'),
   vsockOverride: isAtLeast(version, '1.16.0'),
   clockRealtime: isAtLeast(version, '1.16.0'),
