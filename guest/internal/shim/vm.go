@@ -60,6 +60,12 @@ func (v *vm) openTaps(isNew bool) error {
 			sink = v.consoleSink(isNew)
 		}
 		opened, err := openTap(path, log, sink)
+		if err != nil && !isNew && v.isOutput(path) {
+			// It lies where the VMM may write, and what a VMM does with its own log must not keep anybody from taking it over.
+			v.reporter.report(fmt.Errorf("%s is gone without: %w", logPath, err))
+			v.reporter.report(log.Close())
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -87,6 +93,15 @@ func (v *vm) outputs() map[string]string {
 		outputs[output.FIFO] = output.Log
 	}
 	return outputs
+}
+
+func (v *vm) isOutput(path string) bool {
+	for _, output := range v.config.Outputs {
+		if output.FIFO == path {
+			return true
+		}
+	}
+	return false
 }
 
 // owners are the users of those FIFOs that the VMM opens by itself.

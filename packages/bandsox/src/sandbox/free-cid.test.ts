@@ -45,6 +45,7 @@ async function sandboxBeside(t: TestScope, inUse: readonly number[], fails?: Err
     capabilities: () => Promise.reject(new Error('it has none')),
     attach: () => Promise.resolve(machine),
     links: () => [],
+    clear: () => Promise.resolve(),
   }
   const host = await testHost(t, { vmm, shimPath: '/no/shim' })
   const { record } = await host.store.insert(sampleRecord({ state: { kind: 'creating', since: '' } }))

@@ -2,8 +2,8 @@
 import { stat } from 'node:fs/promises'
 import path from 'node:path'
 import { printableLine } from '@bandsox/sdk'
+import { readTail } from '../process/read-tail.js'
 import { CONSOLE_LOG, VMM_LOG } from '../process/shim.js'
-import { readTail } from './read-tail.js'
 import { VMM_OWN_LOG } from './vmm-log.js'
 
 const TAIL_BYTES = 8 * 1024

@@ -164,6 +164,7 @@ async function setRight(
   if (!isLive(state)) {
     // A start was interrupted: the machine never became somebody's.
     await endMachine(host, record)
+    await host.vmm.clear(host.store.directoryOf(id))
     await removeUnfinished(host.store.directoryOf(id))
     if (record.cid === null && record.port === null) return await host.store.read(id)
     host.info(`ended the machine of ${id}, whose start had been interrupted`)

@@ -1,7 +1,7 @@
 /** What a VMM has logged, where it keeps a log of its own. Half trusted, as all that a VMM says. */
 import path from 'node:path'
 import { printableLine } from '@bandsox/sdk'
-import { readTail } from './read-tail.js'
+import { readTail } from '../process/read-tail.js'
 
 /** Firecracker's, in a VM's directory, bounded by the shim. */
 export const VMM_OWN_LOG = 'firecracker.log'

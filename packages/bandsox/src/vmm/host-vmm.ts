@@ -53,5 +53,8 @@ export function hostVmm(tools: HostTools, settings: () => Promise<VmmSettings>):
       return await drivers[isFirecracker ? 'firecracker' : 'qemu'].attach(directory)
     },
     links: linksOf,
+    async clear(directory) {
+      for (const driver of Object.values(drivers)) await driver.clear(directory)
+    },
   }
 }

@@ -149,4 +149,6 @@ export interface Vmm {
   attach(directory: string): Promise<Machine>
   /** The ways to the agent of such a machine, the preferred one first. */
   links(directory: string, facts: MachineFacts, port: number): readonly Link[]
+  /** Removes what a start has made of a machine that never ran: its process died before there was a shim to do so. */
+  clear(directory: string): Promise<void>
 }

@@ -15,9 +15,9 @@ import {
   METRICS_LOG,
   vmConfiguration,
 } from './configuration.js'
-import { type Beginning, type Folder, folderOf, JAIL, makeFolder } from './folder.js'
+import { type Beginning, type Folder, folderOf, JAIL, JAILED_PROGRAM, makeFolder, removeFolders } from './folder.js'
 import { chooseJail, type FoundFirecracker, findFirecracker, type Jail, type JailerMode } from './host.js'
-import { loadState } from './load.js'
+import { loadState, snapshotLoad } from './load.js'
 import { attachMachine, type FirecrackerMachine } from './machine.js'
 import { capabilitiesOf } from './version.js'
 
@@ -63,20 +63,27 @@ export function firecrackerDriver(tools: HostTools, settings: () => Promise<Fire
     const isJailed = choice.jail.jailer !== undefined
     const folder = folderOf(spec, isJailed)
     await makeFolder(spec, folder, isJailed, choice.program, begin)
-    await startShim(tools.shim, spec.directory, shimConfig(spec, choice, folder, 'boot' in begin))
+    try {
+      await startShim(tools.shim, spec.directory, shimConfig(spec, choice, folder, 'boot' in begin))
+    } catch (error) {
+      await removeFolders(spec.directory) // the shim's to remove, if it had come to that
+      throw error
+    }
     return { machine: await attachMachine(tools.shim, spec.directory), facts: factsOf(spec, choice) }
   }
 
   return {
     start: (spec) => startProcess(spec, { boot: vmConfiguration(spec) }),
     async load(spec, state, options = {}) {
+      const snapshot = snapshotLoad((await firecracker()).number, options)
       const started = await startProcess(spec, { load: state })
-      await loadState(started.machine, capabilitiesOf((await firecracker()).number), options)
+      await loadState(started.machine, snapshot)
       return started
     },
     capabilities: async () => capabilitiesOf((await firecracker()).number),
     attach: (directory) => attachMachine(tools.shim, directory),
     links: linksOf,
+    clear: removeFolders,
   }
 }
 
@@ -108,7 +115,8 @@ function shimConfig(spec: MachineSpec, choice: Choice, folder: Folder, boots: bo
     sandbox: spec.sandboxId,
     vmm: {
       ...command(spec, choice, folder, boots),
-      env: { [SANDBOX_MARK]: spec.sandboxId },
+      // Its log has the time of the host's zone, unless it is told of another; in a jail there is none to be found.
+      env: { [SANDBOX_MARK]: spec.sandboxId, TZ: 'UTC0' },
       maxFiles: MAX_FILES,
       // Only root may make one.
       ...(isRoot() && { newPidNamespace: true }),
@@ -134,7 +142,7 @@ function command(
   boots: boolean,
 ): Pick<ShimConfig['vmm'], 'argv' | 'folder' | 'uid' | 'gid' | 'groups' | 'maxProcesses'> {
   if (jail.jailer !== undefined) {
-    const program = `${spec.directory}/${folderFiles.program}`
+    const program = `${spec.directory}/${JAILED_PROGRAM}`
     return {
       argv: jailerCommand(spec, {
         jailer: jail.jailer,

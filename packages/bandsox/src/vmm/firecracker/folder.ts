@@ -1,5 +1,6 @@
 /** The folder that a Firecracker runs in, with all that it may reach: the root of its jail, or a folder of the VM's directory. */
-import { chown, link, mkdir, rm, writeFile } from 'node:fs/promises'
+import { constants } from 'node:fs'
+import { chmod, chown, copyFile, link, mkdir, rm, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { isSystemError } from '@bandsox/sdk'
 import { linkOrCopyProgram } from '../link-or-copy.js'
@@ -11,7 +12,7 @@ import { folderFiles, instanceId } from './configuration.js'
 const PLAIN = 'vmm'
 /** The jailer's base: it makes JAIL/firecracker/ID/root of it. */
 export const JAIL = 'jail'
-const MAY_READ = 0o444
+const ALL_READ = 0o444
 
 export interface Folder {
   /** Relative to the VM's directory. */
@@ -25,13 +26,17 @@ export const folderOf = (spec: MachineSpec, isJailed: boolean): Folder =>
     ? { path: path.join(JAIL, folderFiles.program, instanceId(spec.sandboxId), 'root'), top: JAIL }
     : { path: PLAIN, top: PLAIN }
 
+/** Of a jailed one, relative to the VM's directory. The jailer copies it, and takes its name for the jail's. */
+export const JAILED_PROGRAM = path.join(JAIL, 'program', folderFiles.program)
+
 /** What a Firecracker begins with: a machine to boot, or one to load. */
 export type Beginning = { boot: VmConfiguration } | { load: MachineState }
 
 /**
  * Makes the folder anew. What the machine has in the VM's directory is there by hard links: a file is never in two states.
  *
- * @param isJailed The jailer copies the program itself.
+ * @param program Firecracker, which is linked anew too: an upgrade is not to be missed.
+ * @throws System errors. Nothing is left then.
  */
 export async function makeFolder(
   spec: MachineSpec,
@@ -39,27 +44,36 @@ export async function makeFolder(
   isJailed: boolean,
   program: string,
   beginning: Beginning,
-) {
+): Promise<void> {
   const absolute = path.join(spec.directory, folder.path)
-  // Of a start whose shim was killed before it could remove it.
-  await rm(path.join(spec.directory, folder.top), { recursive: true, force: true })
-  await mkdir(absolute, { recursive: true, mode: 0o700 })
   const inside = (name: string) => path.join(absolute, name)
   const { kernel, initramfs, root, overlay } = spec.files
   const shared = 'boot' in beginning ? [kernel, initramfs, root, overlay] : [root, overlay]
-  await Promise.all([
-    ...shared.map((name) => link(path.join(spec.directory, name), inside(name))),
-    // Where the jailer is to find it too: it takes a file's own name for the jail's.
-    linkOrCopyProgram(program, isJailed ? path.join(spec.directory, folderFiles.program) : inside(folderFiles.program)),
-    ...('boot' in beginning
-      ? [writeFile(inside(folderFiles.configuration), JSON.stringify(beginning.boot), { mode: MAY_READ })]
-      : [
-          linkState(beginning.load.devices, inside(folderFiles.devices)),
-          linkState(beginning.load.memory, inside(folderFiles.memory)),
-        ]),
-  ])
-  // In a jail too, where the jailer would do it: Firecracker is told of no other folder.
-  if (process.getuid?.() === 0) await chown(absolute, spec.uid, spec.uid)
+  const programAt = isJailed ? path.join(spec.directory, JAILED_PROGRAM) : inside(folderFiles.program)
+  await removeFolders(spec.directory)
+  try {
+    await mkdir(absolute, { recursive: true, mode: 0o700 })
+    await mkdir(path.dirname(programAt), { recursive: true, mode: 0o700 })
+    for (const name of shared) await link(path.join(spec.directory, name), inside(name))
+    await linkOrCopyProgram(program, programAt)
+    if ('boot' in beginning) {
+      await writeFile(inside(folderFiles.configuration), JSON.stringify(beginning.boot))
+      await chmod(inside(folderFiles.configuration), ALL_READ) // whatever this process's umask is
+    } else {
+      await linkState(beginning.load.devices, inside(folderFiles.devices))
+      await linkState(beginning.load.memory, inside(folderFiles.memory))
+    }
+    // In a jail too, where the jailer would do it.
+    if (process.getuid?.() === 0) await chown(absolute, spec.uid, spec.uid)
+  } catch (error) {
+    await removeFolders(spec.directory)
+    throw error
+  }
+}
+
+/** Both: what a machine had before, jailed or not, is of no use to anybody. */
+export async function removeFolders(directory: string): Promise<void> {
+  for (const top of [JAIL, PLAIN]) await rm(path.join(directory, top), { recursive: true, force: true })
 }
 
 /** A state that many machines are loaded from: all map the same pages of the host's memory. */
@@ -68,7 +82,7 @@ async function linkState(from: string, to: string): Promise<void> {
     await link(from, to)
   } catch (error) {
     if (!isSystemError(error, 'EXDEV')) throw error
-    const { copyFile, constants } = await import('node:fs/promises')
     await copyFile(from, to, constants.COPYFILE_FICLONE)
+    await chmod(to, ALL_READ)
   }
 }

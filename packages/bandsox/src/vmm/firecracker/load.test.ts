@@ -2,11 +2,10 @@ import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { hasCode } from '../../testing/errors.js'
 import { snapshotLoad } from './load.js'
-import { capabilitiesOf } from './version.js'
 
 describe('what a Firecracker is told to load', () => {
-  const newest = capabilitiesOf([1, 17, 0])
-  const oldest = capabilitiesOf([1, 10, 0])
+  const newest = [1, 17, 0] as const
+  const oldest = [1, 10, 0] as const
 
   it('lies beside it, goes on at once, and has the host’s time where the release can', () => {
     assert.deepEqual(snapshotLoad(newest, {}), {
@@ -19,6 +18,8 @@ describe('what a Firecracker is told to load', () => {
     assert.equal('clock_realtime' in snapshotLoad(newest, { clockRealtime: false }), false)
     assert.equal(snapshotLoad(newest, { resume: false }).resume_vm, false)
     assert.equal(snapshotLoad(newest, { trackDirtyPages: true }).track_dirty_pages, true)
+    assert.equal(snapshotLoad([1, 12, 9], { trackDirtyPages: true }).enable_diff_snapshots, true)
+    assert.ok(!('enable_diff_snapshots' in snapshotLoad(newest, { trackDirtyPages: true })))
   })
 
   it('has other TAPs where the release can, and else an error that says which can', () => {

@@ -1,21 +1,18 @@
 /** Tells a Firecracker that has just been started what to load. */
 import { BandSoxError } from '@bandsox/sdk'
-import type { LoadOptions, VmmCapabilities } from '../vmm.js'
+import type { LoadOptions } from '../vmm.js'
 import type { SnapshotLoad } from './api/types.js'
 import { folderFiles } from './configuration.js'
 import type { FirecrackerMachine } from './machine.js'
+import { capabilitiesOf, tracksDirtyPagesByName, type Version } from './version.js'
 
 const OWN_END_MS = 200
 const KILL_TIMEOUT_MS = 10_000
 
-/** @throws `host-unsupported` for what this release cannot do, `vmm-control` with what it says; nothing is left then. */
-export async function loadState(
-  machine: FirecrackerMachine,
-  capabilities: VmmCapabilities,
-  options: LoadOptions,
-): Promise<void> {
+/** @throws `vmm-control` with what Firecracker says; nothing is left then. */
+export async function loadState(machine: FirecrackerMachine, snapshot: SnapshotLoad): Promise<void> {
   try {
-    await machine.load(snapshotLoad(capabilities, options))
+    await machine.load(snapshot)
   } catch (error) {
     await end(machine)
     throw error
@@ -33,8 +30,13 @@ async function end(machine: FirecrackerMachine): Promise<void> {
   }
 }
 
-/** Paths are those of the folder that it runs in, so vsock needs no override: its socket is beside them. */
-export function snapshotLoad({ networkOverrides, clockRealtime }: VmmCapabilities, options: LoadOptions): SnapshotLoad {
+/**
+ * Paths are those of the folder that it runs in, so vsock needs no override: its socket is beside them.
+ *
+ * @throws `host-unsupported` for what this release cannot do.
+ */
+export function snapshotLoad(version: Version, options: LoadOptions): SnapshotLoad {
+  const { networkOverrides, clockRealtime } = capabilitiesOf(version)
   const overrides = Object.entries(options.networkOverrides ?? {})
   if (overrides.length > 0 && !networkOverrides) throw tooOld('give a loaded machine other TAPs', '1.12')
   if (options.clockRealtime === true && !clockRealtime) throw tooOld("give a loaded machine the host's time", '1.16')
@@ -42,7 +44,9 @@ export function snapshotLoad({ networkOverrides, clockRealtime }: VmmCapabilitie
     snapshot_path: folderFiles.devices,
     mem_backend: { backend_type: 'File', backend_path: folderFiles.memory },
     resume_vm: options.resume ?? true,
-    ...(options.trackDirtyPages === true && { track_dirty_pages: true }),
+    ...(options.trackDirtyPages === true && {
+      [tracksDirtyPagesByName(version) ? 'track_dirty_pages' : 'enable_diff_snapshots']: true,
+    }),
     ...(overrides.length > 0 && {
       network_overrides: overrides.map(([iface_id, host_dev_name]) => ({ iface_id, host_dev_name })),
     }),

@@ -1,6 +1,6 @@
 /** A running Firecracker: its shim for the process, its API for the machine. */
 import { constants } from 'node:fs'
-import { chmod, chown, copyFile, lstat, open, rename, rm } from 'node:fs/promises'
+import { copyFile, type FileHandle, open, rename, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { BandSoxError, isSystemError } from '@bandsox/sdk'
@@ -155,23 +155,43 @@ export class FirecrackerMachine extends ShimMachine implements Machine {
   }
 }
 
-/** Takes a file out of the VMM's folder, where the VMM may have put anything under that name. */
+/**
+ * Takes a file out of the VMM's folder, where the VMM may have put anything under that name, and into ours, where nobody else reaches the
+ * name: only then is it looked at, and by its descriptor. (A VMM that was taken over may have kept one too, and change the state of its own guest.)
+ */
 async function takeFile(from: string, to: string): Promise<void> {
-  const status = await lstat(from)
-  if (!status.isFile() || status.nlink !== 1)
-    throw new BandSoxError('vmm-failed', `Firecracker left something else than a file at ${from}`)
   try {
     await rename(from, to)
   } catch (error) {
     if (!isSystemError(error, 'EXDEV')) throw error
-    const file = await open(from, constants.O_RDONLY | constants.O_NOFOLLOW)
-    try {
-      await copyFile(`/proc/self/fd/${file.fd}`, to, constants.COPYFILE_EXCL)
-    } finally {
-      await file.close()
-    }
+    await copyForeignFile(from, to)
   }
-  // It was the VM's user's, who could change it later.
-  if (process.getuid?.() === 0) await chown(to, 0, 0)
-  await chmod(to, ALL_READ)
+  try {
+    await using file = await openForeignFile(to)
+    if (process.getuid?.() === 0) await file.chown(0, 0)
+    await file.chmod(ALL_READ)
+  } catch (error) {
+    await rm(to, { force: true })
+    throw error
+  }
+}
+
+async function copyForeignFile(from: string, to: string): Promise<void> {
+  await using file = await openForeignFile(from)
+  await copyFile(`/proc/self/fd/${file.fd}`, to, constants.COPYFILE_EXCL)
+}
+
+/** @throws `vmm-failed` for anything but a file with one name. Nothing is waited for, as for who writes into a FIFO. */
+async function openForeignFile(name: string): Promise<FileHandle> {
+  const strange = () =>
+    new BandSoxError('vmm-failed', `Firecracker left something else than a file as ${path.basename(name)}`)
+  const file = await open(name, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK).catch(
+    (error: unknown) => {
+      throw isSystemError(error, 'ELOOP') || isSystemError(error, 'ENXIO') ? strange() : error
+    },
+  )
+  const status = await file.stat()
+  if (status.isFile() && status.nlink === 1) return file
+  await file.close()
+  throw strange()
 }

@@ -19,5 +19,10 @@ describe("Firecracker's metrics", () => {
     assert.equal((await lastMetrics(log))?.at, 2)
     await writeFile(log, line(5, { filler: 'x'.repeat(1024 * 1024) }) + line(6))
     assert.equal((await lastMetrics(log))?.at, 6)
+    // The log is cut where it is full, which may be in a line.
+    const cut = line(8, { filler: 'y'.repeat(1000) })
+    await writeFile(`${log}.1`, line(7) + cut.slice(0, 500))
+    await writeFile(log, cut.slice(500))
+    assert.equal((await lastMetrics(log))?.at, 8)
   })
 })

@@ -52,6 +52,9 @@ export function isAtLeast(version: Version, least: string): boolean {
 export const losesVsockAtPause = (version: Version): boolean =>
   isAtLeast(version, '1.16.0') && !isAtLeast(version, '1.17.0')
 
+/** What loads a state takes it by this name, since which release. */
+export const tracksDirtyPagesByName = (version: Version): boolean => isAtLeast(version, '1.13.0')
+
 /** @see Firecracker's CHANGELOG. */
 export const capabilitiesOf = (version: Version): VmmCapabilities => ({
   states: ['full', 'diff'],

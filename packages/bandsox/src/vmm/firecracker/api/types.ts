@@ -232,8 +232,10 @@ export interface SnapshotLoad {
     backend_type: 'File' | 'Uffd'
     backend_path: string
   }
-  /** As in {@link MachineConfiguration}; before 1.13, `enable_diff_snapshots`. Default false. */
+  /** As in {@link MachineConfiguration}. Since 1.13. Default false. */
   track_dirty_pages?: boolean
+  /** The same, until 1.12. */
+  enable_diff_snapshots?: boolean
   /** Default false: it stays paused. */
   resume_vm?: boolean
   /** Taps to take instead of those in the snapshot. Since 1.12. */
