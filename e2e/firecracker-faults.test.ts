@@ -3,9 +3,12 @@ import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
+import { readFile, rm } from 'node:fs/promises'
+import path from 'node:path'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { BandSoxError } from 'bandsox'
+import { LocalBandSox } from 'bandsox/internal/sandbox/local-bandsox.js'
 import type { JailerMode } from 'bandsox/internal/vmm/firecracker/host.js'
 import { openOn, standInHost } from './support/firecracker.js'
 import { boundedOrFull } from './support/scale.js'
@@ -13,6 +16,8 @@ import { namesIn, processesIn, type TestStorage, temporaryStorage, until, VMM_PR
 
 const jailer: JailerMode = process.getuid?.() === 0 ? 'on' : 'off'
 const disk = { diskMib: 64 }
+/** Of a machine, in its directory. */
+const FOLDERS = ['jail', 'vmm']
 
 /** What a start must say of each fault: its own word, why, and nothing left. */
 const faults: readonly [flags: string[], says: RegExp][] = [
@@ -82,6 +87,66 @@ test('where vsock is lost with a pause all the same, everything goes on over the
   await sandbox.resume()
   assert.equal((await sandbox.files.write(name, 'after')).link, 'serial')
   assert.equal(String(await sandbox.files.read(name)), 'after')
+})
+
+test('a start whose shim cannot be started leaves no folder of the machine', async () => {
+  await using storage = await temporaryStorage()
+  await using host = await standInHost({ jailer })
+  await using bandsox = await openOn(host, storage.folder)
+  const sandbox = await bandsox.create('bandsox/base', disk)
+  await sandbox.stop()
+  await using broken = await LocalBandSox.open({ ...host.config(storage.folder), shimPath: '/no/shim' })
+  await assert.rejects((await broken.get(sandbox.id)).start(), /cannot start the shim/)
+  assert.deepEqual(
+    namesIn((await sandbox.info()).directory).filter((name) => FOLDERS.includes(name)),
+    [],
+  )
+  await sandbox.delete()
+  await nothingLeft(storage)
+})
+
+test('a machine boots whatever the umask is', async () => {
+  await using storage = await temporaryStorage()
+  await using host = await standInHost({ jailer })
+  const usual = process.umask(0o077)
+  try {
+    await using bandsox = await openOn(host, storage.folder)
+    await using sandbox = await bandsox.create('bandsox/base', disk)
+    assert.equal((await sandbox.info()).state.kind, 'running')
+  } finally {
+    process.umask(usual)
+  }
+})
+
+test('a start takes the Firecracker that is there now, not the one of the start before', async () => {
+  await using storage = await temporaryStorage()
+  await using before = await standInHost({ jailer, flags: ['--stand-in-version', '1.12.1'] })
+  await using after = await standInHost({ jailer, flags: ['--stand-in-version', '1.15.1'] })
+  await using one = await openOn(before, storage.folder)
+  const sandbox = await one.create('bandsox/base', disk)
+  await sandbox.stop()
+  await using other = await openOn(after, storage.folder)
+  await using again = await other.get(sandbox.id)
+  await again.start()
+  const { vmm, vmmPid } = await again.info()
+  assert.match(vmm, /1\.15\.1/)
+  assert.match((await readFile(`/proc/${vmmPid}/exe`)).subarray(-200).toString('latin1'), /1\.15\.1/)
+})
+
+test('a VMM that has removed its own log can be taken over, used and ended', async () => {
+  await using storage = await temporaryStorage()
+  await using host = await standInHost({ jailer })
+  await using bandsox = await openOn(host, storage.folder)
+  const sandbox = await bandsox.create('bandsox/base', disk)
+  const { directory } = await sandbox.info()
+  const { monitor } = JSON.parse(await readFile(`${directory}/shim.json`, 'utf8')) as { monitor: { socket: string } }
+  for (const fifo of ['log', 'metrics']) await rm(path.join(directory, path.dirname(monitor.socket), fifo))
+  const shim = processesIn(storage.folder).find(({ program }) => program.startsWith('bandsox-shim'))
+  assert.ok(shim)
+  process.kill(shim.pid, 'SIGKILL')
+  assert.equal((await sandbox.files.stat('/')).type, 'directory')
+  await sandbox.delete({ force: true })
+  await nothingLeft(storage)
 })
 
 const kills = boundedOrFull(6, 40)

@@ -3,10 +3,11 @@
  * the latter where `BANDSOX_FIRECRACKER` and `BANDSOX_JAILER` name them.
  */
 import assert from 'node:assert/strict'
-import { mkdir, readFile, rm } from 'node:fs/promises'
+import { mkdir, readFile, rm, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { describe, type TestContext, test } from 'node:test'
 import { BandSoxError, type Sandbox } from 'bandsox'
+import { hasCode } from 'bandsox/internal/testing/errors.js'
 import type { MachineSpec } from 'bandsox/internal/vmm/vmm.js'
 import {
   agentAt,
@@ -186,6 +187,41 @@ for (const isReal of onHost.isReal)
           await storage.assertNothingLeft()
         },
       )
+
+      onThis('saves what has changed since, and does not take a file that is none for a state', async (host) => {
+        await using storage = await temporaryStorage()
+        await using bandsox = await openOn(host, storage.folder)
+        const sandbox = await bandsox.create('bandsox/base', { diskMib: 64 })
+        const { directory, id, vsock } = await sandbox.info()
+        assert.ok(vsock)
+        const { vmm, close } = await driverOn(host, storage.folder)
+        const folders = ['full', 'diff'].map((name) => path.join(storage.folder, name))
+        for (const folder of folders) await mkdir(folder, { mode: 0o700 })
+        const [full = '', diff = ''] = folders
+        await sandbox.pause()
+        const original = await vmm.attach(directory)
+        const state = await original.saveState(full, 'full')
+        const spec = await machineBeside({ directory, id }, { cid: 100, port: vsock.port })
+        await sandbox.resume()
+        const { machine } = await vmm.load(spec, state, { trackDirtyPages: true })
+        await machine.pause()
+        const changed = await machine.saveState(diff, 'diff')
+        const [whole, part] = [await stat(state.memory), await stat(changed.memory)]
+        assert.equal(part.size, whole.size)
+        assert.ok(part.blocks <= whole.blocks)
+        await assert.rejects(machine.saveState(path.join(storage.folder, 'none'), 'full'), hasCode('file-not-found'))
+        await assert.rejects(machine.saveState(diff, 'full'), hasCode('bad-request', /there is one in it already/))
+        machine.close()
+        const clone = await vmm.attach(spec.directory)
+        await clone.signal('SIGKILL')
+        assert.ok(await clone.exitedWithin(10_000))
+        clone.close()
+        original.close()
+        close()
+        await rm(spec.directory, { recursive: true })
+        await sandbox.delete({ force: true })
+        await storage.assertNothingLeft()
+      })
 
       onThis('explains what it cannot load in its own words, and leaves nothing', async (host) => {
         await using storage = await temporaryStorage()

@@ -1,6 +1,6 @@
 /** A running Firecracker: its shim for the process, its API for the machine. */
 import { constants } from 'node:fs'
-import { copyFile, type FileHandle, open, rename, rm } from 'node:fs/promises'
+import { copyFile, type FileHandle, open, readdir, rename, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { BandSoxError, isSystemError } from '@bandsox/sdk'
@@ -128,19 +128,24 @@ export class FirecrackerMachine extends ShimMachine implements Machine {
 
   async saveState(folder: string, kind: StateKind): Promise<MachineState> {
     const { devices, memory } = folderFiles
+    await requireRoom(folder, [devices, memory]) // before the whole memory is written for nothing
     const inside = (name: string) => path.join(path.dirname(this.#apiSocket), `${name}.new`)
+    const state = { devices: path.join(folder, devices), memory: path.join(folder, memory) }
     try {
       await this.#firecracker.createSnapshot({
         snapshot_type: kind === 'diff' ? 'Diff' : 'Full',
         snapshot_path: path.basename(inside(devices)),
         mem_file_path: path.basename(inside(memory)),
       })
-      const state = { devices: path.join(folder, devices), memory: path.join(folder, memory) }
-      await takeFile(inside(devices), state.devices)
       await takeFile(inside(memory), state.memory)
+      await takeFile(inside(devices), state.devices)
       return state
+    } catch (error) {
+      // Half a state is none.
+      for (const name of [state.devices, state.memory]) await rm(name, { force: true })
+      throw error
     } finally {
-      for (const name of [devices, memory]) await rm(inside(name), { force: true })
+      for (const name of [devices, memory]) await rm(inside(name), { recursive: true, force: true })
     }
   }
 
@@ -153,6 +158,20 @@ export class FirecrackerMachine extends ShimMachine implements Machine {
     this.shim.close()
     void this.#api?.close()
   }
+}
+
+/** @throws `file-not-found` without the folder, `bad-request` where a state is in it. */
+async function requireRoom(folder: string, names: readonly string[]): Promise<void> {
+  const present = await readdir(folder).catch((error: unknown) => {
+    if (!isSystemError(error, 'ENOENT') && !isSystemError(error, 'ENOTDIR')) throw error
+    throw new BandSoxError('file-not-found', `cannot save a state into ${folder}: there is no such folder`, {
+      cause: error,
+    })
+  })
+  if (names.some((name) => present.includes(name)))
+    throw new BandSoxError('bad-request', `cannot save a state into ${folder}: there is one in it already`, {
+      hint: 'use an empty folder',
+    })
 }
 
 /**
