@@ -1,12 +1,13 @@
 /** Checks the programs that BandSox runs on the host and installs the packages of those that are missing. */
-import { readdir } from 'node:fs/promises'
+import { access, readdir } from 'node:fs/promises'
 import { command, findProgram, tryCommand } from './command.mjs'
 import { StepError } from './step.mjs'
 import { findVersion, isAtLeast } from './version.mjs'
 
 /**
  * @typedef {object} Requirement
- * @property {string} program
+ * @property {string} program Its name, or, with `file`, what to call that.
+ * @property {string} [file] Stands for the package instead of a program: one that holds headers has none.
  * @property {string} package Its name in Debian and Ubuntu.
  * @property {string} purpose
  * @property {string[]} [versionArgs] Arguments that make it print its version; needed with `minVersion`.
@@ -71,6 +72,29 @@ export const commandLineTestRequirements = [
   { program: 'groff', package: 'groff-base', purpose: 'reads the manual' },
 ]
 
+/**
+ * What `npm run kernel` builds a guest kernel with; BandSox itself needs none of it.
+ *
+ * @type {Requirement[]}
+ */
+export const kernelRequirements = [
+  { program: 'gcc', package: 'gcc', purpose: 'compiles the kernel' },
+  {
+    program: 'C headers',
+    file: '/usr/include/stdio.h',
+    package: 'libc6-dev',
+    purpose: 'compiles the tools of its build',
+  },
+  { program: 'libelf headers', file: '/usr/include/libelf.h', package: 'libelf-dev', purpose: 'checks its objects' },
+  { program: 'make', package: 'make', purpose: 'runs its build' },
+  { program: 'flex', package: 'flex', purpose: 'reads its configuration' },
+  { program: 'bison', package: 'bison', purpose: 'reads its configuration' },
+  { program: 'bc', package: 'bc', purpose: 'computes its constants' },
+  { program: 'lz4', package: 'lz4', purpose: 'compresses it' },
+  { program: 'xz', package: 'xz-utils', purpose: "unpacks Debian's source" },
+  { program: 'bzip2', package: 'bzip2', purpose: "unpacks Ubuntu's source" },
+]
+
 const LISTS = '/var/lib/apt/lists'
 
 /**
@@ -122,8 +146,8 @@ async function inspect(wanted, env) {
   /** @type {{ requirement: Requirement, sentence: string }[]} */
   const lacking = []
   for (const requirement of wanted) {
-    const { program, purpose, minVersion } = requirement
-    const path = await findProgram(program, search)
+    const { program, file, purpose, minVersion } = requirement
+    const path = file === undefined ? await findProgram(program, search) : await whereReadable(file)
     if (path === undefined) {
       lacking.push({ requirement, sentence: `${program} is not installed (${purpose})` })
       continue
@@ -139,6 +163,16 @@ async function inspect(wanted, env) {
     present.push(version === undefined ? program : `${program} ${version}`)
   }
   return { present, lacking }
+}
+
+/** @param {string} path */
+async function whereReadable(path) {
+  try {
+    await access(path)
+    return path
+  } catch {
+    return undefined // whatever the reason, it is of no use
+  }
 }
 
 /**

@@ -3,8 +3,10 @@ import { chmod, copyFile, mkdir, mkdtemp, readdir, readFile, rm, writeFile } fro
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, test } from 'node:test'
+import { gzipSync } from 'node:zlib'
 import { elfKernel, elfModule } from '../artifact/elf.fixture.js'
 import { loadBootFiles, prepareBoot, verifyBootFiles } from './boot.js'
+import { bzImage } from './bzimage.fixture.js'
 
 let folder: string
 let boot: string
@@ -25,6 +27,17 @@ const prepare = (kernel?: string) => {
   return prepareBoot({ directory: boot, agentPath: join(folder, 'agent'), kernelSource })
 }
 const first = () => prepare('vmlinux')
+
+/** What a file of an archive holds: cpio's "newc", see cpio.ts. */
+async function fileOf(archive: string, path: string): Promise<Buffer> {
+  const content = await readFile(archive)
+  const padded = (at: number) => Math.ceil(at / 4) * 4
+  const nameAt = content.indexOf(`${path}\0`)
+  assert.ok(nameAt > 0, path)
+  const sizeBytes = Number.parseInt(content.toString('latin1', nameAt - 110 + 54, nameAt - 110 + 62), 16)
+  const dataAt = padded(nameAt + path.length + 1)
+  return content.subarray(dataAt, dataAt + sizeBytes)
+}
 
 test('the first time makes both, the second time neither', async () => {
   const { boot: made, made: what } = await first()
@@ -50,6 +63,17 @@ test('the initramfs begins with the folders and holds the agent as /init', async
     assert.ok(archive.includes(part), part)
   }
   assert.equal(archive.length % 4, 0)
+})
+
+test('for a kernel without modules, as an ELF or a bzImage, the initramfs has lists of none that are not empty', async () => {
+  await writeFile(join(folder, 'bzImage'), bzImage(gzipSync(elfKernel('6.1.0')), '6.1.0'))
+  for (const name of ['vmlinux', 'bzImage']) {
+    const kernelSource = { kernel: join(folder, name) }
+    const { boot: made } = await prepareBoot({ directory: boot, agentPath: join(folder, 'agent'), kernelSource })
+    assert.deepEqual(made.kernel.modules, [])
+    assert.deepEqual(await fileOf(made.initramfs.path, 'modules/load.boot'), Buffer.from('\n'), name)
+    assert.deepEqual(await fileOf(made.initramfs.path, 'modules/load.late'), Buffer.from('\n'), name)
+  }
 })
 
 test('a new agent makes a new initramfs under another name, and the old one stays for who is about to use it', async () => {

@@ -6,7 +6,7 @@ import { type CpioEntry, writeCpio } from './cpio.js'
 import type { GuestKernel, KernelModule } from './kernel.js'
 
 /** Part of {@link initramfsKey}: raise it when the archive's layout changes. */
-const LAYOUT_VERSION = 1
+const LAYOUT_VERSION = 2
 
 /** Mount points that the agent expects: the image below, the writable layer, and the two laid over each other. */
 const directories = ['dev', 'lower', 'modules', 'newroot', 'proc', 'rw', 'sys']
@@ -64,7 +64,9 @@ function* initramfsEntries(
   yield { kind: 'file', path: 'init', mode: 0o755, content: agent }
   for (const stage of ['boot', 'late'] as const) {
     const lines = plan.filter((module) => module.stage === stage).map(({ name }) => `${name}.ko\n`)
-    yield { kind: 'file', path: `modules/load.${stage}`, mode: 0o644, content: Buffer.from(lines.join('')) }
+    // For a kernel with everything built in a blank line: the agent's read of an empty file is an error, which it would log.
+    const content = Buffer.from(lines.join('') || '\n')
+    yield { kind: 'file', path: `modules/load.${stage}`, mode: 0o644, content }
   }
   for (const [name, content] of [...contents].sort(([a], [b]) => (a < b ? -1 : 1))) {
     yield { kind: 'file', path: `modules/${name}.ko`, mode: 0o644, content }

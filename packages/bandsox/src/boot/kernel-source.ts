@@ -1,7 +1,7 @@
 /** Obtains the files of a guest kernel: the distribution's packages, or what the user names. */
 import { createWriteStream } from 'node:fs'
 import { copyFile, mkdir, readdir, stat } from 'node:fs/promises'
-import { join, resolve } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { Readable, Transform } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { fileURLToPath } from 'node:url'
@@ -15,11 +15,17 @@ import { kernelChoice, readDistribution } from './distribution.js'
 /** Debian's bzImage has 14 MB, its ELF 53 MB; one with debug information several hundred. */
 const MAX_KERNEL_BYTES = 1024 * 1024 * 1024
 
+/** Made by the kernel's build, whether it makes modules or not. */
+const BUILTIN_LIST = 'modules.builtin'
+
 /** A kernel that the user names instead of the distribution's. */
 export interface GivenKernel {
   /** Path, or `http:`, `https:` or `file:` URL, of a bzImage or an ELF vmlinux. */
   kernel: string
-  /** Folder or tar with its modules, wherever in it; none for a kernel with everything built in. */
+  /**
+   * Folder or tar with its modules, wherever in it; none for a kernel with everything built in, whose `modules.builtin` is
+   * looked for beside it, where the kernel's own build leaves it.
+   */
   modules?: string | undefined
   /** Lower-case hex digest that the kernel's file must have. */
   sha256?: string | undefined
@@ -107,8 +113,24 @@ export async function fetchGivenKernel(
     }
   }
   const moduleRoots =
-    given.modules === undefined ? [] : [await openModules(localPath(given.modules), directory, signal)]
+    given.modules === undefined
+      ? await takeBuiltinList(given.kernel, directory)
+      : [await openModules(localPath(given.modules), directory, signal)]
   return { origin: await givenOrigin(given), image, moduleRoots }
+}
+
+/** @returns A folder with nothing but the list of what the kernel has built in; none when no list lies beside it. */
+async function takeBuiltinList(kernel: string, directory: string): Promise<string[]> {
+  if (/^https?:/.test(kernel)) return []
+  const root = join(directory, 'builtin')
+  await mkdir(root)
+  try {
+    await copyFile(join(dirname(localPath(kernel)), BUILTIN_LIST), join(root, BUILTIN_LIST))
+    return [root]
+  } catch (error) {
+    if (isSystemError(error, 'ENOENT')) return [] // the kernel does as well without
+    throw error
+  }
 }
 
 /** What tells whether a given kernel is the one that was prepared before. */

@@ -11,6 +11,7 @@ import { gzipSync } from 'node:zlib'
 import { elfFile, elfKernel, elfModule } from '../artifact/elf.fixture.js'
 import { bzImage } from './bzimage.fixture.js'
 import { loadKernel, prepareKernel, verifyKernel } from './kernel.js'
+import { bootModules, lateModules } from './modules.js'
 
 const RELEASE = '6.1.0-test'
 const elf = elfKernel(RELEASE)
@@ -88,6 +89,27 @@ test('modules come decompressed and in load order, those of another release are 
   const names = kernel.modules.map(({ name }) => `${name}.ko`).sort()
   assert.deepEqual((await readdir(join(kernel.directory, 'modules'))).sort(), names)
   assert.deepEqual(await readFile(join(kernel.directory, 'modules/virtio.ko')), elfModule(['virtio_ring']))
+})
+
+test('a kernel with everything built in needs no modules, and says so by the list beside it, where that is', async () => {
+  await writeFile(source, elf)
+  const unlisted = await prepare()
+  assert.deepEqual(unlisted.builtin, [])
+  assert.ok(unlisted.absent.includes('squashfs'))
+  await rm(kernels, { recursive: true })
+  const list = [...bootModules, ...lateModules].map((name) => `kernel/somewhere/${name.replaceAll('_', '-')}.ko\n`)
+  await writeFile(join(folder, 'modules.builtin'), list.join(''))
+  const listed = await prepare()
+  assert.deepEqual(listed.builtin, [...bootModules, ...lateModules])
+  assert.deepEqual({ modules: listed.modules, absent: listed.absent }, { modules: [], absent: [] })
+  assert.equal(listed.sha256, unlisted.sha256)
+})
+
+test('the list beside a kernel is not taken for one that comes with modules', async () => {
+  await writeFile(join(folder, 'modules.builtin'), 'kernel/fs/ext4/ext4.ko\n')
+  await mkdir(join(folder, 'in'))
+  await writeFile(join(folder, 'in/overlay.ko'), elfModule([]))
+  assert.deepEqual((await prepare({ modules: join(folder, 'in') })).builtin, [])
 })
 
 test('modules may come in a tar', async () => {

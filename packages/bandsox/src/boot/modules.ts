@@ -31,7 +31,7 @@ export interface ModulePlan {
   late: string[]
   /** Wanted, and already in the kernel. */
   builtin: string[]
-  /** Wanted, and neither in the kernel nor loadable. A kernel with everything built in has no list to tell it by. */
+  /** Wanted, and neither loadable nor known to be in the kernel. One with everything built in may come without a list to tell it by. */
   absent: string[]
 }
 
