@@ -8,6 +8,7 @@ import path from 'node:path'
 import { describe, type TestContext, test } from 'node:test'
 import { BandSoxError, type Sandbox } from 'bandsox'
 import { hasCode } from 'bandsox/internal/testing/errors.js'
+import { FirecrackerApi } from 'bandsox/internal/vmm/firecracker/api/client.js'
 import type { MachineSpec } from 'bandsox/internal/vmm/vmm.js'
 import {
   agentAt,
@@ -126,8 +127,19 @@ for (const isReal of onHost.isReal)
         await using bandsox = await openOn(host, storage.folder)
         await using sandbox = await bandsox.create('bandsox/base', { diskMib: 64 })
         await sandbox.update({ limits: { diskBytesPerSecond: 1024 * 1024, diskOperationsPerSecond: null } })
-        const { limits } = await sandbox.info()
+        const { limits, directory } = await sandbox.info()
         assert.deepEqual([limits.diskBytesPerSecond, limits.diskOperationsPerSecond], [1024 * 1024, null])
+        const { monitor } = JSON.parse(await readFile(`${directory}/shim.json`, 'utf8')) as {
+          monitor: { socket: string }
+        }
+        await using api = new FirecrackerApi(path.join(directory, monitor.socket))
+        const limited = async () =>
+          (await api.vmConfig()).drives.map((drive) => drive.rate_limiter?.bandwidth?.size ?? 0)
+        assert.deepEqual(await limited(), [1024 * 1024, 1024 * 1024])
+        await sandbox.update({ limits: { diskBytesPerSecond: null } })
+        assert.deepEqual(await limited(), [0, 0])
+        await sandbox.update({ memoryMib: 200 })
+        assert.equal((await api.balloon()).amount_mib, 56)
         const [{ counters: first, log }, { counters: second }] = [await sandbox.metrics(), await sandbox.metrics()]
         assert.ok(Number(first?.['utc_timestamp_ms']) < Number(second?.['utc_timestamp_ms']))
         assert.ok(Array.isArray(log))

@@ -40,7 +40,9 @@ type Poll struct {
 	done     chan struct{}
 
 	// What follows belongs to the goroutine.
-	now     record.Machine
+	now record.Machine
+	// known says that the VMM has answered: what was on record before may be of another time.
+	known   bool
 	reports int
 }
 
@@ -88,7 +90,7 @@ func (p *Poll) run() {
 		case <-next.C:
 			p.trouble(p.look())
 		}
-		if p.now.Status == record.MachineStarting {
+		if !p.known || p.now.Status == record.MachineStarting {
 			wait = longer(wait)
 		} else {
 			wait = lastLook
@@ -105,6 +107,7 @@ func (p *Poll) look() error {
 	if !known {
 		return fmt.Errorf("the machine is in an unknown state, %.80q", state)
 	}
+	p.known = true
 	switch status {
 	case record.MachineRunning:
 		p.ears.Runs()

@@ -107,6 +107,21 @@ func TestPollHearsThatTheMachineRunsAndLooksWhenAsked(t *testing.T) {
 	}
 }
 
+func TestPollOfAnAdoptedMachineAsksAgainSoonUntilItHasAnAnswer(t *testing.T) {
+	_, path := serveAPI(t, "", "", inState("Running"))
+	heard := make(chan string, 10)
+	began := time.Now()
+	poll := StartPoll(path, record.Machine{Status: record.MachineRunning}, Ears{
+		Stops: func() { heard <- "stops" }, Runs: func() { heard <- "runs" },
+		Changed: func(record.Machine) {}, Report: func(err error) { t.Log(err) },
+	})
+	t.Cleanup(func() { poll.Finish() })
+	expect(t, heard, "runs")
+	if took := time.Since(began); took > lastLook/2 {
+		t.Errorf("it took %v, with the links shut", took)
+	}
+}
+
 func TestPollBelievesNothingBeyondItsBounds(t *testing.T) {
 	for name, answer := range map[string]string{
 		"no HTTP":                 "what?\r\n\r\n",

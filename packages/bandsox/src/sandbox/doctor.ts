@@ -113,7 +113,11 @@ async function examineFirecracker(tools: HostTools): Promise<Omit<Check, 'subjec
   } catch (error) {
     if (!(error instanceof BandSoxError)) throw error
     if (error.code === 'host-missing')
-      return { verdict: 'advice', found: 'not installed; sandboxes run on QEMU', hint: FIRECRACKER_HINT }
+      return {
+        verdict: 'advice',
+        found: `${error.message}; sandboxes run on QEMU`,
+        hint: error.hint ?? FIRECRACKER_HINT,
+      }
     return { verdict: 'advice', found: error.message, hint: error.hint ?? FIRECRACKER_HINT }
   }
 }

@@ -30,7 +30,9 @@ export async function hostInfo(host: Host, tools: HostTools): Promise<HostInfo> 
   for (const { state } of records) states[state.kind] = (states[state.kind] ?? 0) + 1
   const memoryMib = await hostMemoryMib()
   const { memoryOvercommit } = (await host.configuration()).host
+  const kvm = await probeKvm(tools)
   const isFirecracker = (await host.vmmChoice()).name === 'firecracker'
+  const isAccelerated = isFirecracker ? kvm.usable : kvm.groups !== undefined
   return {
     storage: host.store.root,
     kernel: release(),
@@ -45,7 +47,7 @@ export async function hostInfo(host: Host, tools: HostTools): Promise<HostInfo> 
       const { version } = isFirecracker ? await findFirecracker(tools) : await findQemu(tools)
       return isFirecracker ? `Firecracker ${version}` : version
     }),
-    accelerator: isFirecracker || (await probeKvm(tools)).groups !== undefined ? 'kvm' : 'tcg',
+    accelerator: isAccelerated ? 'kvm' : 'tcg',
     vsock: isFirecracker ? 'vmm' : await orReason(async () => (await findVsockBackend(tools)).kind),
   }
 }

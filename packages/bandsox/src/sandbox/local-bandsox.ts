@@ -15,7 +15,7 @@ import { filtered } from '../store/sandbox-filter.js'
 import { SandboxStore } from '../store/sandbox-store.js'
 import type { JailerMode } from '../vmm/firecracker/host.js'
 import type { HostTools, Kvm } from '../vmm/host.js'
-import { chooseVmm, hostVmm, type VmmName } from '../vmm/host-vmm.js'
+import { hostVmm, type VmmName } from '../vmm/host-vmm.js'
 import { type Configuration, readConfiguration } from './configuration.js'
 import { createSandbox } from './create.js'
 import { type DiskUsage, diskUsage } from './disk-usage.js'
@@ -197,10 +197,10 @@ export async function openHost(config: LocalConfig): Promise<Host> {
     })
     return configuration
   }
-  const vmmSettings = async () => {
+  const { vmm, choice } = hostVmm(toolsOf(config), async () => {
     const { vmm, jailer } = await readOnce()
     return { vmm: config.vmm ?? vmm, jailer: config.jailer ?? jailer }
-  }
+  })
   return {
     store,
     images: new LocalImages({
@@ -210,8 +210,8 @@ export async function openHost(config: LocalConfig): Promise<Host> {
       debug,
       warn,
     }),
-    vmm: hostVmm(toolsOf(config), vmmSettings),
-    vmmChoice: async () => await chooseVmm(toolsOf(config), await vmmSettings()),
+    vmm,
+    vmmChoice: choice,
     shimPath,
     defaultLimits: { ...usualLimits, ...config.defaultLimits },
     configuration: readOnce,

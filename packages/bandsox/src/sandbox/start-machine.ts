@@ -69,6 +69,7 @@ export async function startMachine(
   })
   releases.add('our hold on the VMM', async () => machine.close())
   clock.mark('vmm')
+  if (facts.jailed === false) host.info(`${record.id} is not in a jail: ${facts.jailReason}`)
   if (facts.vsock !== null) {
     host.debug(`Configuring ${facts.vmm} vsock: CID=${spec.cid}, socket=${path.join(directory, facts.vsock.socket)}`)
     host.debug(`Vsock bridge enabled: CID=${spec.cid}, port=${spec.port}`)

@@ -1,5 +1,5 @@
 /** The VMM of this host: which driver starts a machine, and which one a machine that runs has. */
-import { messageOf } from '@bandsox/sdk'
+import { BandSoxError, messageOf } from '@bandsox/sdk'
 import { readShimConfig } from '../process/shim.js'
 import { type FirecrackerSettings, firecrackerDriver } from './firecracker/firecracker.js'
 import { chooseJail, findFirecracker } from './firecracker/host.js'
@@ -16,6 +16,11 @@ export interface VmmSettings extends FirecrackerSettings {
   vmm: VmmName
 }
 
+const noJailFor = (reason: string): BandSoxError =>
+  new BandSoxError('host-unsupported', `a jail is for Firecracker, which needs KVM: ${reason}`, {
+    hint: 'do without: --jailer auto',
+  })
+
 export interface VmmChoice {
   name: 'firecracker' | 'qemu'
   reason: string
@@ -25,6 +30,7 @@ export interface VmmChoice {
 export async function chooseVmm(tools: HostTools, { vmm, jailer }: VmmSettings): Promise<VmmChoice> {
   if (vmm !== 'auto') return { name: vmm, reason: 'it was asked for' }
   const { usable, groups, reason } = await probeKvm(tools)
+  if (!usable && jailer === 'on') throw noJailFor(reason)
   if (!usable) return { name: 'qemu', reason: `Firecracker needs KVM, which is not usable here: ${reason}` }
   try {
     const found = await findFirecracker(tools)
@@ -35,16 +41,20 @@ export async function chooseVmm(tools: HostTools, { vmm, jailer }: VmmSettings):
       reason: `KVM works; ${jail.jailer === undefined ? `no jail: ${jail.reason}` : 'in a jail'}`,
     }
   } catch (error) {
+    if (jailer === 'on') throw error // QEMU has no jail
     return { name: 'qemu', reason: messageOf(error) }
   }
 }
 
-export function hostVmm(tools: HostTools, settings: () => Promise<VmmSettings>): Vmm {
+export function hostVmm(
+  tools: HostTools,
+  settings: () => Promise<VmmSettings>,
+): { vmm: Vmm; choice: () => Promise<VmmChoice> } {
   const drivers = { firecracker: firecrackerDriver(tools, settings), qemu: qemuDriver(tools) }
   // Once: it takes a probe, and a host does not change its hardware while we run.
   const choice = lazily(async () => await chooseVmm(tools, await settings()))
   const chosen = async (): Promise<Vmm> => drivers[(await choice()).name]
-  return {
+  const vmm: Vmm = {
     start: async (spec) => await (await chosen()).start(spec),
     load: async (spec, state, options) => await (await chosen()).load(spec, state, options),
     capabilities: async () => await (await chosen()).capabilities(),
@@ -57,4 +67,5 @@ export function hostVmm(tools: HostTools, settings: () => Promise<VmmSettings>):
       for (const driver of Object.values(drivers)) await driver.clear(directory)
     },
   }
+  return { vmm, choice }
 }

@@ -25,7 +25,7 @@ export abstract class ShimMachine {
     try {
       await stop()
     } catch (error) {
-      await this.shim.freeLink()
+      await this.shim.freeLink().catch(() => undefined) // it is free by itself in a while; the reason is the news
       throw error
     }
   }

@@ -1,8 +1,11 @@
 /** `metrics`: what the VMM of a sandbox counts, and has logged. */
-import { BandSoxError, type SandboxMetrics } from '@bandsox/sdk'
+import { BandSoxError, printableLine, type SandboxMetrics } from '@bandsox/sdk'
 import type { Command } from 'commander'
 import { contextOf } from '../context.js'
 import { table } from '../text.js'
+
+/** Firecracker has groups of groups, and no more. */
+const MAX_DEPTH = 3
 
 export function addMetrics(program: Command): void {
   program
@@ -37,11 +40,11 @@ const keepsNone = (vmm: string, what: string): BandSoxError =>
     hint: 'Firecracker does: start the sandbox with --vmm firecracker',
   })
 
-/** Groups lie within groups: each value gets its whole way as its name. */
-function flat(group: Record<string, unknown>, prefix = ''): [string, string][] {
-  return Object.entries(group).flatMap(([name, value]): [string, string][] =>
-    typeof value === 'object' && value !== null
-      ? flat(value as Record<string, unknown>, `${prefix}${name}.`)
-      : [[`${prefix}${name}`, String(value)]],
-  )
+/** Groups lie within groups: each value gets its whole way as its name. A VMM may say anything: it is bounded, and harmless. */
+function flat(group: Record<string, unknown>, prefix = '', depth = 0): [string, string][] {
+  return Object.entries(group).flatMap(([name, value]): [string, string][] => {
+    const whole = printableLine(`${prefix}${name}`)
+    if (typeof value !== 'object' || value === null) return [[whole, printableLine(String(value))]]
+    return depth === MAX_DEPTH ? [[whole, '…']] : flat(value as Record<string, unknown>, `${whole}.`, depth + 1)
+  })
 }

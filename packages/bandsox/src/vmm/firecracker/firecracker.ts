@@ -1,5 +1,6 @@
 /** The Firecracker driver: where KVM works, the machine for production: quick, small, and in a jail. */
 import { BandSoxError } from '@bandsox/sdk'
+import { missingPrivileges } from '../../process/privileges.js'
 import { consoleConfig, SANDBOX_MARK, type ShimConfig, startShim } from '../../process/shim.js'
 import { type CgroupSupport, cgroupSupport, machineCgroup, requireLimits } from '../cgroup.js'
 import { type HostTools, type Kvm, probeKvm } from '../host.js'
@@ -118,8 +119,7 @@ function shimConfig(spec: MachineSpec, choice: Choice, folder: Folder, boots: bo
       // Its log has the time of the host's zone, unless it is told of another; in a jail there is none to be found.
       env: { [SANDBOX_MARK]: spec.sandboxId, TZ: 'UTC0' },
       maxFiles: MAX_FILES,
-      // Only root may make one.
-      ...(isRoot() && { newPidNamespace: true }),
+      ...(isRoot() && missingPrivileges(['SYS_ADMIN']).length === 0 && { newPidNamespace: true }),
     },
     files: [],
     console: consoleConfig,

@@ -3,9 +3,10 @@ import { chmod, copyFile, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { describe, it } from 'node:test'
 import { elfFile } from '../../artifact/elf.fixture.js'
+import type { Privilege } from '../../process/privileges.js'
 import { hasCode } from '../../testing/errors.js'
 import { type TestScope, temporaryFolder } from '../../testing/temporary-folder.js'
-import { chooseJail, findFirecracker } from './host.js'
+import { chooseJail, type FoundFirecracker, findFirecracker, type JailerMode } from './host.js'
 
 async function program(t: TestScope, name: string, script: string): Promise<string> {
   const file = path.join(await temporaryFolder(t), name)
@@ -37,6 +38,10 @@ describe('Firecracker on this host', () => {
       (error: Error & { hint?: string }) =>
         hasCode('host-missing', /firecracker is not installed/)(error) && /bandsox init/.test(error.hint ?? ''),
     )
+    await assert.rejects(
+      findFirecracker({ shim: '', searchPath: [], firecracker: { program: '/no/firecracker' } }),
+      hasCode('host-missing', /there is no firecracker at \/no\/firecracker/),
+    )
     for (const [script, says] of [
       ['echo Firecracker v1.5.0', /1\.5\.0 is too old/],
       ['echo hello', /cannot tell Firecracker's version/],
@@ -51,7 +56,9 @@ describe('Firecracker on this host', () => {
 
 describe('the jail', () => {
   const found = { program: '/no/firecracker', version: '1.16.1', number: [1, 16, 1] as const, jailer: '/my/jailer' }
-  const whyNot = async (...of: Parameters<typeof chooseJail>) => (await chooseJail(...of)).reason ?? ''
+  const choose = (mode: JailerMode, of: FoundFirecracker, isRoot: boolean, missing: readonly Privilege[] = []) =>
+    chooseJail(mode, of, isRoot, missing)
+  const whyNot = async (...of: Parameters<typeof choose>) => (await choose(...of)).reason ?? ''
 
   it('is made by root alone, where there is a jailer and a program that needs no libraries', async (t) => {
     const folder = await temporaryFolder(t)
@@ -60,19 +67,20 @@ describe('the jail', () => {
     await copyFile(process.execPath, linked)
     assert.match(await whyNot('off', found, true), /off/)
     assert.match(await whyNot('auto', found, false), /only root/)
+    assert.match(await whyNot('auto', found, true, ['SYS_ADMIN', 'MKNOD']), /lacks CAP_SYS_ADMIN, CAP_MKNOD/)
     assert.match(await whyNot('auto', { ...found, jailer: undefined }, true), /no jailer/)
     assert.match(await whyNot('auto', { ...found, program: script }, true), /needs libraries/)
     assert.match(await whyNot('auto', { ...found, program: linked }, true), /needs libraries/)
     const whole = path.join(folder, 'static')
     await writeFile(whole, elfFile({ segments: [{ type: 1, content: Buffer.from('code') }] }))
-    assert.deepEqual(await chooseJail('auto', { ...found, program: whole }, true), { jailer: '/my/jailer' })
-    assert.deepEqual(await chooseJail('on', { ...found, program: whole }, true), { jailer: '/my/jailer' })
+    assert.deepEqual(await choose('auto', { ...found, program: whole }, true), { jailer: '/my/jailer' })
+    assert.deepEqual(await choose('on', { ...found, program: whole }, true), { jailer: '/my/jailer' })
   })
 
   it('that must be and cannot is an error that says why and what helps', async () => {
-    await assert.rejects(chooseJail('on', found, false), hasCode('host-unsupported', /only root can make a jail/))
+    await assert.rejects(choose('on', found, false), hasCode('host-unsupported', /only root can make a jail/))
     await assert.rejects(
-      chooseJail('on', { ...found, jailer: undefined }, true),
+      choose('on', { ...found, jailer: undefined }, true),
       hasCode('host-unsupported', /there is no jailer/),
     )
   })

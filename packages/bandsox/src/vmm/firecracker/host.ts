@@ -1,7 +1,9 @@
 /** Where this host has Firecracker and its jailer, and what they are good for. */
+import { existsSync } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { BandSoxError } from '@bandsox/sdk'
 import { isStatic } from '../../artifact/elf.js'
+import { missingPrivileges, type Privilege } from '../../process/privileges.js'
 import { runCommand } from '../../process/run.js'
 import { findProgram, type HostTools, requireLinuxX64 } from '../host.js'
 import { findInstalledFirecracker } from './installed.js'
@@ -17,6 +19,9 @@ export interface FoundFirecracker {
   jailer: string | undefined
 }
 
+/** For its mounts, devices, root and user. */
+const JAIL_NEEDS = ['SYS_ADMIN', 'MKNOD', 'SYS_CHROOT', 'SETUID', 'SETGID', 'CHOWN'] as const
+
 /** `auto`: where it can be; `on`: or else there is no machine. */
 export type JailerMode = 'auto' | 'on' | 'off'
 
@@ -27,6 +32,11 @@ export async function findFirecracker(tools: HostTools): Promise<FoundFirecracke
   if (program === undefined) {
     throw new BandSoxError('host-missing', 'firecracker is not installed', {
       hint: 'fetch it: bandsox init; or say where it is: BANDSOX_FIRECRACKER=/path/to/firecracker',
+    })
+  }
+  if (!existsSync(program)) {
+    throw new BandSoxError('host-missing', `there is no firecracker at ${program}`, {
+      hint: 'BANDSOX_FIRECRACKER is to name one; without it, the one that bandsox init has fetched is used',
     })
   }
   const { stdout } = await runCommand([program, '--version'], { timeoutMs: VERSION_TIMEOUT_MS })
@@ -50,9 +60,14 @@ export type Jail =
   { jailer: string; reason?: undefined } | { jailer: undefined; reason: string }
 
 /** Whether a machine is put into a jail, and why not. @throws `host-unsupported` when it must be and cannot. */
-export async function chooseJail(mode: JailerMode, found: FoundFirecracker, isRoot: boolean): Promise<Jail> {
+export async function chooseJail(
+  mode: JailerMode,
+  found: FoundFirecracker,
+  isRoot: boolean,
+  missing: readonly Privilege[] = missingPrivileges(JAIL_NEEDS),
+): Promise<Jail> {
   if (mode === 'off') return { jailer: undefined, reason: 'the jailer is off' }
-  const obstacle = await obstacleToJail(found, isRoot)
+  const obstacle = await obstacleToJail(found, isRoot, missing)
   if (obstacle === undefined && found.jailer !== undefined) return { jailer: found.jailer }
   const { reason, hint } = obstacle ?? noJailer
   if (mode === 'auto') return { jailer: undefined, reason }
@@ -67,8 +82,13 @@ const noJailer = {
 async function obstacleToJail(
   { program, jailer }: FoundFirecracker,
   isRoot: boolean,
+  missing: readonly Privilege[],
 ): Promise<{ reason: string; hint: string } | undefined> {
   if (!isRoot) return { reason: 'only root can make a jail', hint: 'run bandsox as root, or with --jailer auto' }
+  if (missing.length > 0) {
+    const names = missing.map((name) => `CAP_${name}`).join(', ')
+    return { reason: `this root lacks ${names}`, hint: 'give them to the container that bandsox runs in' }
+  }
   if (jailer === undefined) return noJailer
   if (!(await isStaticProgram(program))) {
     return {

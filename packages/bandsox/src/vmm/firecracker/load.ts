@@ -14,7 +14,7 @@ export async function loadState(machine: FirecrackerMachine, snapshot: SnapshotL
   try {
     await machine.load(snapshot)
   } catch (error) {
-    await end(machine)
+    await end(machine).catch(() => undefined) // why it could not be loaded is the news; an end that failed is found at the next look
     throw error
   }
 }

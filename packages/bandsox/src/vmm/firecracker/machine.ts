@@ -4,12 +4,12 @@ import { copyFile, type FileHandle, open, readdir, rename, rm } from 'node:fs/pr
 import path from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { BandSoxError, isSystemError } from '@bandsox/sdk'
-import { readShimConfig } from '../../process/shim.js'
+import { readRun, readShimConfig } from '../../process/shim.js'
 import type { LiveLimits } from '../limits.js'
 import { attachShim, ShimMachine } from '../shim-machine.js'
 import type { Machine, MachineState, StateKind } from '../vmm.js'
 import { FirecrackerApi } from './api/client.js'
-import { FirecrackerFault } from './api/fault.js'
+import { FirecrackerFault, FirecrackerNoAnswer } from './api/fault.js'
 import { waitForApi } from './api/ready.js'
 import type { SnapshotLoad } from './api/types.js'
 import { folderFiles, limitedDrives, METRICS_LOG } from './configuration.js'
@@ -19,6 +19,8 @@ import { losesVsockAtPause, versionNumber } from './version.js'
 /** A guest gives some hundred MiB in a second; its statistics are a second old. */
 const BALLOON_PATIENCE_MS = 5_000
 const BALLOON_POLL_MS = 100
+/** It answers one after the other, and a snapshot of a large machine takes its time. The shim itself waits for 2 s. */
+const BUSY_PATIENCE_MS = 10_000
 /** Its line of metrics goes through a FIFO and the shim. */
 const METRICS_PATIENCE_MS = 2_000
 const METRICS_POLL_MS = 5
@@ -58,11 +60,38 @@ export class FirecrackerMachine extends ShimMachine implements Machine {
 
   async pause(): Promise<void> {
     await this.quietly(async () => {
-      await this.#firecracker.pause()
+      await this.#change(() => this.#firecracker.pause(), 'paused')
       const number = versionNumber(await this.#firecracker.version())
       if (number !== undefined && losesVsockAtPause(number)) await this.#tellGuestOfReset()
     })
-    await this.shim.look()
+  }
+
+  async resume(): Promise<void> {
+    await this.#change(() => this.#firecracker.resume(), 'running')
+  }
+
+  /**
+   * Changes what the machine does, and has the shim find out. A Firecracker that does not answer in time may have done it all the same:
+   * then what counts is what it says that its machine does.
+   */
+  async #change(change: () => Promise<void>, wanted: 'paused' | 'running'): Promise<void> {
+    let failure: unknown
+    try {
+      await change()
+    } catch (error) {
+      if (!(error instanceof FirecrackerNoAnswer && error.mayHaveTakenEffect)) throw error
+      failure = error
+    }
+    const deadline = performance.now() + BUSY_PATIENCE_MS
+    for (;;) {
+      try {
+        await this.shim.look()
+        break
+      } catch (error) {
+        if (performance.now() > deadline) throw failure ?? error
+      }
+    }
+    if (failure !== undefined && (await readRun(this.directory)).status?.status !== wanted) throw failure
   }
 
   /**
@@ -75,11 +104,6 @@ export class FirecrackerMachine extends ShimMachine implements Machine {
     } catch (error) {
       if (!(error instanceof FirecrackerFault && CANNOT_OPEN.test(error.faultMessage))) throw error
     }
-  }
-
-  async resume(): Promise<void> {
-    await this.#firecracker.resume()
-    await this.shim.look()
   }
 
   async powerDown(): Promise<void> {
