@@ -2,14 +2,14 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { readFile, rm } from 'node:fs/promises'
+import { mkdir, readFile, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { BandSoxError } from 'bandsox'
 import { LocalBandSox } from 'bandsox/internal/sandbox/local-bandsox.js'
 import type { JailerMode } from 'bandsox/internal/vmm/firecracker/host.js'
-import { openOn, standInHost } from './support/firecracker.js'
+import { driverOn, machineBeside, openOn, standInHost } from './support/firecracker.js'
 import { boundedOrFull } from './support/scale.js'
 import { namesIn, processesIn, type TestStorage, temporaryStorage, until, VMM_PROGRAM } from './support/storage.js'
 
@@ -87,6 +87,67 @@ test('where vsock is lost with a pause all the same, everything goes on over the
   assert.equal((await sandbox.files.write(name, 'after')).link, 'serial')
   assert.equal(String(await sandbox.files.read(name)), 'after')
 })
+
+test('a pause that a busy Firecracker answers late is a pause all the same', async () => {
+  await using storage = await temporaryStorage()
+  await using host = await standInHost({ jailer, flags: ['--stand-in-fault', 'api-slow=2500'] })
+  await using bandsox = await openOn(host, storage.folder)
+  await using sandbox = await bandsox.create('bandsox/base', disk)
+  await sandbox.pause()
+  assert.equal((await sandbox.info()).state.kind, 'paused')
+  await sandbox.resume()
+  assert.equal((await sandbox.info()).state.kind, 'running')
+  assert.equal((await sandbox.files.stat('/')).type, 'directory')
+})
+
+/** What a load must say of each fault; and a save. */
+const stateFaults: readonly [step: string, says: RegExp][] = [
+  ['crash-at=PUT /snapshot/load', /PUT \/snapshot\/load.*the VMM exited with 148/],
+  ['crash-at=start', /the VMM exited with 148/],
+  ['crash-at=PUT /snapshot/create', /PUT \/snapshot\/create/],
+]
+
+for (const [fault, says] of stateFaults)
+  test(`a state that cannot be saved or loaded, since there is ${fault}, leaves no half of anything`, async () => {
+    await using storage = await temporaryStorage()
+    await using sound = await standInHost({ jailer })
+    await using faulty = await standInHost({ jailer, flags: ['--stand-in-fault', fault] })
+    const isSave = fault.endsWith('create')
+    await using bandsox = await openOn(isSave ? faulty : sound, storage.folder)
+    const sandbox = await bandsox.create('bandsox/base', disk)
+    const { directory, id, vsock } = await sandbox.info()
+    assert.ok(vsock)
+    const folder = path.join(storage.folder, 'state')
+    await mkdir(folder, { mode: 0o700 })
+    const saver = await driverOn(isSave ? faulty : sound, storage.folder)
+    const loader = await driverOn(faulty, storage.folder)
+    await sandbox.pause()
+    const machine = await saver.vmm.attach(directory)
+    if (isSave) {
+      await assert.rejects(machine.saveState(folder, 'full'), says)
+      assert.deepEqual(namesIn(folder), [])
+    } else {
+      const state = await machine.saveState(folder, 'full')
+      const spec = await machineBeside({ directory, id }, { cid: 100, port: vsock.port })
+      await assert.rejects(loader.vmm.load(spec, state), (error: unknown) => {
+        assert.ok(error instanceof BandSoxError, String(error))
+        assert.match(error.message, says)
+        return true
+      })
+      const isLeft = () => processesIn(storage.folder).some(({ cwd }) => cwd.includes(spec.sandboxId))
+      await until(() => !isLeft(), 'the shim to end, which has told all by now')
+      assert.deepEqual(
+        namesIn(spec.directory).filter((name) => FOLDERS.includes(name) || name.endsWith('.sock')),
+        [],
+      )
+      await rm(spec.directory, { recursive: true })
+    }
+    machine.close()
+    saver.close()
+    loader.close()
+    await sandbox.delete({ force: true })
+    await nothingLeft(storage, [id])
+  })
 
 test('a start whose shim cannot be started leaves no folder of the machine', async () => {
   await using storage = await temporaryStorage()

@@ -23,7 +23,7 @@ const (
 	// Later only who changes the state asks at once; this is for changes of others, past BandSox.
 	lastLook = 10 * time.Second
 	// lookLimit is for a VMM that is busy with another request, such as a snapshot, and answers in turn.
-	lookLimit = 2 * time.Second
+	lookLimit = 5 * time.Second
 	// maxAnswerBytes is far above any answer to GET /, which has some 250 with its headers.
 	maxAnswerBytes = 8 << 10
 )

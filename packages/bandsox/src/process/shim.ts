@@ -5,6 +5,7 @@ import { readFileSync } from 'node:fs'
 import type { Socket } from 'node:net'
 import path from 'node:path'
 import type { Readable } from 'node:stream'
+import { setTimeout as delay } from 'node:timers/promises'
 import { BandSoxError, isSystemError, messageOf } from '@bandsox/sdk'
 import { z } from 'zod'
 import { within } from './deadline.js'
@@ -258,6 +259,20 @@ export async function readRun(directory: string): Promise<ShimRecords> {
   return { run, exit, vmmAlive, shimAlive, status }
 }
 
+/** A shim that has ended clears up in some ms, where nothing is in its way. */
+const END_PATIENCE_MS = 5_000
+const END_POLL_MS = 5
+
+/** How the VMM of a directory ended, once its shim has ended as well; undefined when it lives, or nobody knows. */
+export async function endOfRun(directory: string): Promise<VmmExit | undefined> {
+  const deadline = performance.now() + END_PATIENCE_MS
+  for (;;) {
+    const { exit, vmmAlive, shimAlive } = await readRun(directory)
+    if (!shimAlive || vmmAlive || performance.now() > deadline) return exit
+    await delay(END_POLL_MS)
+  }
+}
+
 /** A pid means something only in its boot and PID namespace: seen from another container, its process counts as living. */
 export const located = (identity: ProcessIdentity, { bootId, pidNamespace }: ShimRun): ProcessIdentity => ({
   ...identity,
@@ -298,13 +313,17 @@ export async function linkStatistics(directory: string, signal?: AbortSignal): P
 /** One connection to a running shim. */
 export class ShimClient {
   readonly #socket: Socket
+  readonly #directory: string
   readonly #exited: Promise<VmmExit>
   #answers: ((event: z.infer<typeof controlEvent> | undefined) => void)[] = []
   /** The shim will say nothing more. */
   #isOver = false
+  /** By us: then nobody waits for an end. */
+  #isClosed = false
 
-  private constructor(socket: Socket) {
+  private constructor(socket: Socket, directory: string) {
     this.#socket = socket
+    this.#directory = directory
     this.#exited = this.#listen()
     this.#exited.catch(() => undefined) // whoever waits for the end sees it
   }
@@ -312,7 +331,7 @@ export class ShimClient {
   /** @throws `vmm-failed` when no shim answers there. */
   static async connect(directory: string): Promise<ShimClient> {
     try {
-      return new ShimClient(await connectUnixSocket(path.join(directory, 'shim.sock')))
+      return new ShimClient(await connectUnixSocket(path.join(directory, 'shim.sock')), directory)
     } catch (error) {
       throw new BandSoxError('vmm-failed', `no shim answers in ${directory}: ${messageOf(error)}`, { cause: error })
     }
@@ -387,6 +406,7 @@ export class ShimClient {
   }
 
   close(): void {
+    this.#isClosed = true
     this.#socket.destroy()
   }
 
@@ -406,6 +426,9 @@ export class ShimClient {
       this.#isOver = true
       for (const answer of this.#answers.splice(0)) answer(undefined)
     }
+    // Who comes when it is just ending is not told any more; then it is written down.
+    const exit = this.#isClosed ? undefined : await endOfRun(this.#directory)
+    if (exit !== undefined) return exit
     throw new BandSoxError('vmm-failed', 'the shim ended without saying what became of the VMM')
   }
 }

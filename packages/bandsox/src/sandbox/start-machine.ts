@@ -59,13 +59,17 @@ export async function startMachine(
   const admit = admitWithin(hostMemoryMib(), configuration.host.memoryOvercommit)
   releases.add('CID and port', () => host.store.releaseNumbers(record.id))
   releases.add('the VMM', async () => void (await endMachine(host, record)))
-  const { spec, machine, facts } = await startOnFreeCid(host, record.id, {
+  const starting = startOnFreeCid(host, record.id, {
     specOf: async (numbers) => ({
       ...(await machineSpec(host, record, numbers)),
       serialLine: configuration.qemu.serialLine,
     }),
     admit,
     signal,
+  })
+  const { spec, machine, facts } = await starting.catch(async (error: unknown) => {
+    if (!(error instanceof BandSoxError && error.code === 'boot-failed')) throw error
+    throw await explained(error, record.id, directory, printed, bootTimeoutMs)
   })
   releases.add('our hold on the VMM', async () => machine.close())
   clock.mark('vmm')
@@ -171,16 +175,26 @@ async function whenReady(
     return await agent.waitUntilReady({ timeoutMs: timeoutMs - (performance.now() - startedAt), signal: either })
   } catch (error) {
     signal?.throwIfAborted()
-    const [printed, { run }] = await Promise.all([consoleTail(spec.directory, after), readRun(spec.directory)])
-    const words = run === undefined ? '' : describeLastWords(await lastWords(spec.directory, run.startedAt))
-    const code = error instanceof BandSoxError ? error.code : 'boot-failed'
-    const within = code === 'agent-unreachable' ? ` within ${timeoutMs} ms` : ''
-    throw new BandSoxError(
-      code,
-      `cannot boot sandbox ${spec.sandboxId}${within}: ${messageOf(error)}${words}${quote(printed)}`,
-      { cause: error, hint: 'the lines above are the last of its console' },
-    )
+    throw await explained(error, spec.sandboxId, spec.directory, after, timeoutMs)
   }
+}
+
+/** An error of a boot, with all that guest and VMM have said of it. */
+async function explained(
+  error: unknown,
+  id: string,
+  directory: string,
+  after: ConsolePosition | undefined,
+  timeoutMs: number,
+): Promise<BandSoxError> {
+  const [printed, { run }] = await Promise.all([consoleTail(directory, after), readRun(directory)])
+  const words = run === undefined ? '' : describeLastWords(await lastWords(directory, run.startedAt))
+  const code = error instanceof BandSoxError ? error.code : 'boot-failed'
+  const within = code === 'agent-unreachable' ? ` within ${timeoutMs} ms` : ''
+  return new BandSoxError(code, `cannot boot sandbox ${id}${within}: ${messageOf(error)}${words}${quote(printed)}`, {
+    cause: error,
+    hint: 'the lines above are the last of its console',
+  })
 }
 
 const quote = (printed: string): string =>

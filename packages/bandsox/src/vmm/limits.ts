@@ -1,7 +1,7 @@
 /** How much of the host one machine may take, whichever VMM makes it. */
 
 export interface MachineLimits {
-  /** Read and written together, over all of its disks; may be taken at once after a second's rest. null: no limit. */
+  /** Read and written together, over all of its disks (on Firecracker: each of them); may be taken at once after a second's rest. null: no limit. */
   diskBytesPerSecond: number | null
   /** Requests, as above. */
   diskOperationsPerSecond: number | null

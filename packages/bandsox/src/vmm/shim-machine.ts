@@ -2,7 +2,7 @@
 import path from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { BandSoxError } from '@bandsox/sdk'
-import { adoptVmm, readRun, readShimConfig, ShimClient, type VmmExit } from '../process/shim.js'
+import { adoptVmm, describeExit, endOfRun, readRun, readShimConfig, ShimClient, type VmmExit } from '../process/shim.js'
 import { setCpus } from './cgroup.js'
 
 /** A shim tells within a ms or so, on a busy host later; one that does not is not waited for long. */
@@ -65,4 +65,19 @@ export abstract class ShimMachine {
 export async function attachShim(shimPath: string, directory: string): Promise<ShimClient> {
   if (!(await readRun(directory)).shimAlive) await adoptVmm(shimPath, directory)
   return await ShimClient.connect(directory)
+}
+
+/**
+ * Takes hold of a machine that has just been started. One whose VMM ended at once may be gone with its shim by then.
+ *
+ * @throws `boot-failed` with how the VMM ended, when nothing of it is left; what `attach` throws.
+ */
+export async function attachStarted<M>(directory: string, attach: () => Promise<M>): Promise<M> {
+  try {
+    return await attach()
+  } catch (error) {
+    const exit = await endOfRun(directory)
+    if (exit === undefined) throw error
+    throw new BandSoxError('boot-failed', describeExit(exit), { cause: error })
+  }
 }

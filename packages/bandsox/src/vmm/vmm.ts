@@ -130,7 +130,7 @@ export interface Machine {
 
 export interface Vmm {
   /**
-   * @throws `host-unsupported` (also for a limit that this host cannot keep), `host-missing`, `vsock-unavailable`, `vmm-failed`; `cid-in-use` when a VM that is not ours has
+   * @throws `host-unsupported` (also for a limit that this host cannot keep), `host-missing`, `vsock-unavailable`, `vmm-failed`; `boot-failed` when the VMM ends at once; `cid-in-use` when a VM that is not ours has
    *   `spec.cid`. Nothing is left behind, and the directory is good for another start.
    */
   start(spec: MachineSpec): Promise<{ machine: Machine; facts: MachineFacts }>

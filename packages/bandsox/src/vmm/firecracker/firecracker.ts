@@ -6,6 +6,7 @@ import { type CgroupSupport, cgroupSupport, machineCgroup, requireLimits } from 
 import { type HostTools, type Kvm, probeKvm } from '../host.js'
 import { lazily } from '../lazily.js'
 import { linksOf, SERIAL_SOCKET, VSOCK_SOCKET } from '../links.js'
+import { attachStarted } from '../shim-machine.js'
 import type { MachineFacts, MachineSpec, Vmm } from '../vmm.js'
 import {
   FIRECRACKER_LOG,
@@ -70,7 +71,8 @@ export function firecrackerDriver(tools: HostTools, settings: () => Promise<Fire
       await removeFolders(spec.directory) // the shim's to remove, if it had come to that
       throw error
     }
-    return { machine: await attachMachine(tools.shim, spec.directory), facts: factsOf(spec, choice) }
+    const machine = await attachStarted(spec.directory, () => attachMachine(tools.shim, spec.directory))
+    return { machine, facts: factsOf(spec, choice) }
   }
 
   return {

@@ -1,6 +1,8 @@
 /** Tells a Firecracker that has just been started what to load. */
-import { BandSoxError } from '@bandsox/sdk'
+import { BandSoxError, messageOf } from '@bandsox/sdk'
+import { describeExit, type VmmExit } from '../../process/shim.js'
 import type { LoadOptions } from '../vmm.js'
+import { FirecrackerFault } from './api/fault.js'
 import type { SnapshotLoad } from './api/types.js'
 import { folderFiles } from './configuration.js'
 import type { FirecrackerMachine } from './machine.js'
@@ -9,22 +11,28 @@ import { capabilitiesOf, tracksDirtyPagesByName, type Version } from './version.
 const OWN_END_MS = 200
 const KILL_TIMEOUT_MS = 10_000
 
-/** @throws `vmm-control` with what Firecracker says; nothing is left then. */
+/** @throws `vmm-control` with what Firecracker says, `vmm-failed` when it ended; nothing is left then. */
 export async function loadState(machine: FirecrackerMachine, snapshot: SnapshotLoad): Promise<void> {
   try {
     await machine.load(snapshot)
   } catch (error) {
-    await end(machine).catch(() => undefined) // why it could not be loaded is the news; an end that failed is found at the next look
-    throw error
+    const exit = await end(machine).catch(() => undefined) // the error is the news; an end that failed is found at the next look
+    // A refusal says all; a Firecracker that ended without an answer does not.
+    if (error instanceof FirecrackerFault || exit === undefined) throw error
+    throw new BandSoxError('vmm-failed', `${messageOf(error)}; ${describeExit(exit)}`, {
+      cause: error,
+      hint: 'see firecracker.log and vmm.log in the VM’s directory',
+    })
   }
 }
 
 /** One that could not load ends by itself, mostly; it is good for nothing either way. */
-async function end(machine: FirecrackerMachine): Promise<void> {
+async function end(machine: FirecrackerMachine): Promise<VmmExit | undefined> {
   try {
-    if ((await machine.exitedWithin(OWN_END_MS)) !== undefined) return
+    const exit = await machine.exitedWithin(OWN_END_MS)
+    if (exit !== undefined) return exit
     await machine.signal('SIGKILL')
-    await machine.exitedWithin(KILL_TIMEOUT_MS)
+    return await machine.exitedWithin(KILL_TIMEOUT_MS)
   } finally {
     machine.close()
   }

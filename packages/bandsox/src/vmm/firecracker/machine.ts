@@ -19,7 +19,7 @@ import { losesVsockAtPause, versionNumber } from './version.js'
 /** A guest gives some hundred MiB in a second; its statistics are a second old. */
 const BALLOON_PATIENCE_MS = 5_000
 const BALLOON_POLL_MS = 100
-/** It answers one after the other, and a snapshot of a large machine takes its time. The shim itself waits for 2 s. */
+/** It answers one after the other, and a snapshot of a large machine takes its time. The shim itself waits for 5 s. */
 const BUSY_PATIENCE_MS = 10_000
 /** Its line of metrics goes through a FIFO and the shim. */
 const METRICS_PATIENCE_MS = 2_000

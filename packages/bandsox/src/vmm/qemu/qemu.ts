@@ -8,6 +8,7 @@ import { type Acceleration, type HostTools, probeAcceleration } from '../host.js
 import { lazily } from '../lazily.js'
 import { linkOrCopyProgram } from '../link-or-copy.js'
 import { linksOf, SERIAL_SOCKET, VSOCK_SOCKET } from '../links.js'
+import { attachStarted } from '../shim-machine.js'
 import type { MachineFacts, MachineSpec, SerialLine, Vmm } from '../vmm.js'
 import {
   AGENT_SERIAL_SOCKET,
@@ -59,7 +60,8 @@ export function qemuDriver(tools: HostTools): Vmm {
         vsockReason,
         serial: { line: serialLineOf(spec), socket: SERIAL_SOCKET },
       }
-      return { machine: await attachMachine(tools.shim, spec.directory), facts }
+      const machine = await attachStarted(spec.directory, () => attachMachine(tools.shim, spec.directory))
+      return { machine, facts }
     },
     load: async () => {
       throw new BandSoxError('host-unsupported', 'the QEMU driver cannot load the state of a machine yet')
