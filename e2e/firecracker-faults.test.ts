@@ -236,6 +236,7 @@ for (const victim of ['shim', 'VMM', 'shim and VMM'] as const)
   test(`a start whose ${victim} is killed fails with a reason, and leaves nothing`, async () => {
     await using storage = await temporaryStorage()
     await using host = await standInHost({ jailer, flags: ['--stand-in-fault', 'boot-takes=600'] })
+    let killed = 0
     for (let index = 0; index < boundedOrFull(3, 20); index++) {
       await using bandsox = await openOn(host, storage.folder)
       const created = bandsox.create('bandsox/base', { ...disk, bootTimeoutMs: 8_000 }).then(
@@ -247,20 +248,26 @@ for (const victim of ['shim', 'VMM', 'shim and VMM'] as const)
         (victim.includes('shim') && program.startsWith('bandsox-shim'))
       await until(() => processesIn(storage.folder).some(({ program }) => isVictim(program)), 'the victim to be there')
       await new Promise((resolve) => setTimeout(resolve, index * 60))
-      for (const { pid, program } of processesIn(storage.folder)) if (isVictim(program)) process.kill(pid, 'SIGKILL')
+      const victims = processesIn(storage.folder).filter(({ program }) => isVictim(program))
+      for (const { pid } of victims) process.kill(pid, 'SIGKILL')
+      killed += victims.length
       const outcome = await created
       // A shim that was killed is replaced, and the machine goes on; of one whose VMM was killed nothing comes.
-      if (victim !== 'shim') assert.ok(outcome instanceof BandSoxError && outcome.hint !== undefined, String(outcome))
+      // (A jailer that is just leaving for its jail is nobody's to be seen.)
+      if (victim !== 'shim' && victims.length > 0)
+        assert.ok(outcome instanceof BandSoxError && outcome.hint !== undefined, String(outcome))
       else if (outcome instanceof Error) assert.ok(outcome instanceof BandSoxError, outcome.stack)
       const ids = namesIn(`${storage.folder}/vms`)
       for (const { id } of await bandsox.list()) await (await bandsox.get(id)).delete({ force: true })
       await nothingLeft(storage, ids)
     }
+    assert.ok(killed > 0)
   })
 
 /** @param ids Of the sandboxes that were made, where they are known. */
 async function nothingLeft(storage: TestStorage, ids: readonly string[] = []): Promise<void> {
   await storage.assertNothingLeft()
+  // (Where this host has no control groups, none can be left: ids are of machines that had them elsewhere.)
   const left = namesIn('/sys/fs/cgroup/bandsox').filter((name) => ids.includes(name))
   assert.deepEqual(left, [], 'control groups left behind')
 }

@@ -100,7 +100,10 @@ function choiceFrom<K extends string, T extends string>(
   const text = given ?? env[variable]
   if (text === undefined || text === '') return {}
   if (!(choices as readonly string[]).includes(text))
-    throw new BandSoxError('bad-request', `${variable}: ${JSON.stringify(text)} is none of ${choices.join(', ')}`)
+    throw new BandSoxError(
+      'bad-request',
+      `${given === undefined ? variable : key}: ${JSON.stringify(text)} is none of ${choices.join(', ')}`,
+    )
   return { [key]: text } as { [key in K]?: T }
 }
 

@@ -13,6 +13,8 @@ const count = z.int().positive()
 const DEFAULT_MEMORY_OVERCOMMIT = 1
 export const VMM_NAMES = ['auto', 'firecracker', 'qemu'] as const satisfies VmmName[]
 export const JAILER_MODES = ['auto', 'on', 'off'] as const satisfies JailerMode[]
+/** The kernel's last; the one above means nobody in particular. */
+const MAX_USER = 2 ** 32 - 2
 /** Above every range that systemd hands out. */
 const DEFAULT_VM_USERS = { first: 1_900_000_000, count: 65_536 }
 
@@ -45,7 +47,10 @@ const configurationSchema = registryConfigSchema.extend({
   host: z
     .strictObject({
       /** When root runs us, each VM's processes get a user and a group of their own: this range's, by the VM's CID. */
-      vmUsers: z.strictObject({ first: z.int().min(1_000), count: z.int().min(1) }).prefault(DEFAULT_VM_USERS),
+      vmUsers: z
+        .strictObject({ first: z.int().min(1_000).max(MAX_USER), count: z.int().min(1).max(MAX_USER) })
+        .refine(({ first, count }) => first + count - 1 <= MAX_USER, 'goes beyond the last user that there is')
+        .prefault(DEFAULT_VM_USERS),
       /**
        * How much memory all running sandboxes may have together, as a share of the host's. A guest takes what it touches;
        * with more than 1 the host relies on guests that use less than they have. What a VMM takes for itself comes on top.

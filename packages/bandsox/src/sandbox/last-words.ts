@@ -4,7 +4,7 @@ import path from 'node:path'
 import { printableLine } from '@bandsox/sdk'
 import { readTail } from '../process/read-tail.js'
 import { CONSOLE_LOG, VMM_LOG } from '../process/shim.js'
-import { VMM_OWN_LOG } from './vmm-log.js'
+import { FIRECRACKER_LOG } from '../vmm/firecracker/configuration.js'
 
 const TAIL_BYTES = 8 * 1024
 const MAX_CHARACTERS = 300
@@ -39,7 +39,7 @@ export async function lastWords(directory: string, since: string): Promise<LastW
     const tail = await readTail(file, TAIL_BYTES)
     return tail === undefined || (await stat(file)).mtime.toISOString() < since ? '' : tail
   }
-  const [console, stderr, log] = await Promise.all([tailOf(CONSOLE_LOG), tailOf(VMM_LOG), tailOf(VMM_OWN_LOG)])
+  const [console, stderr, log] = await Promise.all([tailOf(CONSOLE_LOG), tailOf(VMM_LOG), tailOf(FIRECRACKER_LOG)])
   return { panic: panicIn(console), vmm: errorIn(linesSince(log, since)) ?? errorIn(stderr) }
 }
 

@@ -7,6 +7,7 @@ import path from 'node:path'
 import { BandSoxError, isSystemError, messageOf } from '@bandsox/sdk'
 import type { Agent } from '../guest/agent.js'
 import { describeExit, readRun } from '../process/shim.js'
+import { FIRST_CID } from '../store/numbers.js'
 import type { MachineRecord, SandboxRecord } from '../store/record.js'
 import type { Machine, MachineSpec } from '../vmm/vmm.js'
 import { admitWithin, hostMemoryMib } from './admission.js'
@@ -22,9 +23,6 @@ import { type StageClock, stageClock } from './stage-clock.js'
 
 /** Of the time for a boot, how long the console's word is waited for before the link is tried without it. */
 const HINT_SHARE = 0.75
-
-/** The first that a guest has. */
-const FIRST_CID = 3
 
 export interface StartMachineOptions {
   bootTimeoutMs: number
@@ -122,7 +120,8 @@ async function machineSpec(
 ): Promise<MachineSpec> {
   const directory = host.store.directoryOf(record.id)
   const { first, count } = (await host.configuration()).host.vmUsers
-  if (cid - FIRST_CID >= count)
+  const isRoot = process.getuid?.() === 0
+  if (isRoot && cid - FIRST_CID >= count)
     throw new BandSoxError('host-resource', `no user is left for a machine with CID ${cid}: there are ${count}`, {
       hint: 'give machines more of them: host.vmUsers.count in the configuration file',
     })
@@ -130,7 +129,7 @@ async function machineSpec(
   // One that was imported may have been killed: its kernel replays the journal, and writes for that alone.
   const isRootWritable = record.importedFrom !== undefined
   const files = isRootWritable ? { ...machineFiles, root: IMPORTED_ROOT } : machineFiles
-  if (process.getuid?.() === 0) {
+  if (isRoot) {
     for (const disk of isRootWritable ? [files.overlay, files.root] : [files.overlay])
       await chown(path.join(directory, disk), uid, uid)
   }

@@ -2,15 +2,14 @@
 import path from 'node:path'
 import { printableLine } from '@bandsox/sdk'
 import { readTail } from '../process/read-tail.js'
+import { FIRECRACKER_LOG } from '../vmm/firecracker/configuration.js'
 
-/** Firecracker's, in a VM's directory, bounded by the shim. */
-export const VMM_OWN_LOG = 'firecracker.log'
 const TAIL_BYTES = 16 * 1024
 const MAX_LINES = 40
 
 /** @returns The last lines, oldest first; undefined where there is no log. */
 export async function vmmLog(directory: string): Promise<string[] | undefined> {
-  const tail = await readTail(path.join(directory, VMM_OWN_LOG), TAIL_BYTES)
+  const tail = await readTail(path.join(directory, FIRECRACKER_LOG), TAIL_BYTES)
   if (tail === undefined) return undefined
   const lines = tail.split('\n').filter((line) => line !== '')
   return lines.slice(-MAX_LINES).map(printableLine)

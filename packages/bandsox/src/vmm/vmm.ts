@@ -86,6 +86,8 @@ export interface LoadOptions {
   clockRealtime?: boolean
   /** Whether states of the kind `diff` can be saved later. Default false. */
   trackDirtyPages?: boolean
+  /** Ends the waiting for the VMM, and the machine with it. */
+  signal?: AbortSignal | undefined
 }
 
 /** A machine that runs. Several processes may hold one; none of them owns it: the shim does. */

@@ -50,7 +50,10 @@ export function firecrackerDriver(tools: HostTools, settings: () => Promise<Fire
     if (!kvm.usable) throw withoutKvm(kvm.reason)
     requireLimits(spec.limits, groups)
     const jail = await chooseJail(jailer, found, isRoot())
-    if (jail.jailer === undefined && kvm.groups === undefined) throw withoutKvm(kvm.reason)
+    if (jail.jailer === undefined && kvm.groups === undefined)
+      throw new BandSoxError('host-unsupported', `Firecracker cannot open KVM without a jail: ${kvm.reason}`, {
+        hint: `make that change, or have it jailed (${jail.reason})`,
+      })
     if (jail.jailer === undefined && spec.networkNamespace !== undefined)
       throw new BandSoxError('host-unsupported', `cannot put a machine into a network namespace: ${jail.reason}`)
     return { ...found, kvm, jail, groups }
@@ -80,7 +83,7 @@ export function firecrackerDriver(tools: HostTools, settings: () => Promise<Fire
     async load(spec, state, options = {}) {
       const snapshot = snapshotLoad((await firecracker()).number, options)
       const started = await startProcess(spec, { load: state })
-      await loadState(started.machine, snapshot)
+      await loadState(started.machine, snapshot, spec.limits, options.signal)
       return started
     },
     capabilities: async () => capabilitiesOf((await firecracker()).number),

@@ -1,6 +1,7 @@
 /** Tells a Firecracker that has just been started what to load. */
 import { BandSoxError, messageOf } from '@bandsox/sdk'
 import { describeExit, type VmmExit } from '../../process/shim.js'
+import type { LiveLimits } from '../limits.js'
 import type { LoadOptions } from '../vmm.js'
 import { FirecrackerFault } from './api/fault.js'
 import type { SnapshotLoad } from './api/types.js'
@@ -11,14 +12,21 @@ import { capabilitiesOf, tracksDirtyPagesByName, type Version } from './version.
 const OWN_END_MS = 200
 const KILL_TIMEOUT_MS = 10_000
 
-/** @throws `vmm-control` with what Firecracker says, `vmm-failed` when it ended; nothing is left then. */
-export async function loadState(machine: FirecrackerMachine, snapshot: SnapshotLoad): Promise<void> {
+/** @throws `vmm-control` with what Firecracker says, `vmm-failed` when it ended, `signal.reason`; nothing is left then. */
+export async function loadState(
+  machine: FirecrackerMachine,
+  snapshot: SnapshotLoad,
+  limits: LiveLimits,
+  signal: AbortSignal | undefined,
+): Promise<void> {
   try {
-    await machine.load(snapshot)
+    await machine.load(snapshot, signal)
+    // Those of the state were another machine's. Processors are limited by its control group already.
+    await machine.limitDisks(limits)
   } catch (error) {
     const exit = await end(machine).catch(() => undefined) // the error is the news; an end that failed is found at the next look
     // A refusal says all; a Firecracker that ended without an answer does not.
-    if (error instanceof FirecrackerFault || exit === undefined) throw error
+    if (error instanceof FirecrackerFault || exit === undefined || signal?.aborted) throw error
     throw new BandSoxError('vmm-failed', `${messageOf(error)}; ${describeExit(exit)}`, {
       cause: error,
       hint: 'see firecracker.log and vmm.log in the VM’s directory',

@@ -1,4 +1,5 @@
 /** A running Firecracker: its shim for the process, its API for the machine. */
+import { randomUUID } from 'node:crypto'
 import { constants } from 'node:fs'
 import { copyFile, type FileHandle, open, readdir, rename, rm } from 'node:fs/promises'
 import path from 'node:path'
@@ -110,19 +111,24 @@ export class FirecrackerMachine extends ShimMachine implements Machine {
     await this.#firecracker.sendCtrlAltDel()
   }
 
-  async setLimits({ cpus, ...disk }: LiveLimits): Promise<void> {
-    await this.setCpus(cpus)
-    for (const drive of limitedDrives({ cpus, ...disk })) await this.#firecracker.patchDrive(drive)
+  async setLimits(limits: LiveLimits): Promise<void> {
+    await this.setCpus(limits.cpus)
+    await this.limitDisks(limits)
+  }
+
+  async limitDisks(limits: LiveLimits): Promise<void> {
+    for (const drive of limitedDrives(limits)) await this.#firecracker.patchDrive(drive)
   }
 
   async setMemory(memoryMib: number): Promise<number> {
     const api = this.#firecracker
     const { mem_size_mib: whole } = await api.machineConfig()
-    await api.patchBalloon({ amount_mib: Math.max(0, whole - memoryMib) })
-    const memoryNow = async () => whole - (await api.balloonStatistics()).actual_mib
+    const wanted = Math.min(memoryMib, whole)
+    await api.patchBalloon({ amount_mib: whole - wanted })
+    const memoryNow = async () => Math.max(0, whole - (await api.balloonStatistics()).actual_mib)
     const deadline = performance.now() + BALLOON_PATIENCE_MS
     let now = await memoryNow()
-    while (now !== memoryMib && performance.now() < deadline) {
+    while (now !== wanted && performance.now() < deadline) {
       await delay(BALLOON_POLL_MS)
       now = await memoryNow()
     }
@@ -144,16 +150,18 @@ export class FirecrackerMachine extends ShimMachine implements Machine {
   }
 
   /** Into a process that has just been started, and waits for it. */
-  async load(snapshot: SnapshotLoad): Promise<void> {
-    await waitForApi(this.#apiSocket, { ended: this.exited() })
-    await this.#firecracker.loadSnapshot(snapshot)
+  async load(snapshot: SnapshotLoad, signal: AbortSignal | undefined): Promise<void> {
+    await waitForApi(this.#apiSocket, { ended: this.exited(), signal })
+    await this.#firecracker.loadSnapshot(snapshot, { signal })
     await this.shim.look()
   }
 
   async saveState(folder: string, kind: StateKind): Promise<MachineState> {
     const { devices, memory } = folderFiles
     await requireRoom(folder, [devices, memory]) // before the whole memory is written for nothing
-    const inside = (name: string) => path.join(path.dirname(this.#apiSocket), `${name}.new`)
+    // Two may save at once, one after the other for Firecracker: neither is to take the other's files.
+    const mark = randomUUID().slice(0, 8)
+    const inside = (name: string) => path.join(path.dirname(this.#apiSocket), `${name}.${mark}`)
     const state = { devices: path.join(folder, devices), memory: path.join(folder, memory) }
     try {
       await this.#firecracker.createSnapshot({
