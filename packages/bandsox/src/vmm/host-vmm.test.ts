@@ -46,11 +46,15 @@ describe('the VMM of a host', () => {
   it('is what was asked for, whether it can be or not: the start says', async (t) => {
     const tools = await hostWith(t, none)
     assert.equal((await chooseVmm(tools, { vmm: 'firecracker', jailer: 'auto' })).name, 'firecracker')
-    assert.equal((await chooseVmm(tools, { vmm: 'qemu', jailer: 'on' })).name, 'qemu')
+    assert.equal((await chooseVmm(tools, { vmm: 'qemu', jailer: 'auto' })).name, 'qemu')
   })
 
   it('is never one without a jail when there must be one', async (t) => {
     const wanted = { vmm: 'auto', jailer: 'on' } as const
+    await assert.rejects(
+      chooseVmm(await hostWith(t, usable), { vmm: 'qemu', jailer: 'on' }),
+      hasCode('bad-request', /a jail, which is for Firecracker/),
+    )
     await assert.rejects(
       chooseVmm(await hostWith(t, none), wanted),
       hasCode('host-unsupported', /a jail is for Firecracker/),

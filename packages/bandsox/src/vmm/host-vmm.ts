@@ -28,6 +28,10 @@ export interface VmmChoice {
 
 /** Which of them a new machine gets, and why. */
 export async function chooseVmm(tools: HostTools, { vmm, jailer }: VmmSettings): Promise<VmmChoice> {
+  if (vmm === 'qemu' && jailer === 'on')
+    throw new BandSoxError('bad-request', 'QEMU was asked for, and a jail, which is for Firecracker', {
+      hint: 'leave out one of the two: --vmm qemu, --jailer on',
+    })
   if (vmm !== 'auto') return { name: vmm, reason: 'it was asked for' }
   const { usable, groups, reason } = await probeKvm(tools)
   if (!usable && jailer === 'on') throw noJailFor(reason)
