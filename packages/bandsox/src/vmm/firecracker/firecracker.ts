@@ -18,7 +18,7 @@ import {
   vmConfiguration,
 } from './configuration.js'
 import { type Beginning, type Folder, folderOf, JAIL, JAILED_PROGRAM, makeFolder, removeFolders } from './folder.js'
-import { chooseJail, type FoundFirecracker, findFirecracker, type Jail, type JailerMode } from './host.js'
+import { chooseJail, type FoundFirecracker, firecrackerFinder, type Jail, type JailerMode } from './host.js'
 import { loadState, snapshotLoad } from './load.js'
 import { attachMachine, type FirecrackerMachine } from './machine.js'
 import { capabilitiesOf } from './version.js'
@@ -40,8 +40,8 @@ interface Choice extends FoundFirecracker {
 }
 
 export function firecrackerDriver(tools: HostTools, settings: () => Promise<FirecrackerSettings>): Vmm {
+  const firecracker = firecrackerFinder(tools)
   // The host does not change its hardware while we run: each is found out once.
-  const firecracker = lazily(() => findFirecracker(tools))
   const probed = lazily(() => probeKvm(tools))
   const cgroups = lazily(() => cgroupSupport())
 

@@ -1,12 +1,12 @@
 import assert from 'node:assert/strict'
-import { chmod, copyFile, writeFile } from 'node:fs/promises'
+import { chmod, copyFile, rm, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { describe, it } from 'node:test'
 import { elfFile } from '../../artifact/elf.fixture.js'
 import type { Privilege } from '../../process/privileges.js'
 import { hasCode } from '../../testing/errors.js'
 import { type TestScope, temporaryFolder } from '../../testing/temporary-folder.js'
-import { chooseJail, type FoundFirecracker, findFirecracker, type JailerMode } from './host.js'
+import { chooseJail, type FoundFirecracker, findFirecracker, firecrackerFinder, type JailerMode } from './host.js'
 
 async function program(t: TestScope, name: string, script: string): Promise<string> {
   const file = path.join(await temporaryFolder(t), name)
@@ -30,6 +30,17 @@ describe('Firecracker on this host', () => {
     const found = await findFirecracker({ shim: '', searchPath, firecracker: named })
     assert.deepEqual([found.program, found.version, found.jailer], [other, '1.12.0', '/my/jailer'])
     assert.equal((await findFirecracker({ shim: '', searchPath: [path.dirname(one)] })).jailer, undefined)
+  })
+
+  it('is asked for its version once, and again when another is in its place', async (t) => {
+    const file = await program(t, 'firecracker', FIRECRACKER)
+    const find = firecrackerFinder({ shim: '', searchPath: [path.dirname(file)] })
+    const first = await find()
+    assert.equal(await find(), first)
+    await rm(file)
+    await writeFile(file, '#!/bin/sh\necho Firecracker v1.17.0\n')
+    await chmod(file, 0o755)
+    assert.equal((await find()).version, '1.17.0')
   })
 
   it('that is missing, too old or something else is refused with what helps', async (t) => {

@@ -1,5 +1,5 @@
 /** Where this host has Firecracker and its jailer, and what they are good for. */
-import { existsSync } from 'node:fs'
+import { existsSync, statSync } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { BandSoxError } from '@bandsox/sdk'
 import { isStatic } from '../../artifact/elf.js'
@@ -24,6 +24,21 @@ const JAIL_NEEDS = ['SYS_ADMIN', 'MKNOD', 'SYS_CHROOT', 'SETUID', 'SETGID', 'CHO
 
 /** `auto`: where it can be; `on`: or else there is no machine. */
 export type JailerMode = 'auto' | 'on' | 'off'
+
+/**
+ * {@link findFirecracker}, which is run anew only when another program is in its place: an upgrade counts for the next machine, also of a
+ * process that lives long.
+ */
+export function firecrackerFinder(tools: HostTools): () => Promise<FoundFirecracker> {
+  let known: { file: string; found: FoundFirecracker } | undefined
+  return async () => {
+    const { program, jailer } = await programsOf(tools)
+    const status = program === undefined ? undefined : statSync(program, { throwIfNoEntry: false })
+    const file = `${program} ${jailer} ${status?.dev} ${status?.ino} ${status?.mtimeMs} ${status?.size}`
+    if (known?.file !== file) known = { file, found: await findFirecracker(tools) }
+    return known.found
+  }
+}
 
 /** @throws `host-missing` without one, `host-unsupported` for one that is too old, or another host than Linux on x86-64. */
 export async function findFirecracker(tools: HostTools): Promise<FoundFirecracker> {

@@ -10,7 +10,7 @@ import type { LiveLimits } from '../limits.js'
 import { attachShim, ShimMachine } from '../shim-machine.js'
 import type { Machine, MachineState, StateKind } from '../vmm.js'
 import { FirecrackerApi } from './api/client.js'
-import { FirecrackerFault, FirecrackerNoAnswer } from './api/fault.js'
+import { FirecrackerNoAnswer } from './api/fault.js'
 import { waitForApi } from './api/ready.js'
 import type { SnapshotLoad } from './api/types.js'
 import { folderFiles, limitedDrives, METRICS_LOG } from './configuration.js'
@@ -22,12 +22,12 @@ const BALLOON_PATIENCE_MS = 5_000
 const BALLOON_POLL_MS = 100
 /** It answers one after the other, and a snapshot of a large machine takes its time. The shim itself waits for 5 s. */
 const BUSY_PATIENCE_MS = 10_000
+const BUSY_POLL_MS = 50
 /** Its line of metrics goes through a FIFO and the shim. */
 const METRICS_PATIENCE_MS = 2_000
 const METRICS_POLL_MS = 5
 /** No folder of this name is in a VMM's. */
 const NOWHERE = 'nowhere/state'
-const CANNOT_OPEN = /snapshot backing file/
 /** Machines of several users are loaded from it, by links of their own: the folder is what keeps it from others. */
 const ALL_READ = 0o444
 
@@ -62,9 +62,9 @@ export class FirecrackerMachine extends ShimMachine implements Machine {
   async pause(): Promise<void> {
     await this.quietly(async () => {
       await this.#change(() => this.#firecracker.pause(), 'paused')
-      const number = versionNumber(await this.#firecracker.version())
-      if (number !== undefined && losesVsockAtPause(number)) await this.#tellGuestOfReset()
     })
+    // It is paused, whatever becomes of this: at the worst vsock is lost, and all goes on over the serial line.
+    await this.#keepVsock().catch(() => undefined)
   }
 
   async resume(): Promise<void> {
@@ -90,21 +90,20 @@ export class FirecrackerMachine extends ShimMachine implements Machine {
         break
       } catch (error) {
         if (performance.now() > deadline) throw failure ?? error
+        await delay(BUSY_POLL_MS)
       }
     }
     if (failure !== undefined && (await readRun(this.directory)).status?.status !== wanted) throw failure
   }
 
   /**
-   * Has Firecracker begin to save a state, which tells the guest's vsock of a reset, into a folder that is not there: it fails before it
-   * has written anything. The links have no connection that could suffer.
+   * Has a Firecracker that needs it begin to save a state, which tells the guest's vsock of a reset, into a folder that is not there: it
+   * fails before it has written anything. The links have no connection that could suffer.
    */
-  async #tellGuestOfReset(): Promise<void> {
-    try {
-      await this.#firecracker.createSnapshot({ snapshot_path: NOWHERE, mem_file_path: NOWHERE })
-    } catch (error) {
-      if (!(error instanceof FirecrackerFault && CANNOT_OPEN.test(error.faultMessage))) throw error
-    }
+  async #keepVsock(): Promise<void> {
+    const number = versionNumber(await this.#firecracker.version())
+    if (number === undefined || !losesVsockAtPause(number)) return
+    await this.#firecracker.createSnapshot({ snapshot_path: NOWHERE, mem_file_path: NOWHERE })
   }
 
   async powerDown(): Promise<void> {
