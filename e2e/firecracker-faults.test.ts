@@ -232,6 +232,44 @@ test(`a manager that is killed at ${kills} moments of a start leaves nothing aft
   }
 })
 
+test(`a manager that is killed at ${kills} moments of a load leaves nothing after a cleaning up`, async () => {
+  await using storage = await temporaryStorage()
+  await using host = await standInHost({ jailer })
+  await using bandsox = await openOn(host, storage.folder)
+  const sandbox = await bandsox.create('bandsox/base', disk)
+  const { directory, id, vsock } = await sandbox.info()
+  assert.ok(vsock)
+  const folder = path.join(storage.folder, 'state')
+  await mkdir(folder, { mode: 0o700 })
+  const { vmm, close } = await driverOn(host, storage.folder)
+  await sandbox.pause()
+  const machine = await vmm.attach(directory)
+  const state = await machine.saveState(folder, 'full')
+  machine.close()
+  close()
+  const loader = fileURLToPath(new URL('./support/firecracker-load.js', import.meta.url))
+  for (let index = 0; index < kills; index++) {
+    const spec = await machineBeside({ directory, id }, { cid: 100, port: vsock.port })
+    const args = [loader, storage.folder, host.folder, jailer, JSON.stringify({ spec, state })]
+    const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] })
+    await once(child.stdout, 'data')
+    const afterMs = 5 + (index * 120) / kills
+    setTimeout(() => child.kill('SIGKILL'), afterMs)
+    await once(child, 'close')
+    // It is no sandbox, so nothing but a cleaning up knows of it.
+    const isLeft = () => processesIn(storage.folder).some(({ cwd }) => cwd.includes(spec.sandboxId))
+    await until(async () => {
+      await using cleaning = await LocalBandSox.open({ ...host.config(storage.folder), reconcile: 'all' })
+      return (
+        (await cleaning.list()).length === 1 && !isLeft() && !namesIn(path.dirname(directory)).includes(spec.sandboxId)
+      )
+    }, `a load killed after ${afterMs} ms to be cleaned up`)
+    assert.ok(!namesIn('/sys/fs/cgroup/bandsox').includes(spec.sandboxId))
+  }
+  await sandbox.delete({ force: true })
+  await nothingLeft(storage, [id])
+})
+
 for (const victim of ['shim', 'VMM', 'shim and VMM'] as const)
   test(`a start whose ${victim} is killed fails with a reason, and leaves nothing`, async () => {
     await using storage = await temporaryStorage()

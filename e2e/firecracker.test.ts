@@ -223,6 +223,23 @@ for (const isReal of onHost.isReal)
         assert.ok(part.blocks <= whole.blocks)
         await assert.rejects(machine.saveState(path.join(storage.folder, 'none'), 'full'), hasCode('file-not-found'))
         await assert.rejects(machine.saveState(diff, 'full'), hasCode('bad-request', /there is one in it already/))
+        const merged = path.join(storage.folder, 'merged')
+        await mkdir(merged, { mode: 0o700 })
+        const later = await vmm.mergeState(state, changed, merged)
+        // Its disk is as it was when the changes were saved: nothing has run since.
+        const next = await machineBeside(
+          { directory, id },
+          { cid: 101, port: vsock.port },
+          path.join(spec.directory, 'overlay.ext4'),
+        )
+        const again = await vmm.load(next, later)
+        const agent = agentAt(vmm, next, again.facts)
+        await answers(host, agent)
+        agent.close()
+        await again.machine.signal('SIGKILL')
+        assert.ok(await again.machine.exitedWithin(10_000))
+        again.machine.close()
+        await rm(next.directory, { recursive: true })
         machine.close()
         const clone = await vmm.attach(spec.directory)
         await clone.signal('SIGKILL')

@@ -8,12 +8,13 @@ import (
 	"bandsox.dev/guest/internal/shim"
 	"bandsox.dev/guest/internal/shim/kvmprobe"
 	"bandsox.dev/guest/internal/shim/launch"
+	"bandsox.dev/guest/internal/shim/overlay"
 )
 
 // version is set by the build: -ldflags "-X main.version=…".
 var version = "0.1.0"
 
-const usage = "usage: bandsox-shim run | adopt | probe-kvm | version"
+const usage = "usage: bandsox-shim run | adopt | probe-kvm | apply FILE CHANGES | version"
 
 // exitUsage is the status for arguments that make no sense.
 const exitUsage = 2
@@ -33,6 +34,8 @@ func dispatch(arguments []string) int {
 		return launch.Become(arguments[1])
 	case command == kvmprobe.Command && len(arguments) == 1:
 		return kvmprobe.RunGuest(os.Stdout)
+	case command == "apply" && len(arguments) == 3:
+		return apply(arguments[1], arguments[2])
 	case len(arguments) != 1:
 	case command == "run":
 		return shim.Run(os.Stdout)
@@ -46,4 +49,13 @@ func dispatch(arguments []string) int {
 	}
 	fmt.Fprintln(os.Stderr, usage)
 	return exitUsage
+}
+
+// apply lays changes, a sparse file, over another file.
+func apply(file, changes string) int {
+	if err := overlay.Apply(file, changes); err != nil {
+		fmt.Fprintln(os.Stderr, "bandsox-shim:", err)
+		return 1
+	}
+	return 0
 }

@@ -42,6 +42,7 @@ async function sandboxBeside(t: TestScope, inUse: readonly number[], fails?: Err
       return { machine, facts }
     },
     load: () => Promise.reject(new Error('it cannot')),
+    mergeState: () => Promise.reject(new Error('it cannot')),
     capabilities: () => Promise.reject(new Error('it has none')),
     attach: () => Promise.resolve(machine),
     links: () => [],

@@ -9,10 +9,11 @@ import path from 'node:path'
 import { isSystemError, messageOf } from '@bandsox/sdk'
 import { identify, isAlive, isOutOfSight, type ProcessIdentity } from '../process/identity.js'
 import { workingFolder } from '../process/jailed-folder.js'
-import { located, readRun, SANDBOX_MARK } from '../process/shim.js'
+import { located, readRun, readShimConfig, SANDBOX_MARK } from '../process/shim.js'
 import { isInProgress } from '../store/operation.js'
 import type { SandboxRecord } from '../store/record.js'
 import { VMS_FOLDER } from '../store/storage-folder.js'
+import { removeMachineCgroup } from '../vmm/cgroup.js'
 import { type Host, machineFiles } from './host.js'
 import { isLive, settle } from './settle.js'
 
@@ -137,6 +138,8 @@ async function endRecorded(directory: string): Promise<void> {
   if (run === undefined) return
   for (const identity of [run.shim, run.vmm, ...(run.vsock === undefined ? [] : [run.vsock])])
     await endProcess(located(identity, run))
+  const config = await readShimConfig(directory).catch(() => undefined)
+  if (config?.cgroup !== undefined) await removeMachineCgroup(config.cgroup.folder, config.sandbox)
 }
 
 async function endProcess(identity: ProcessIdentity): Promise<void> {

@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict'
+import { existsSync } from 'node:fs'
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { describe, it } from 'node:test'
 import { type TestScope, temporaryFolder } from '../testing/temporary-folder.js'
-import { cgroupSupport, machineCgroup, setCpus } from './cgroup.js'
+import { cgroupSupport, machineCgroup, removeMachineCgroup, setCpus } from './cgroup.js'
 import { defaultLimits } from './limits.js'
 
 const ALL = 'cpuset cpu io memory pids\n'
@@ -106,5 +107,18 @@ describe('control groups', () => {
       [await share(1.5), await share(0.001), await share(null)],
       ['150000 100000', '1000 100000', 'max 100000'],
     )
+  })
+
+  it('is removed when its shim could not, and nothing else is', async (t) => {
+    const root = await temporaryFolder(t)
+    const group = path.join(root, 'bandsox', 'sbx_1')
+    const other = path.join(root, 'sbx_1')
+    for (const folder of [group, other]) await mkdir(folder, { recursive: true })
+    await removeMachineCgroup(group, 'sbx_2')
+    await removeMachineCgroup(other, 'sbx_1')
+    assert.ok(existsSync(group) && existsSync(other))
+    await removeMachineCgroup(group, 'sbx_1')
+    assert.ok(!existsSync(group))
+    await removeMachineCgroup(group, 'sbx_1')
   })
 })

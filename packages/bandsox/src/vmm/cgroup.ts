@@ -9,8 +9,9 @@
  * @see Linux Documentation/admin-guide/cgroup-v2.rst; systemd's CGROUP_DELEGATION.
  */
 import { constants } from 'node:fs'
-import { access, mkdir, readFile, writeFile } from 'node:fs/promises'
+import { access, mkdir, readFile, rmdir, writeFile } from 'node:fs/promises'
 import path from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import { BandSoxError, isSystemError, messageOf } from '@bandsox/sdk'
 import type { MachineLimits } from './limits.js'
 
@@ -137,6 +138,26 @@ export function machineCgroup(
       'memory.max': String(memoryMib * 1024 * 1024),
       'pids.max': String(machine.limits.processes ?? DEFAULT_PROCESSES + machine.vcpu),
     },
+  }
+}
+
+/** Processes that were killed leave it within some ms. */
+const REMOVE_PATIENCE_MS = 2_000
+const REMOVE_POLL_MS = 5
+
+/**
+ * Removes the group of a machine whose processes have been killed, for a shim that was killed before it could. Nothing is done about a
+ * folder that is none of this machine's, whatever a file has said.
+ */
+export async function removeMachineCgroup(folder: string, sandboxId: string): Promise<void> {
+  if (path.basename(folder) !== sandboxId || path.basename(path.dirname(folder)) !== PARENT) return
+  for (const deadline = performance.now() + REMOVE_PATIENCE_MS; ; await delay(REMOVE_POLL_MS)) {
+    try {
+      return await rmdir(folder)
+    } catch (error) {
+      if (isSystemError(error, 'ENOENT') || isSystemError(error, 'ENOTDIR')) return
+      if (!isSystemError(error, 'EBUSY') || performance.now() > deadline) throw error
+    }
   }
 }
 

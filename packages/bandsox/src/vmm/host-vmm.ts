@@ -61,6 +61,7 @@ export function hostVmm(
   const vmm: Vmm = {
     start: async (spec) => await (await chosen()).start(spec),
     load: async (spec, state, options) => await (await chosen()).load(spec, state, options),
+    mergeState: async (base, diff, folder) => await (await chosen()).mergeState(base, diff, folder),
     capabilities: async () => await (await chosen()).capabilities(),
     async attach(directory) {
       const isFirecracker = (await readShimConfig(directory))?.monitor?.kind === 'firecracker'

@@ -146,6 +146,13 @@ export interface Vmm {
     state: MachineState,
     options?: LoadOptions,
   ): Promise<{ machine: Machine; facts: MachineFacts }>
+  /**
+   * Makes a whole state in `folder`, of a whole one and of what has changed since. Both stay as they are.
+   *
+   * @throws `host-unsupported` where the VMM has no `diff`; `command-failed` when they do not belong together; `bad-request` when a
+   *   state is there already.
+   */
+  mergeState(base: MachineState, diff: MachineState, folder: string): Promise<MachineState>
   capabilities(): Promise<VmmCapabilities>
   /** Takes hold of a machine that runs already. @throws `vmm-failed`. */
   attach(directory: string): Promise<Machine>

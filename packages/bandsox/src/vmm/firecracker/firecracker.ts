@@ -21,6 +21,7 @@ import { type Beginning, type Folder, folderOf, JAIL, JAILED_PROGRAM, makeFolder
 import { chooseJail, type FoundFirecracker, firecrackerFinder, type Jail, type JailerMode } from './host.js'
 import { loadState, snapshotLoad } from './load.js'
 import { attachMachine, type FirecrackerMachine } from './machine.js'
+import { mergeState } from './merge.js'
 import { capabilitiesOf } from './version.js'
 
 /** Descriptors: one per vsock connection, up to 1023, and some for disks and events. */
@@ -86,6 +87,7 @@ export function firecrackerDriver(tools: HostTools, settings: () => Promise<Fire
       await loadState(started.machine, snapshot, spec.limits, options.signal)
       return started
     },
+    mergeState: (base, diff, folder) => mergeState(tools.shim, base, diff, folder),
     capabilities: async () => capabilitiesOf((await firecracker()).number),
     attach: (directory) => attachMachine(tools.shim, directory),
     links: linksOf,

@@ -1,7 +1,7 @@
 /** A running Firecracker: its shim for the process, its API for the machine. */
 import { randomUUID } from 'node:crypto'
 import { constants } from 'node:fs'
-import { copyFile, type FileHandle, open, readdir, rename, rm } from 'node:fs/promises'
+import { copyFile, type FileHandle, open, rename, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { BandSoxError, isSystemError } from '@bandsox/sdk'
@@ -15,6 +15,7 @@ import { waitForApi } from './api/ready.js'
 import type { SnapshotLoad } from './api/types.js'
 import { folderFiles, limitedDrives, METRICS_LOG } from './configuration.js'
 import { lastMetrics } from './metrics.js'
+import { requireRoom } from './state-folder.js'
 import { losesVsockAtPause, versionNumber } from './version.js'
 
 /** A guest gives some hundred MiB in a second; its statistics are a second old. */
@@ -189,20 +190,6 @@ export class FirecrackerMachine extends ShimMachine implements Machine {
     this.shim.close()
     void this.#api?.close()
   }
-}
-
-/** @throws `file-not-found` without the folder, `bad-request` where a state is in it. */
-async function requireRoom(folder: string, names: readonly string[]): Promise<void> {
-  const present = await readdir(folder).catch((error: unknown) => {
-    if (!isSystemError(error, 'ENOENT') && !isSystemError(error, 'ENOTDIR')) throw error
-    throw new BandSoxError('file-not-found', `cannot save a state into ${folder}: there is no such folder`, {
-      cause: error,
-    })
-  })
-  if (names.some((name) => present.includes(name)))
-    throw new BandSoxError('bad-request', `cannot save a state into ${folder}: there is one in it already`, {
-      hint: 'use an empty folder',
-    })
 }
 
 /**

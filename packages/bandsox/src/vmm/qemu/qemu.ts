@@ -66,6 +66,9 @@ export function qemuDriver(tools: HostTools): Vmm {
     load: async () => {
       throw new BandSoxError('host-unsupported', 'the QEMU driver cannot load the state of a machine yet')
     },
+    mergeState: async () => {
+      throw new BandSoxError('host-unsupported', 'the QEMU driver cannot merge states of a machine yet')
+    },
     // States come with the product's snapshots.
     capabilities: async () => ({
       states: [],

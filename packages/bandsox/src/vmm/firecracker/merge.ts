@@ -1,0 +1,37 @@
+/** Makes a whole state of one and of what has changed since. */
+import { chmod, copyFile, rm } from 'node:fs/promises'
+import path from 'node:path'
+import { runCommand } from '../../process/run.js'
+import type { MachineState } from '../vmm.js'
+import { folderFiles } from './configuration.js'
+import { requireRoom } from './state-folder.js'
+
+const OWNER_WRITES = 0o600
+const ALL_READ = 0o444
+
+/**
+ * @param base Stays as it is, since machines may run on it: its memory is copied, by reference where the file system can.
+ * @param diff Of a machine that was loaded from `base`, or that `base` was saved of.
+ * @throws `command-failed` when they do not belong together; system errors such as `ENOSPC`. Nothing is left then.
+ */
+export async function mergeState(
+  shimPath: string,
+  base: MachineState,
+  diff: MachineState,
+  folder: string,
+): Promise<MachineState> {
+  const { devices, memory } = folderFiles
+  await requireRoom(folder, [devices, memory])
+  const merged = { devices: path.join(folder, devices), memory: path.join(folder, memory) }
+  try {
+    await runCommand(['cp', '--reflink=auto', '--sparse=always', '--', base.memory, merged.memory])
+    await chmod(merged.memory, OWNER_WRITES)
+    await runCommand([shimPath, 'apply', merged.memory, diff.memory])
+    await copyFile(diff.devices, merged.devices)
+    for (const file of [merged.memory, merged.devices]) await chmod(file, ALL_READ)
+    return merged
+  } catch (error) {
+    for (const file of [merged.memory, merged.devices]) await rm(file, { force: true })
+    throw error
+  }
+}
