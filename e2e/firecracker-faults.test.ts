@@ -275,7 +275,8 @@ for (const victim of ['shim', 'VMM', 'shim and VMM'] as const)
     await using storage = await temporaryStorage()
     await using host = await standInHost({ jailer, flags: ['--stand-in-fault', 'boot-takes=600'] })
     let killed = 0
-    for (let index = 0; index < boundedOrFull(3, 20); index++) {
+    const rounds = boundedOrFull(3, 20)
+    for (let index = 0; index < rounds; index++) {
       await using bandsox = await openOn(host, storage.folder)
       const created = bandsox.create('bandsox/base', { ...disk, bootTimeoutMs: 8_000 }).then(
         (sandbox) => sandbox,
@@ -285,7 +286,7 @@ for (const victim of ['shim', 'VMM', 'shim and VMM'] as const)
         (victim.includes('VMM') && (VMM_PROGRAM.test(program) || program === 'jailer')) ||
         (victim.includes('shim') && program.startsWith('bandsox-shim'))
       await until(() => processesIn(storage.folder).some(({ program }) => isVictim(program)), 'the victim to be there')
-      await new Promise((resolve) => setTimeout(resolve, index * 60))
+      await new Promise((resolve) => setTimeout(resolve, (index * 400) / rounds)) // before the guest answers
       const victims = processesIn(storage.folder).filter(({ program }) => isVictim(program))
       for (const { pid } of victims) process.kill(pid, 'SIGKILL')
       killed += victims.length
