@@ -18,6 +18,8 @@ import { lastMetrics } from './metrics.js'
 import { requireRoom } from './state-folder.js'
 import { losesVsockAtPause, versionNumber } from './version.js'
 
+/** Its end is noticed at once; a host on which many start at the same time is only slow. */
+const API_PATIENCE_MS = 60_000
 /** A guest gives some hundred MiB in a second; its statistics are a second old. */
 const BALLOON_PATIENCE_MS = 5_000
 const BALLOON_POLL_MS = 100
@@ -151,7 +153,7 @@ export class FirecrackerMachine extends ShimMachine implements Machine {
 
   /** Into a process that has just been started, and waits for it. */
   async load(snapshot: SnapshotLoad, signal: AbortSignal | undefined): Promise<void> {
-    await waitForApi(this.#apiSocket, { ended: this.exited(), signal })
+    await waitForApi(this.#apiSocket, { timeoutMs: API_PATIENCE_MS, ended: this.exited(), signal })
     await this.#firecracker.loadSnapshot(snapshot, { signal })
     await this.shim.look()
   }
