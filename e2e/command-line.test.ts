@@ -99,7 +99,7 @@ test('vm list and show, logs and doctor tell what there is', async () => {
   assert.match((await run(['logs', 'box'])).stdout, /ready on vsock port 9000/)
   const doctor = await run(['doctor'])
   assert.equal(doctor.status, 0, doctor.stdout)
-  assert.match(doctor.stdout, /qemu +ok/)
+  assert.match(doctor.stdout, isOnFirecracker ? /firecracker +ok/ : /qemu +ok/)
 })
 
 test('the log has the lines that operators were told to look for, at level debug', async () => {

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs'
 import { test } from 'node:test'
 import { openBandSox } from 'bandsox'
-import { processesIn, temporaryStorage } from './support/storage.js'
+import { onlyOnQemu, processesIn, temporaryStorage } from './support/storage.js'
 
 const statusOf = (pid: number): Map<string, string> =>
   new Map(
@@ -13,7 +13,9 @@ const statusOf = (pid: number): Map<string, string> =>
       .map((line): [string, string] => [line.slice(0, line.indexOf(':')), line.slice(line.indexOf(':') + 1).trim()]),
   )
 
-test('VMM and vsock daemon run without new privileges, the VMM under seccomp, each VM as a user of its own', async () => {
+test('VMM and vsock daemon run without new privileges, the VMM under seccomp, each VM as a user of its own', {
+  skip: onlyOnQemu('firecracker.test.ts says what it may'),
+}, async () => {
   await using storage = await temporaryStorage()
   const bandsox = await openBandSox({ storage: storage.folder })
   await using first = await bandsox.create('bandsox/base')

@@ -27,6 +27,7 @@ const isRoot = process.getuid?.() === 0
 const FILE_BYTES = process.env['E2E_SIZE'] === 'small' ? 4 * 1024 * 1024 : 8 * 1024 * 1024
 const SERIAL_BYTES = 128 * 1024
 const CLONES = boundedOrFull(5, 20)
+const PAUSES = boundedOrFull(3, 20)
 
 /** Where a file may be put that any guest has room for; the stand-in's guest is this host, or the jail. */
 const guestFile = (host: FirecrackerHost, jailer: string, name: string): string =>
@@ -251,6 +252,30 @@ for (const isReal of onHost.isReal)
         await sandbox.delete({ force: true })
         await storage.assertNothingLeft()
       })
+
+      onThis(
+        `is paused and resumed ${PAUSES} times by the driver alone, and is whole over vsock after each`,
+        async (host) => {
+          await using storage = await temporaryStorage()
+          await using bandsox = await openOn(host, storage.folder)
+          await using sandbox = await bandsox.create('bandsox/base', { diskMib: 64 })
+          await answers(host, sandbox)
+          const { vmm, close } = await driverOn(host, storage.folder)
+          const machine = await vmm.attach((await sandbox.info()).directory)
+          const name = file(host, 'paused')
+          for (let round = 0; round < PAUSES; round++) {
+            await machine.pause()
+            await machine.resume()
+            await answers(host, sandbox)
+            const content = randomBytes(256 * 1024, round)
+            assert.equal((await sandbox.files.write(name, content, { link: 'vsock' })).link, 'vsock')
+            assert.ok((await sandbox.files.read(name)).equals(content))
+          }
+          machine.close()
+          close()
+          if (!host.isReal && jailer === 'off') await rm(name)
+        },
+      )
 
       onThis('explains what it cannot load in its own words, and leaves nothing', async (host) => {
         await using storage = await temporaryStorage()

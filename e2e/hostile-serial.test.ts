@@ -25,7 +25,7 @@ import { socketLink } from 'bandsox/internal/link/socket-link.js'
 import { linkStatistics, readRun } from 'bandsox/internal/process/shim.js'
 import { memoryPeakOf, memoryPeakOfProcess } from './support/memory.js'
 import { boundedOrFull } from './support/scale.js'
-import { type TestStorage, temporaryStorage, until } from './support/storage.js'
+import { onlyOnQemu, type TestStorage, temporaryStorage, until } from './support/storage.js'
 
 const hostileAgent = fileURLToPath(new URL('../../packages/bandsox/native/hostile-agent', import.meta.url))
 const isFull = boundedOrFull(0, 1) === 1
@@ -285,7 +285,7 @@ async function assertSurvives(mode: LineMode, of: string, at: number): Promise<v
 const inBrief: LineMode[] = ['noise', 'headers-unfinished', 'overrun', 'mute', 'unread']
 
 for (const mode of isFull ? lineModes : inBrief) {
-  test(`a line of ${mode} is survived, and vsock does not suffer`, async () => {
+  test(`a line of ${mode} is survived, and vsock does not suffer`, { skip: onlyOnQemu('it has no port') }, async () => {
     await Promise.all([assertSurvives(mode, directory, port), assertAnswers(linkTo('vsock', port), 5_000)])
     assert.equal((await linkStatistics(directory)).serial?.kind, 'port')
   })

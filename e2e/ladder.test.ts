@@ -13,13 +13,18 @@ import { seededRandom } from 'bandsox/internal/testing/random.js'
 import { takeVsockOut } from './support/boot-without-vsock.js'
 import { randomBytes } from './support/random.js'
 import { boundedOrFull } from './support/scale.js'
-import { type TestStorage, temporaryStorage, until } from './support/storage.js'
+import { onlyOnQemu, type TestStorage, temporaryStorage, until } from './support/storage.js'
 
 const SIZE_BYTES = (process.env['E2E_SIZE'] === 'small' ? 4 : 64) * 1024 * 1024
 const seed = Number(process.env['BANDSOX_CHAOS_SEED'] ?? 7)
 const content = randomBytes(SIZE_BYTES, 6)
 const digest = (bytes: Buffer) => createHash('md5').update(bytes).digest('hex')
 const contentDigest = digest(content)
+
+const withoutDaemon = onlyOnQemu('its vsock is its own, with no daemon to kill')
+const withoutPort = onlyOnQemu(
+  'its serial line is the UART, over which serial.test.ts sends what is not too large for that',
+)
 
 let storage: TestStorage
 let local: string
@@ -73,7 +78,7 @@ async function killDaemon(sandbox: Sandbox): Promise<void> {
   process.kill(run.vsock.pid, 'SIGKILL')
 }
 
-test('without a vsock device, all goes over the serial line', async () => {
+test('without a vsock device, all goes over the serial line', { skip: withoutPort }, async () => {
   const bandsox = await openBandSox({ storage: storage.folder })
   await using sandbox = await bandsox.create('bandsox/base', { vsock: 'off' })
   assert.equal((await sandbox.info()).vsock, null)
@@ -86,7 +91,7 @@ test('without a vsock device, all goes over the serial line', async () => {
   })
 })
 
-test('with the module missing in the guest, too', async () => {
+test('with the module missing in the guest, too', { skip: withoutPort }, async () => {
   await using bare = await temporaryStorage()
   await takeVsockOut(bare.folder)
   {
@@ -98,7 +103,9 @@ test('with the module missing in the guest, too', async () => {
   await bare.assertNothingLeft()
 })
 
-test('when the vsock daemon is killed in the middle of a file, it goes on over the serial line', async (t) => {
+test('when the vsock daemon is killed in the middle of a file, it goes on over the serial line', {
+  skip: withoutDaemon,
+}, async (t) => {
   const bandsox = await openBandSox({ storage: storage.folder })
   await using sandbox = await bandsox.create('bandsox/base', { vsock: 'on' })
   const kills = [
@@ -157,7 +164,9 @@ test('cut at twenty random moments each way, a file still arrives whole, and vso
     await rename(path.join(directory, `whole-${name}`), path.join(directory, name))
 })
 
-test('a command that prints 10 MiB loses no byte when its link breaks, and runs once', async () => {
+test('a command that prints 10 MiB loses no byte when its link breaks, and runs once', {
+  skip: withoutDaemon,
+}, async () => {
   const bandsox = await openBandSox({ storage: storage.folder })
   await using sandbox = await bandsox.create('bandsox/base', { vsock: 'on' })
   const bytes = 10 * 1024 * 1024

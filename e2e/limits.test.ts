@@ -9,7 +9,8 @@ import { BandSoxError, openBandSox, type Sandbox } from 'bandsox'
 import { readRun } from 'bandsox/internal/process/shim.js'
 import { attachMachine } from 'bandsox/internal/vmm/qemu/machine.js'
 import { withQmp } from 'bandsox/internal/vmm/qemu/qmp.js'
-import { storageOfItsOwnSize, temporaryStorage, until } from './support/storage.js'
+import { attachTo } from './support/machine.js'
+import { onlyOnQemu, storageOfItsOwnSize, temporaryStorage, until } from './support/storage.js'
 
 const MIB = 1024 * 1024
 const shim = fileURLToPath(new URL('../../packages/bandsox/native/bandsox-shim', import.meta.url))
@@ -20,7 +21,9 @@ const statusOf = async (directory: string) => (await readRun(directory)).status
 const qmpIn = <T>(directory: string, command: string) =>
   withQmp(path.join(directory, 'qmp.sock'), (qmp) => qmp.execute(command) as Promise<T>)
 
-test('what a machine does is in machine.json, whoever told it to', async () => {
+test('what a machine does is in machine.json, whoever told it to', {
+  skip: onlyOnQemu('it is told by QMP here'),
+}, async () => {
   await using storage = await temporaryStorage()
   await using sandbox = await (await openBandSox({ storage: storage.folder })).create('bandsox/base')
   const { directory } = await sandbox.info()
@@ -49,7 +52,9 @@ test('what a machine does is in machine.json, whoever told it to', async () => {
 })
 
 test('a full disk of the host pauses the machine, and with room it goes on and has lost nothing', {
-  skip: !isRoot && 'only root can mount a small file system',
+  skip:
+    onlyOnQemu('its guest hears of a full disk as of a broken one') ||
+    (!isRoot && 'only root can mount a small file system'),
 }, async () => {
   const room = 12 * MIB
   await using storage = await storageOfItsOwnSize(192)
@@ -115,7 +120,9 @@ interface BlockDevice {
   inserted: { bps: number; bps_max: number; iops: number; iops_max: number; group?: string }
 }
 
-test('both disks are limited together from the start, and a limit changes while the machine runs', async () => {
+test('both disks are limited together from the start, and a limit changes while the machine runs', {
+  skip: onlyOnQemu('QMP is asked for the limits here'),
+}, async () => {
   await using storage = await temporaryStorage()
   await using sandbox = await (await openBandSox({ storage: storage.folder })).create('bandsox/base', {
     memoryMib: 384,
@@ -153,22 +160,17 @@ test('memory is taken from a guest and given back, and what a guest has freed go
     memoryMib: 384,
   })
   const { directory, vmmPid } = await sandbox.info()
-  const machine = await attachMachine('', directory)
-  try {
-    const available = async () =>
-      Number(/MemAvailable: +(\d+)/.exec((await sandbox.exec(['cat', '/proc/meminfo']).collect()).stdout)?.[1]) / 1024
-    const before = await available()
-    assert.equal(await machine.setMemory(256), 256)
-    assert.ok(Math.abs(before - (await available()) - 128) < 40)
-    assert.equal(await machine.setMemory(384), 384)
-    assert.ok(Math.abs(before - (await available())) < 40)
-    const hostGives = () =>
-      Number(/^Rss: +(\d+)/m.exec(readFileSync(`/proc/${vmmPid}/smaps_rollup`, 'utf8'))?.[1]) / 1024
-    await sandbox.exec('head -c 150000000 /dev/zero > /dev/shm/data').wait()
-    const full = hostGives()
-    await sandbox.exec('rm /dev/shm/data').wait()
-    await until(() => hostGives() < full - 60, 'the host to have its memory back', 60_000)
-  } finally {
-    machine.close()
-  }
+  await using machine = await attachTo(directory)
+  const available = async () =>
+    Number(/MemAvailable: +(\d+)/.exec((await sandbox.exec(['cat', '/proc/meminfo']).collect()).stdout)?.[1]) / 1024
+  const before = await available()
+  assert.equal(await machine.setMemory(256), 256)
+  assert.ok(Math.abs(before - (await available()) - 128) < 40)
+  assert.equal(await machine.setMemory(384), 384)
+  assert.ok(Math.abs(before - (await available())) < 40)
+  const hostGives = () => Number(/^Rss: +(\d+)/m.exec(readFileSync(`/proc/${vmmPid}/smaps_rollup`, 'utf8'))?.[1]) / 1024
+  await sandbox.exec('head -c 150000000 /dev/zero > /dev/shm/data').wait()
+  const full = hostGives()
+  await sandbox.exec('rm /dev/shm/data').wait()
+  await until(() => hostGives() < full - 60, 'the host to have its memory back', 60_000)
 })

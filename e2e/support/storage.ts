@@ -70,6 +70,9 @@ export const VMM_PROGRAM = /^(qemu|firecracker)/
 /** Whether the tests run on a real Firecracker, by what the environment asks for. */
 export const isOnFirecracker = process.env['BANDSOX_VMM'] === 'firecracker'
 
+/** For a test's `skip`: why it says nothing about a Firecracker. */
+export const onlyOnQemu = (why: string): string | false => isOnFirecracker && `not on Firecracker: ${why}`
+
 /** Living processes that work in a folder below this one: VMM, shim and vsock daemon run in the VM's own. */
 export function processesIn(folder: string): { pid: number; program: string; cwd: string }[] {
   const found: { pid: number; program: string; cwd: string }[] = []

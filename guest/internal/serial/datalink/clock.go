@@ -61,6 +61,37 @@ func (l *Link) arm(at time.Duration) {
 	l.timer.Reset(at - l.clock.now())
 }
 
+// armNudge sees to it that a guest does not stay silent together with its line.
+func (l *Link) armNudge() {
+	if l.settings.Guest && l.session.up && l.pace.nudge > 0 {
+		l.arm(l.nudgeAt())
+	}
+}
+
+func (l *Link) nudgeAt() time.Duration {
+	wait := l.pace.nudge
+	for n := l.nudges; n > 0 && wait < lastNudge; n-- {
+		wait *= 2
+	}
+	return l.nudgedAt + wait
+}
+
+// nudge says again what was received. Firecracker's UART (vm-superio) forgets that it has more as soon as one byte of it is read, and Linux
+// reads 256 in one interrupt at most: with the rest in the UART no interrupt is to come, and as long as it is there nothing is read from the
+// host either. Only when the guest sends something is it looked at again.
+func (l *Link) nudge(now time.Duration) {
+	if !l.settings.Guest || !l.session.up || l.pace.nudge == 0 {
+		return
+	}
+	if l.nudgeAt() <= now {
+		l.nudges++
+		l.nudgedAt = now
+		l.receiver.due = true
+		l.Kick()
+	}
+	l.arm(l.nudgeAt())
+}
+
 // tick does what is due, and arms itself for what comes next.
 func (l *Link) tick() {
 	l.Lock()
@@ -80,6 +111,7 @@ func (l *Link) tick() {
 		}
 	}
 	l.session.tick(l, now)
+	l.nudge(now)
 	if !l.session.up || !l.sender.outstanding() {
 		return
 	}

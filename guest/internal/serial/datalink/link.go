@@ -59,6 +59,8 @@ type Link struct {
 	timer    *time.Timer
 	timerAt  time.Duration // 0: not set
 	lastByte time.Duration // when the line last gave something
+	nudgedAt time.Duration // or when the line last gave something
+	nudges   int           // since it gave something
 
 	writing bool // the writer is in the line's Write
 	scratch []byte
@@ -78,23 +80,32 @@ type pace struct {
 	probe              time.Duration // least time to an unasked retransmission
 	hello              time.Duration // between two HELLOs
 	quiet              time.Duration // after which a frame's missing rest is no longer waited for
+	queue              time.Duration // the most that a window may last at the line's rate
+	nudge              time.Duration // of silence, after which a guest says again what it has received; 0: never
 	batch              int           // bytes of frames in one write, before coding
 }
 
 var (
 	portPace = pace{
 		window: 256 << 10, mostWindow: maxWindow, payload: frame.MaxPayload, batch: frame.MaxFrameBytes,
-		probe: 20 * time.Millisecond, hello: 100 * time.Millisecond, quiet: 100 * time.Millisecond,
+		probe: 20 * time.Millisecond, hello: 100 * time.Millisecond, quiet: 100 * time.Millisecond, queue: silence,
 	}
-	// A UART's window stays far below the Splitter's buffer, which drops what exceeds it.
+	// A UART's window stays far below the Splitter's buffer, which drops what exceeds it. Where each byte is an exit of the machine, as in
+	// Firecracker, a UART may carry 1 to 7 KB/s: 32 KiB would be a queue of half a minute, which a new stream's OPEN has to wait behind.
 	uartPace = pace{
 		window: minWindow, mostWindow: 32 << 10, payload: 1 << 10, batch: 2 << 10,
-		probe: 200 * time.Millisecond, hello: 500 * time.Millisecond, quiet: 500 * time.Millisecond,
+		probe: 200 * time.Millisecond, hello: 500 * time.Millisecond, quiet: 500 * time.Millisecond, queue: time.Second,
+		nudge: time.Second,
 	}
 )
 
 const (
-	mostProbe = time.Second
+	// mostProbe is up to what the wait for an answer is doubled; longestProbe is its bound on a line that takes longer to answer by itself,
+	// so that at least two are sent before silence.
+	mostProbe    = time.Second
+	longestProbe = 5 * time.Second
+	// lastNudge is the longest time between two nudges.
+	lastNudge = time.Minute
 	// silence is how long a host waits for any acknowledgement before it begins anew.
 	silence = 15 * time.Second
 	// lostEvery bounds how often a guest says LOST.
@@ -215,7 +226,9 @@ func (l *Link) read() {
 		if n > 0 {
 			l.decoder.Advance(n)
 			l.lastByte = l.clock.now()
+			l.nudgedAt, l.nudges = l.lastByte, 0
 			l.decode()
+			l.armNudge()
 		}
 		if err != nil {
 			if closing := l.fail(err); closing != nil {

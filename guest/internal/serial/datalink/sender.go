@@ -53,7 +53,7 @@ func (s *sender) reset(p pace, now time.Duration) {
 	}
 	s.arena.reset()
 	s.una, s.next, s.oldest, s.number, s.flying, s.lost = 0, 0, 1, 1, 0, s.lost[:0]
-	s.window = window{bytes: p.window, least: minWindow, most: p.mostWindow, period: now}
+	s.window = window{bytes: p.window, least: minWindow, most: p.mostWindow, longest: p.queue, period: now}
 	s.payload = payload{bytes: p.payload, most: p.payload}
 	s.unprompted, s.delivered, s.deliveredAt = 0, 0, now
 	s.probeDue, s.probes, s.lastSent, s.progress = false, 0, now, now
@@ -67,11 +67,19 @@ func (s *sender) probeAt(least time.Duration) time.Duration {
 		from = s.progress
 	}
 	wait := s.window.probeAfter(least)
-	for n := s.probes; n > 0 && wait < mostProbe; n-- {
+	// Below what an answer takes on this line, every probe would come for nothing, and fill it with what it carries already.
+	most := mostProbe
+	if wait > most {
+		most = wait
+	}
+	if most > longestProbe {
+		most = longestProbe
+	}
+	for n := s.probes; n > 0 && wait < most; n-- {
 		wait *= 2
 	}
-	if wait > mostProbe {
-		wait = mostProbe
+	if wait > most {
+		wait = most
 	}
 	return from + wait
 }

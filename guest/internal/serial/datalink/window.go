@@ -18,6 +18,7 @@ const (
 type window struct {
 	bytes       int
 	least, most int
+	longest     time.Duration // at the line's rate
 	srtt, vary  time.Duration
 	rates       [rateRounds]float64 // bytes per second, the best of each of the last rounds
 	round       int
@@ -78,6 +79,11 @@ func (w *window) sample(deliveredAtSending, delivered uint64, elapsed time.Durat
 	lasting := 2 * fastest
 	if lasting < windowTime {
 		lasting = windowTime
+	}
+	// The window itself makes the round trip of a line that is slow to carry. When every quick one is forgotten, because none went over
+	// an empty line for so long, twice the quickest would double the window again and again.
+	if lasting > w.longest {
+		lasting = w.longest
 	}
 	bytes := best * lasting.Seconds()
 	switch {

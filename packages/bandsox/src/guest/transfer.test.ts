@@ -4,10 +4,12 @@ import { open, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { describe, it } from 'node:test'
 import { BandSoxError } from '@bandsox/sdk'
+import type { Link } from '../link/link.js'
 import { hasCode } from '../testing/errors.js'
 import { seededRandom } from '../testing/random.js'
 import { temporaryFolder } from '../testing/temporary-folder.js'
-import { encodeHeader } from '../wire/frame.js'
+import { encodeHeader, HEADER_BYTES } from '../wire/frame.js'
+import { Agent } from './agent.js'
 import { type DownloadSink, download } from './download.js'
 import { agentWith, greet, type HonestGuest, type HostPeer, honest, md5 } from './testing/stand-in-agent.js'
 import { upload } from './upload.js'
@@ -91,6 +93,30 @@ describe('an upload', () => {
     const source = streamSource(blocks(content, 100_000), content.length)
     await upload(other.agent, '/f', source, { onProgress: (progress) => void seen.push(progress) })
     assert.deepEqual(seen.at(-1), { bytes: content.length, totalBytes: content.length })
+  })
+
+  it('goes over a serial line in frames that the slowest carries before the agent is given up', async (t) => {
+    const guest = guestWith()
+    const { guest: standIn } = await agentWith(t, honest(guest))
+    const frames: number[] = []
+    const serial: Link = {
+      kind: 'serial',
+      async open(signal) {
+        const stream = await standIn.link.open(signal)
+        const write = stream.write.bind(stream)
+        t.mock.method(stream, 'write', (data: Uint8Array, done?: (error?: Error | null) => void) => {
+          if (data.length === HEADER_BYTES) frames.push(Buffer.from(data).readUInt32BE(1))
+          return write(data, done)
+        })
+        return stream
+      },
+    }
+    const agent = new Agent([serial])
+    t.after(() => agent.close())
+    await upload(agent, '/f', streamSource(blocks(content, 300_000), content.length))
+    assert.ok(guest.files.get('/f')?.equals(content))
+    // At 1 KB/s, before the 30 s in which something must be heard.
+    assert.ok(frames.length > 0 && Math.max(...frames) <= 16_384, `frames of ${Math.max(...frames)} bytes`)
   })
 
   it('that the guest refuses at its end, or in the middle, says why', async (t) => {
