@@ -87,7 +87,8 @@ func TestAStalledReaderBlocksOnlyItsOwnStream(t *testing.T) {
 func TestTurnsAreFair(t *testing.T) {
 	for _, streams := range []int{16, 64} {
 		p := newPair(t, Raw, trouble{}, trouble{}, 3)
-		const share = 4 << 20
+		// Long enough that it is the multiplexer's turns that count, and not those of the runtime's scheduler: 4 MiB are there in 0.1 s.
+		const share = 32 << 20
 		got := make([]atomic.Int64, streams)
 		first := make(chan struct{})
 		var once sync.Once
@@ -119,7 +120,7 @@ func TestTurnsAreFair(t *testing.T) {
 			}(i)
 			if i == streams/2 { // the others come when these are at full speed
 				received := p.host.Stats().BytesReceived
-				waitFor(t, "bytes flow", func() bool { return p.host.Stats().BytesReceived > received+share })
+				waitFor(t, "bytes flow", func() bool { return p.host.Stats().BytesReceived > received+4<<20 })
 			}
 			defer host.Close()
 			defer guest.Close()
@@ -137,7 +138,7 @@ func TestTurnsAreFair(t *testing.T) {
 			}
 		}
 		t.Logf("%d streams: %d to %d bytes", streams, least, most)
-		if most > 3*least {
+		if 2*most > 3*least {
 			t.Errorf("%d streams: one has %d bytes, another %d", streams, most, least)
 		}
 		p.host.Close()

@@ -282,7 +282,9 @@ export class Agent {
       return await this.#ladder.connect(options)
     } catch (error) {
       options.signal?.throwIfAborted()
-      if (isLinkFailure(error) && (await this.#recover(options.signal)) === 'mended')
+      const recovery = isLinkFailure(error) ? await this.#recover(options.signal) : 'gone'
+      // A link that was opened and then broke off before the guest's hello is there: on a busy host it may do better.
+      if (recovery === 'mended' || (recovery === 'unchanged' && isBreak(error)))
         return await this.#ladder.connect(options)
       throw error
     }
@@ -298,6 +300,8 @@ async function pause(ms: number, signal: AbortSignal): Promise<void> {
 class ChangeOfLink extends BandSoxError {}
 
 const isSilence = (error: unknown): boolean => error instanceof BandSoxError && error.code === 'guest-silent'
+
+const isBreak = (error: unknown): boolean => error instanceof BandSoxError && error.code === 'link-lost'
 
 const isChangeOfLink = (error: unknown): boolean => error instanceof ChangeOfLink
 
