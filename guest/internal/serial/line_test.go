@@ -19,6 +19,7 @@ type trouble struct {
 	delay    time.Duration // between writing and reading
 	chop     bool          // reads give pieces of any size
 	capacity int           // bytes on their way, at most; 0: 256 KiB
+	pace     time.Duration // of a write: it takes so long
 }
 
 // wire is one direction of a line: a FIFO with trouble.
@@ -94,6 +95,7 @@ func (w *wire) gap(rate float64) int {
 }
 
 func (w *wire) Write(p []byte) (int, error) {
+	time.Sleep(w.trouble.pace)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for len(w.buf) >= w.trouble.capacity && !w.closed {
