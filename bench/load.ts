@@ -4,7 +4,7 @@ import path from 'node:path'
 import type { MachineSpec } from '../packages/bandsox/src/vmm/vmm.js'
 import { copySparse, createSandbox, defaultLimits, endMachine, openHost, readConfig, stateNow } from './internals.js'
 import { figure, type Report } from './report.js'
-import { loggedAt, standInFirecracker } from './stand-in.js'
+import { loggedAt, type StandIn, standInFirecracker } from './stand-in.js'
 import { quantile } from './statistics.js'
 
 const COUNT = 60
@@ -24,9 +24,21 @@ interface Round {
   toRunningMs: number
 }
 
-export async function measureLoad({ quick, signal }: { quick: boolean; signal: AbortSignal }): Promise<Report> {
+interface LoadOptions {
+  quick: boolean
+  signal: AbortSignal
+}
+
+export async function* measureLoad(options: LoadOptions): AsyncGenerator<Report> {
+  const isRoot = process.getuid?.() === 0
+  for (const jailer of isRoot ? (['off', 'on'] as const) : (['off'] as const)) {
+    await using standIn = await standInFirecracker(jailer)
+    yield await measureWith(standIn, options)
+  }
+}
+
+async function measureWith(standIn: StandIn, { quick, signal }: LoadOptions): Promise<Report> {
   const count = quick ? QUICK_COUNT : COUNT
-  await using standIn = await standInFirecracker(process.getuid?.() === 0 ? 'on' : 'off')
   const { storage, shimPath } = readConfig()
   const host = await openHost({
     ...{ storage, shimPath, ...standIn.config },
