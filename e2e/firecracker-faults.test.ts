@@ -51,7 +51,7 @@ test('a release that is too old is refused before anything is made', async () =>
 
 test('without vsock, and when vsock dies, everything goes on over the serial line', async () => {
   await using storage = await temporaryStorage()
-  await using host = await standInHost({ jailer, flags: ['--stand-in-fault', 'vsock-dies=1500'] })
+  await using host = await standInHost({ jailer, flags: ['--stand-in-fault', 'vsock-dies=5000'] })
   await using bandsox = await openOn(host, storage.folder)
   await using sandbox = await bandsox.create('bandsox/base', disk)
   const name = jailer === 'on' ? '/file' : `/tmp/bandsox-stand-in-${process.pid}`
