@@ -135,6 +135,7 @@ export function agentAt(vmm: Vmm, { directory, port }: MachineSpec, facts: Machi
     exec: (command: string | readonly string[]) =>
       startJob(findAgent, typeof command === 'string' ? { shell: command } : { argv: [...command] }),
     files: new LocalFiles(findAgent, () => undefined),
+    waitUntilReady: (options: { timeoutMs: number }) => agent.waitUntilReady(options),
     close: () => agent.close(),
   }
 }
