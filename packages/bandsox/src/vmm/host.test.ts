@@ -3,16 +3,9 @@ import { chmod, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { describe, it } from 'node:test'
 import { hasCode } from '../testing/errors.js'
-import { type TestScope, temporaryFolder } from '../testing/temporary-folder.js'
+import { scriptProgram } from '../testing/script-program.js'
+import { temporaryFolder } from '../testing/temporary-folder.js'
 import { groupsToOpen, probeAcceleration, requireLinuxX64 } from './host.js'
-
-async function program(t: TestScope, name: string, script: string): Promise<string> {
-  const folder = await temporaryFolder(t)
-  const file = path.join(folder, name)
-  await writeFile(file, `#!/bin/sh\n${script}\n`)
-  await chmod(file, 0o755)
-  return file
-}
 
 describe('this host', () => {
   it('must be Linux on x86-64', () => {
@@ -35,7 +28,7 @@ describe('this host', () => {
       ['echo \'{"usable":"yes"}\'', { kind: 'tcg', reason: /something unknown/ }],
     ]
     for (const [script, expected] of cases) {
-      const shim = await program(t, 'shim', `[ "$1" = probe-kvm ] || exit 9\n${script}`)
+      const shim = await scriptProgram(t, 'shim', `[ "$1" = probe-kvm ] || exit 9\n${script}`)
       const { kind, reason } = await probeAcceleration({ shim, searchPath: [] }, device)
       assert.equal(kind, expected.kind, script)
       if (expected.reason === undefined) assert.equal(reason, undefined)
@@ -53,7 +46,7 @@ describe('this host', () => {
     assert.equal(groupsToOpen({ gid: 0, mode: 0o20660 }), undefined)
     assert.equal(groupsToOpen({ gid: 103, mode: 0o20640 }), undefined)
     assert.equal(groupsToOpen({ gid: 103, mode: 0o20664 })?.[0], 103)
-    const shim = await program(t, 'shim', 'echo \'{"usable":true,"reason":""}\'')
+    const shim = await scriptProgram(t, 'shim', 'echo \'{"usable":true,"reason":""}\'')
     const device = path.join(path.dirname(shim), 'kvm')
     await writeFile(device, '')
     await chmod(device, 0o600)

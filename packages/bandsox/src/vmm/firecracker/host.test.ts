@@ -5,23 +5,17 @@ import { describe, it } from 'node:test'
 import { elfFile } from '../../artifact/elf.fixture.js'
 import type { Privilege } from '../../process/privileges.js'
 import { hasCode } from '../../testing/errors.js'
-import { type TestScope, temporaryFolder } from '../../testing/temporary-folder.js'
+import { scriptProgram } from '../../testing/script-program.js'
+import { temporaryFolder } from '../../testing/temporary-folder.js'
 import { chooseJail, type FoundFirecracker, findFirecracker, firecrackerFinder, type JailerMode } from './host.js'
-
-async function program(t: TestScope, name: string, script: string): Promise<string> {
-  const file = path.join(await temporaryFolder(t), name)
-  await writeFile(file, `#!/bin/sh\n${script}\n`)
-  await chmod(file, 0o755)
-  return file
-}
 
 const FIRECRACKER = 'echo Firecracker v1.16.1'
 
 describe('Firecracker on this host', () => {
   it('is where a user says, else in the search path, with its jailer or without', async (t) => {
-    const one = await program(t, 'firecracker', FIRECRACKER)
-    const other = await program(t, 'firecracker', 'echo Firecracker v1.12.0')
-    const jailer = await program(t, 'jailer', '')
+    const one = await scriptProgram(t, 'firecracker', FIRECRACKER)
+    const other = await scriptProgram(t, 'firecracker', 'echo Firecracker v1.12.0')
+    const jailer = await scriptProgram(t, 'jailer', '')
     const searchPath = [path.dirname(one), path.dirname(jailer)]
     assert.deepEqual(await findFirecracker({ shim: '', searchPath }), {
       ...{ program: one, version: '1.16.1', number: [1, 16, 1], jailer },
@@ -33,7 +27,7 @@ describe('Firecracker on this host', () => {
   })
 
   it('is asked for its version once, and again when another is in its place', async (t) => {
-    const file = await program(t, 'firecracker', FIRECRACKER)
+    const file = await scriptProgram(t, 'firecracker', FIRECRACKER)
     const find = firecrackerFinder({ shim: '', searchPath: [path.dirname(file)] })
     const first = await find()
     assert.equal(await find(), first)
@@ -57,10 +51,10 @@ describe('Firecracker on this host', () => {
       ['echo Firecracker v1.5.0', /1\.5\.0 is too old/],
       ['echo hello', /cannot tell Firecracker's version/],
     ] as const) {
-      const searchPath = [path.dirname(await program(t, 'firecracker', script))]
+      const searchPath = [path.dirname(await scriptProgram(t, 'firecracker', script))]
       await assert.rejects(findFirecracker({ shim: '', searchPath }), hasCode('host-unsupported', says))
     }
-    const broken = path.dirname(await program(t, 'firecracker', 'echo broken >&2; exit 1'))
+    const broken = path.dirname(await scriptProgram(t, 'firecracker', 'echo broken >&2; exit 1'))
     await assert.rejects(findFirecracker({ shim: '', searchPath: [broken] }), hasCode('command-failed', /broken/))
   })
 })
@@ -73,7 +67,7 @@ describe('the jail', () => {
 
   it('is made by root alone, where there is a jailer and a program that needs no libraries', async (t) => {
     const folder = await temporaryFolder(t)
-    const script = await program(t, 'firecracker', FIRECRACKER)
+    const script = await scriptProgram(t, 'firecracker', FIRECRACKER)
     const linked = path.join(folder, 'linked')
     await copyFile(process.execPath, linked)
     assert.match(await whyNot('off', found, true), /off/)

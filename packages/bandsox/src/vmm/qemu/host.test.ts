@@ -3,16 +3,9 @@ import { chmod, mkdir, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { describe, it } from 'node:test'
 import { hasCode } from '../../testing/errors.js'
-import { type TestScope, temporaryFolder } from '../../testing/temporary-folder.js'
+import { scriptProgram } from '../../testing/script-program.js'
+import { temporaryFolder } from '../../testing/temporary-folder.js'
 import { findQemu, findVsockBackend, requireRecentQemu } from './host.js'
-
-async function program(t: TestScope, name: string, script: string): Promise<string> {
-  const folder = await temporaryFolder(t)
-  const file = path.join(folder, name)
-  await writeFile(file, `#!/bin/sh\n${script}\n`)
-  await chmod(file, 0o755)
-  return file
-}
 
 describe('this host, for QEMU', () => {
   it('must have a QEMU that is not too old', () => {
@@ -29,8 +22,8 @@ describe('this host, for QEMU', () => {
   })
 
   it('has QEMU where the search path finds it first, and may run it', async (t) => {
-    const qemu = await program(t, 'qemu-system-x86_64', 'echo "QEMU emulator version 9.1.0"')
-    const other = await program(t, 'qemu-system-x86_64', 'echo "QEMU emulator version 8.1.0"')
+    const qemu = await scriptProgram(t, 'qemu-system-x86_64', 'echo "QEMU emulator version 9.1.0"')
+    const other = await scriptProgram(t, 'qemu-system-x86_64', 'echo "QEMU emulator version 8.1.0"')
     const notRunnable = await temporaryFolder(t)
     await writeFile(path.join(notRunnable, 'qemu-system-x86_64'), '')
     await mkdir(path.join(notRunnable, 'more'))
@@ -45,7 +38,7 @@ describe('this host, for QEMU', () => {
   it('has the vsock of its kernel, else the daemon, else neither, with what helps', async (t) => {
     const folder = await temporaryFolder(t)
     const device = path.join(folder, 'vhost-vsock')
-    const daemon = await program(t, 'vhost-device-vsock', '')
+    const daemon = await scriptProgram(t, 'vhost-device-vsock', '')
     const withDaemon = { shim: '', searchPath: [path.dirname(daemon)] }
     const without = { shim: '', searchPath: [folder] }
     assert.deepEqual(await findVsockBackend(withDaemon, device), { kind: 'daemon', program: daemon })
