@@ -138,7 +138,7 @@ async function endRecorded(directory: string): Promise<void> {
   if (run === undefined) return
   for (const identity of [run.shim, run.vmm, ...(run.vsock === undefined ? [] : [run.vsock])])
     await endProcess(located(identity, run))
-  const config = await readShimConfig(directory).catch(() => undefined)
+  const config = await readShimConfig(directory).catch(() => undefined) // as may this: then no group of it is known
   if (config?.cgroup !== undefined) await removeMachineCgroup(config.cgroup.folder, config.sandbox)
 }
 
