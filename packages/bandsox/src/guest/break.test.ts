@@ -318,9 +318,12 @@ describe('a command', () => {
 
   it('does not outlive the library that has let it go, though that waits for a paused machine', async (t) => {
     const g = await cuttableGuest(t)
-    const job = startJob(async () => g.agent, { shell: 'echo begun; sleep 1000' })
+    const job = startJob(async () => g.agent, { shell: 'echo $$; exec sleep 1000' })
     const output = job.output[Symbol.asyncIterator]()
-    await output.next()
+    const begun = await output.next()
+    assert(begun.done !== true)
+    const pid = Number(Buffer.from(begun.value.data).toString())
+    t.after(() => void process.kill(pid, 'SIGKILL')) // the job goes on, here on this host
     let isWaiting: () => void = () => undefined
     const waits = new Promise<void>((resolve) => {
       isWaiting = resolve
