@@ -1,5 +1,10 @@
 package wire
 
+import (
+	"fmt"
+	"strings"
+)
+
 // The messages that a guest sends, as structs whose JSON is the message. Each has its type filled in by its constructor or
 // by Typed.
 
@@ -124,6 +129,63 @@ type SerialLine struct {
 	Name string `json:"name"`
 	Kind string `json:"kind"` // port or uart
 	Up   bool   `json:"up"`
+}
+
+// Frozen says that all processes stand still.
+type Frozen struct {
+	Type      string           `json:"type"`
+	Processes int              `json:"processes"`
+	StagesUs  map[string]int64 `json:"stagesUs"`
+	Warnings  []string         `json:"warnings"` // not nil, like Failures and Jobs
+}
+
+// Identified says what became of an identity.
+type Identified struct {
+	Type     string           `json:"type"`
+	StagesUs map[string]int64 `json:"stagesUs"`
+	Failures []string         `json:"failures"`
+	// Port is the one listened on by vsock, 0 where nobody listens by a port.
+	Port uint32 `json:"port"`
+}
+
+// Jobs lists commands that have a name.
+type Jobs struct {
+	Type string `json:"type"`
+	Jobs []Job  `json:"jobs"`
+}
+
+// Job is a command that has a name.
+type Job struct {
+	Job       string `json:"job"`
+	Pid       int    `json:"pid"`
+	Command   string `json:"command"`
+	StartedMs int64  `json:"startedMs"`
+	From      int64  `json:"from"`
+	To        int64  `json:"to"`
+	Ended     bool   `json:"ended"`
+	Pty       bool   `json:"pty"`
+	Attached  bool   `json:"attached"`
+}
+
+// Remarks makes sentences fit into a message: their number, their lengths, and what no string may hold.
+func Remarks(texts []string) []string {
+	if len(texts) > MaxRemarks {
+		texts = append(texts[:MaxRemarks-1:MaxRemarks-1], fmt.Sprintf("and %d more", len(texts)-MaxRemarks+1))
+	}
+	fit := make([]string, len(texts))
+	for i, text := range texts {
+		fit[i] = Cut(text, MaxRemarkBytes)
+	}
+	return fit
+}
+
+// Cut makes of any bytes a string for a message, of so many bytes at most.
+func Cut(text string, maxBytes int) string {
+	text = strings.ReplaceAll(strings.ToValidUTF8(text, "?"), "\x00", "?")
+	if len(text) <= maxBytes {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxBytes], "")
 }
 
 // Failure is an error message.

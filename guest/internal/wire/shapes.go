@@ -31,6 +31,15 @@ const (
 	maxWindowBytes   = 16777216
 	maxTerminalSide  = 10000
 	maxKeepMs        = 600000
+	maxHooksMs       = 600000
+)
+
+// Bounds that who sends a message must keep to as well.
+const (
+	MaxRemarks      = 32
+	MaxRemarkBytes  = 1024
+	MaxJobs         = 256
+	MaxPreviewBytes = 256
 )
 
 var anyInteger = integerIn(0, maxInteger)
@@ -41,6 +50,15 @@ var environment = mapOf(1024, func(name string) bool {
 }, textUpTo(maxArgumentBytes))
 
 var anyText = textUpTo(maxTextBytes)
+
+// stages are names of what was done, and how long it took or when it was.
+var stages = mapOf(32, func(name string) bool { return len(name) <= 64 }, anyInteger)
+
+// identity are the variables that tell a machine who it is.
+var identity = mapOf(64, isIdentityName, anyText)
+
+// remarks are sentences for a person.
+var remarks = arrayOf(0, MaxRemarks, textUpTo(MaxRemarkBytes))
 
 func need(name string, check check) field { return field{name, true, check} }
 func may(name string, check check) field  { return field{name, false, check} }
@@ -61,7 +79,7 @@ var toGuest = map[string]shape{
 		},
 		exactlyOneOf: []string{"argv", "shell", "tool"},
 	},
-	"attach": {fields: []field{need("job", isToken), need("offset", anyInteger)}},
+	"attach": {fields: []field{need("job", isToken), may("offset", anyInteger)}},
 	"signal": {fields: []field{need("signal", anyText)}},
 	"resize": sizeShape,
 	"eof":    {},
@@ -80,13 +98,20 @@ var toGuest = map[string]shape{
 	"connect":  {fields: []field{need("port", integerIn(1, 65535)), may("host", textUpTo(255))}},
 	"links":    {},
 	"shutdown": {fields: []field{need("mode", oneOf("poweroff", "reboot")), may("graceMs", integerIn(0, 60000))}},
+	"freeze":   {fields: []field{may("hooksMs", integerIn(0, maxHooksMs)), may("leaseMs", integerIn(1000, maxHooksMs))}},
+	"thaw":     {},
+	"identify": {fields: []field{
+		may("timeUs", anyInteger), may("entropy", isEntropy), may("hostname", isHostName), may("machineId", isMachineID),
+		may("port", integerIn(1, 1<<32-1)), may("env", identity), may("restored", isFlag), may("hooksMs", integerIn(0, maxHooksMs)),
+	}},
+	"jobs": {},
 }
 
 var toHost = map[string]shape{
 	"hello": {fields: []field{
 		need("protocol", integerIn(1, 65535)), need("agent", textUpTo(64)), need("bootId", textUpTo(64)),
 		need("capabilities", arrayOf(0, 64, textUpTo(64))), need("checksums", arrayOf(1, 16, textUpTo(32))),
-		may("stages", mapOf(32, func(name string) bool { return len(name) <= 64 }, anyInteger)),
+		may("stages", stages),
 	}},
 	"pong":    {fields: []field{need("uptimeMs", anyInteger)}},
 	"started": {fields: []field{need("pid", integerIn(1, maxTimeoutMs))}},
@@ -113,7 +138,15 @@ var toHost = map[string]shape{
 	"entries":  {fields: []field{need("files", arrayOf(1, 256, objectOf(entryShape)))}},
 	"listed":   {fields: []field{need("count", anyInteger)}},
 	"stopping": {},
-	"error":    {fields: []field{need("code", textUpTo(64)), need("message", anyText)}},
+	"frozen": {fields: []field{
+		need("processes", integerIn(0, maxTimeoutMs)), need("stagesUs", stages), need("warnings", remarks),
+	}},
+	"thawed": {},
+	"identified": {fields: []field{
+		need("stagesUs", stages), need("failures", remarks), need("port", integerIn(0, 1<<32-1)),
+	}},
+	"jobs":  {fields: []field{need("jobs", arrayOf(0, MaxJobs, objectOf(jobShape)))}},
+	"error": {fields: []field{need("code", textUpTo(64)), need("message", anyText)}},
 }
 
 var completeShape = shape{fields: []field{need("size", anyInteger), need("checksum", isChecksum)}}
@@ -130,6 +163,12 @@ var vsockShape = shape{fields: []field{
 
 // serialShape is how the guest sees a serial line.
 var serialShape = shape{fields: []field{need("name", textUpTo(64)), need("kind", oneOf("port", "uart")), need("up", isFlag)}}
+
+// jobShape is a command with a name.
+var jobShape = shape{fields: []field{
+	need("job", isToken), need("pid", integerIn(1, maxTimeoutMs)), need("command", textUpTo(MaxPreviewBytes)), need("startedMs", anyInteger),
+	need("from", anyInteger), need("to", anyInteger), need("ended", isFlag), need("pty", isFlag), need("attached", isFlag),
+}}
 
 var entryShape = shape{fields: []field{
 	need("name", anyText), may("rawName", anyText),

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"strconv"
 	"strings"
@@ -110,8 +111,41 @@ func isChecksum(raw json.RawMessage) bool {
 // isToken is a name that the host gave an operation which outlives its connection.
 func isToken(raw json.RawMessage) bool {
 	value, ok := parseText(raw)
-	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
-	return ok && len(value) >= 16 && len(value) <= 64 && strings.Trim(value, letters) == ""
+	return ok && len(value) >= 16 && len(value) <= 64 && strings.Trim(value, alphanumeric+"_-") == ""
+}
+
+// Letters that names are made of.
+const (
+	digits       = "0123456789"
+	capitals     = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	alphanumeric = capitals + "abcdefghijklmnopqrstuvwxyz" + digits
+)
+
+// isHostName is what a sandbox may be called: the kernel takes 64 bytes.
+func isHostName(raw json.RawMessage) bool {
+	value, ok := parseText(raw)
+	return ok && value != "" && len(value) <= 64 && strings.Trim(value, alphanumeric+"._-") == "" && strings.IndexByte(alphanumeric, value[0]) >= 0
+}
+
+// isMachineID is the content of machine-id(5).
+func isMachineID(raw json.RawMessage) bool {
+	value, ok := parseText(raw)
+	return ok && len(value) == 32 && strings.Trim(value, digits+"abcdef") == ""
+}
+
+// isEntropy is 16 to 512 bytes in base64, padded. (The decoder of the standard library steps over line ends.)
+func isEntropy(raw json.RawMessage) bool {
+	value, ok := parseText(raw)
+	if !ok || len(value)%4 != 0 || strings.ContainsAny(value, "\r\n") {
+		return false
+	}
+	data, err := base64.StdEncoding.DecodeString(value)
+	return err == nil && len(data) >= 16 && len(data) <= 512
+}
+
+func isIdentityName(name string) bool {
+	const prefix = "BANDSOX_"
+	return len(name) > len(prefix) && len(name) <= 256 && strings.HasPrefix(name, prefix) && strings.Trim(name, capitals+digits+"_") == ""
 }
 
 func isFlag(raw json.RawMessage) bool { return string(raw) == "true" || string(raw) == "false" }

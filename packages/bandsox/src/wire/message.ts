@@ -95,13 +95,21 @@ const exec = z
     'needs exactly one of argv, shell and tool',
   )
 
+const hooksMs = integer(0, 600_000)
+
+/** 16 to 512 bytes in base64. */
+const entropy = z.base64().refine((value) => {
+  const { length } = Buffer.from(value, 'base64')
+  return length >= 16 && length <= 512
+}, 'must be 16 to 512 bytes')
+
 const toGuest = {
   hello: z
     .object({ type: z.literal('hello'), protocol: integer(1, 65535), minProtocol: integer(1, 65535) })
     .refine(({ protocol, minProtocol }) => minProtocol <= protocol, 'minProtocol must not be above protocol'),
   ping: z.object({ type: z.literal('ping') }),
   exec,
-  attach: z.object({ type: z.literal('attach'), job: token, offset: size }),
+  attach: z.object({ type: z.literal('attach'), job: token, offset: size.optional() }),
   signal: z.object({ type: z.literal('signal'), signal: signalName }),
   resize: z.object({ type: z.literal('resize'), ...terminalSize }),
   eof: z.object({ type: z.literal('eof') }),
@@ -135,6 +143,24 @@ const toGuest = {
     mode: z.enum(['poweroff', 'reboot']),
     graceMs: integer(0, 60_000).optional(),
   }),
+  freeze: z.object({
+    type: z.literal('freeze'),
+    hooksMs: hooksMs.optional(),
+    leaseMs: integer(1_000, 600_000).optional(),
+  }),
+  thaw: z.object({ type: z.literal('thaw') }),
+  identify: z.object({
+    type: z.literal('identify'),
+    timeUs: size.optional(),
+    entropy: entropy.optional(),
+    hostname: z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/).optional(),
+    machineId: z.string().regex(/^[0-9a-f]{32}$/).optional(),
+    port: integer(1, 2 ** 32 - 1).optional(),
+    env: mapOf(64, z.string().regex(/^BANDSOX_[A-Z0-9_]{1,248}$/), text(4096)).optional(),
+    restored: z.boolean().optional(),
+    hooksMs: hooksMs.optional(),
+  }),
+  jobs: z.object({ type: z.literal('jobs') }),
 } as const
 
 const entry = z.object({
@@ -152,6 +178,23 @@ const entry = z.object({
 const chunkBytes = integer(1, 1_048_576)
 const windowBytes = integer(65_536, 16_777_216)
 
+/** Names of what was done, and how long it took or when it was. */
+const stages = mapOf(32, text(64), size)
+/** Sentences for a person. */
+const remarks = z.array(text(1024)).max(32)
+
+const job = z.object({
+  job: token,
+  pid: integer(1, 2 ** 31 - 1),
+  command: text(256),
+  startedMs: size,
+  from: size,
+  to: size,
+  ended: z.boolean(),
+  pty: z.boolean(),
+  attached: z.boolean(),
+})
+
 const toHost = {
   hello: z.object({
     type: z.literal('hello'),
@@ -160,7 +203,7 @@ const toHost = {
     bootId: text(64),
     capabilities: z.array(text(64)).max(64),
     checksums: z.array(text(32)).min(1).max(16),
-    stages: mapOf(32, text(64), size).optional(),
+    stages: stages.optional(),
   }),
   pong: z.object({ type: z.literal('pong'), uptimeMs: size }),
   started: z.object({ type: z.literal('started'), pid: integer(1, 2 ** 31 - 1) }),
@@ -207,6 +250,20 @@ const toHost = {
   entries: z.object({ type: z.literal('entries'), files: z.array(entry).min(1).max(256) }),
   listed: z.object({ type: z.literal('listed'), count: size }),
   stopping: z.object({ type: z.literal('stopping') }),
+  frozen: z.object({
+    type: z.literal('frozen'),
+    processes: integer(0, 2 ** 31 - 1),
+    stagesUs: stages,
+    warnings: remarks,
+  }),
+  thawed: z.object({ type: z.literal('thawed') }),
+  identified: z.object({
+    type: z.literal('identified'),
+    stagesUs: stages,
+    failures: remarks,
+    port: integer(0, 2 ** 32 - 1),
+  }),
+  jobs: z.object({ type: z.literal('jobs'), jobs: z.array(job).max(256) }),
   error: z.object({ type: z.literal('error'), code: text(64), message: text(4096) }),
 } as const
 
