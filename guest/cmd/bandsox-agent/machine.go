@@ -12,6 +12,9 @@ import (
 
 	"bandsox.dev/guest/internal/agent/boot"
 	"bandsox.dev/guest/internal/agent/console"
+	"bandsox.dev/guest/internal/agent/freezer"
+	"bandsox.dev/guest/internal/agent/hooks"
+	"bandsox.dev/guest/internal/agent/identity"
 	"bandsox.dev/guest/internal/agent/links"
 	"bandsox.dev/guest/internal/agent/power"
 	"bandsox.dev/guest/internal/agent/quiet"
@@ -69,6 +72,7 @@ type machine struct {
 	late    sync.Once
 	// stopping is set when the links are closed for good.
 	stopping atomic.Bool
+	ports    ports
 }
 
 func start(stages *boot.Stages) (*machine, error) {
@@ -99,6 +103,11 @@ func start(stages *boot.Stages) (*machine, error) {
 	root.MountStores()
 	boot.Identify(config)
 	boot.SetLimits()
+	known := &identity.Machine{}
+	if err := known.Hold(); err != nil {
+		console.Printf("cannot hold the random generator: %v", err)
+	}
+	processes, noFreezer := openFreezer()
 	stages.Done("system")
 	bootID, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
@@ -112,9 +121,23 @@ func start(stages *boot.Stages) (*machine, error) {
 		Links: seen.Message,
 	}
 	machine := &machine{config: config, modules: modules, stages: stages, stopper: stopper, server: server, links: seen}
+	machine.ports = ports{present: config.Port, listeners: map[uint32]*vsock.Listener{}}
+	server.Snapshot.Freezer, server.Snapshot.NoFreezer = processes, noFreezer
+	server.Snapshot.Machine, server.Snapshot.Hooks = known, hooks.Folder
+	server.Snapshot.Sync, server.Snapshot.Listen, server.Snapshot.Port = root.Sync, machine.listenOn, machine.port
 	stopper.Refuse = machine.refuse
 	stopper.StopSignals = server.Reaper.StopSignals
 	return machine, nil
+}
+
+// openFreezer takes hold of the control groups as they are at boot, or says why there are none.
+func openFreezer() (*freezer.Freezer, string) {
+	processes, err := freezer.Open(freezer.Root)
+	if err != nil {
+		console.Printf("%v", err)
+		return nil, err.Error()
+	}
+	return processes, ""
 }
 
 func (m *machine) refuse() {
@@ -140,14 +163,17 @@ func (m *machine) serve() {
 // serveVsock listens as soon as there is a vsock device.
 func (m *machine) serveVsock() {
 	var listener *vsock.Listener
+	var port uint32
 	m.find("vsock", 0, func() (err error) {
-		if listener, err = vsock.Listen(m.config.Port); err != nil {
+		m.ports.mutex.Lock()
+		defer m.ports.mutex.Unlock()
+		port = m.ports.present
+		if listener, err = m.listen(port); err != nil {
 			m.links.VsockWaits(err)
 		}
 		return err
 	})
-	m.links.VsockListens(m.config.Port)
-	m.serveOn(listener, fmt.Sprintf("vsock port %d", m.config.Port))
+	m.serveOn(listener, fmt.Sprintf("vsock port %d", port))
 }
 
 // serveSerial opens the serial line as soon as it is there, and again should it end.

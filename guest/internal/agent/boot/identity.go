@@ -8,6 +8,7 @@ import (
 	"unsafe"
 
 	"bandsox.dev/guest/internal/agent/console"
+	"bandsox.dev/guest/internal/agent/identity"
 	"bandsox.dev/guest/internal/agent/users"
 )
 
@@ -63,13 +64,8 @@ func isEmpty(path string) bool {
 
 // writeEtc replaces a file, or a link that leads nowhere.
 func writeEtc(path, content string) {
-	temporary := path + ".bandsox"
-	err := os.WriteFile(temporary, []byte(content), 0o644)
-	if err == nil {
-		err = os.Rename(temporary, path)
-	}
-	if err != nil {
-		console.Printf("cannot write %s: %v", path, err)
+	if err := identity.Replace(path, content, 0o644); err != nil {
+		console.Printf("%v", err)
 	}
 }
 

@@ -129,6 +129,16 @@ func enter(path string) error {
 	return nil
 }
 
+// Sync writes to the disks what waits to be written, and says when the writable layer's could not take it.
+func (r *Root) Sync() error {
+	_, _, errno := syscall.Syscall(sysSyncfs, r.rw.Fd(), 0, 0)
+	syscall.Sync()
+	if errno != 0 {
+		return fmt.Errorf("cannot write the writable layer to its disk: %w", errno)
+	}
+	return nil
+}
+
 // Unmount makes the writable layer clean on its disk. Read-only is as good as unmounted, and works while this process has
 // its root in it.
 func (r *Root) Unmount() {

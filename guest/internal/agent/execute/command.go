@@ -40,6 +40,9 @@ type Command struct {
 	// when it exits, before its end does: two more switches to and fro, on what may be the only CPU. Of a terminal it is the
 	// slave: a command may close all its descriptors of it and open it again, which would look like its end.
 	held []int
+	// preview shows a person which command it is.
+	preview   string
+	startedAt time.Time
 }
 
 var nullDevice struct {
@@ -76,6 +79,7 @@ func (c *Command) start(message wire.Message) (*Command, error) {
 		c.closeOwn()
 		return nil, startFailure(err, request)
 	}
+	c.preview, c.startedAt = wire.Cut(request.shown, wire.MaxPreviewBytes), time.Now()
 	if c.watch, err = newWatch(c.child.PidFD, c.streams); err != nil {
 		c.kill() // nobody could tell when it ends
 		closeFD(c.child.PidFD)

@@ -32,8 +32,11 @@ type job struct {
 	attached bool   // an `attach` has come: the host has seen `started`
 	aborted  bool   // the host has given it up, and will not come again
 	gone     bool   // it has been given up, or forgotten: nobody can attach, and output has no use
-	timer    *time.Timer
-	waits    int // tells a timer of an earlier waiting from the present one's
+	// unattended says that its host is another machine's: it waits for a connection for ever, and while there is none it keeps the end of
+	// its output only.
+	unattended bool
+	timer      *time.Timer
+	waits      int // tells a timer of an earlier waiting from the present one's
 }
 
 func newJob(name string, keep time.Duration, table *Jobs) *job {
@@ -67,13 +70,22 @@ func (j *job) write(frames []byte, greeting int, exit []byte) bool {
 	return useful
 }
 
-// waitForRoom waits until so much more may be kept. Nobody else adds to it.
+// waitForRoom waits until so much more may be kept, or makes room where nobody is expected to. Nobody else adds to it.
 func (j *job) waitForRoom(bytes int) {
 	j.mutex.Lock()
 	defer j.mutex.Unlock()
-	for !j.gone && j.kept.to()-j.kept.from+int64(bytes) > maxKeptBytes {
+	for !j.gone && j.excess(bytes) > 0 {
+		if j.unattended && j.present == nil {
+			j.kept.forget(j.kept.from + j.excess(bytes))
+			return
+		}
 		j.changed.Wait()
 	}
+}
+
+// excess is how much would be kept too much with so much more.
+func (j *job) excess(bytes int) int64 {
+	return j.kept.to() - j.kept.from + int64(bytes) - maxKeptBytes
 }
 
 // add keeps output, and gives the connection that is to have it at once.
@@ -100,8 +112,8 @@ func (j *job) add(frames, exit []byte) (to *Attachment, useful bool) {
 func (j *job) finished() {
 	j.mutex.Lock()
 	bytes := j.kept.compact()
-	forget := j.gone || j.keep == 0
-	if !forget && j.present == nil {
+	forget := j.gone || j.keep == 0 && !j.unattended
+	if !forget && j.present == nil && !j.unattended {
 		j.startTimer()
 	}
 	j.mutex.Unlock()
@@ -133,9 +145,15 @@ func (j *job) WriteMessage(message interface{}) error {
 // errGone says that a job can no longer be attached to.
 var errGone = failure.New(failure.JobUnknown, "cannot attach to a command: it is not known (any more)")
 
+// oldest is the offset of an `attach` that takes what there is.
+const oldest = -1
+
 // attach makes a connection the present one; the one before is closed. again is an `exec` and not an `attach`.
 func (j *job) attach(a *Attachment, offset int64, again bool) error {
 	j.mutex.Lock()
+	if offset == oldest {
+		offset = j.kept.from
+	}
 	switch {
 	case j.gone:
 		j.mutex.Unlock()
@@ -179,8 +197,11 @@ func (j *job) leave(a *Attachment, lost bool) {
 		return
 	}
 	j.present = nil
-	if lost && j.keep > 0 && !j.aborted && !j.gone {
-		j.startTimer()
+	if lost && (j.keep > 0 || j.unattended) && !j.aborted && !j.gone {
+		if !j.unattended {
+			j.startTimer()
+		}
+		j.changed.Signal() // an unattended one waits for nobody
 		j.mutex.Unlock()
 		return
 	}
@@ -188,6 +209,35 @@ func (j *job) leave(a *Attachment, lost bool) {
 	j.giveUp()
 	j.mutex.Unlock()
 	j.dropped(over)
+}
+
+// leaveUnattended lets it run on without a host: the one that it had is another machine's, and does not know of this one.
+func (j *job) leaveUnattended() {
+	j.mutex.Lock()
+	j.unattended = true
+	j.stopTimer()
+	before := j.present
+	j.present = nil
+	j.changed.Signal()
+	j.mutex.Unlock()
+	if before != nil {
+		before.hangUp()
+	}
+}
+
+// describe tells of it. now is the machine's uptime.
+func (j *job) describe(nowMs int64) wire.Job {
+	j.mutex.Lock()
+	defer j.mutex.Unlock()
+	command := j.command
+	startedMs := nowMs - time.Since(command.startedAt).Milliseconds()
+	if startedMs < 0 {
+		startedMs = 0 // two clocks
+	}
+	return wire.Job{
+		Job: j.name, Pid: command.child.Pid, Command: command.preview, Pty: command.terminal != nil,
+		StartedMs: startedMs, From: j.kept.from, To: j.kept.to(), Ended: j.exit != nil, Attached: j.present != nil,
+	}
 }
 
 // giveUp makes output useless. The mutex is held; dropped follows.

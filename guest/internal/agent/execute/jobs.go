@@ -1,6 +1,7 @@
 package execute
 
 import (
+	"sort"
 	"sync"
 	"time"
 
@@ -120,10 +121,53 @@ func (s *Jobs) Attach(message wire.Message, out *wire.Writer, hangUp func()) (*A
 		return nil, errGone
 	}
 	a := &Attachment{job: j, out: out, hangUp: hangUp}
-	if err := j.attach(a, message.Integer("offset", 0), false); err != nil {
+	if err := j.attach(a, message.Integer("offset", oldest), false); err != nil {
 		return nil, err
 	}
 	return a, nil
+}
+
+// LeaveUnattended lets all commands run on without a host, in a machine that was started from the state of another.
+func (s *Jobs) LeaveUnattended() {
+	for _, j := range s.begun() {
+		j.leaveUnattended()
+	}
+}
+
+// List tells of the commands that run, and of those whose end is kept. nowMs is the machine's uptime.
+func (s *Jobs) List(nowMs int64) wire.Jobs {
+	jobs := []wire.Job{}
+	for _, j := range s.begun() {
+		jobs = append(jobs, j.describe(nowMs))
+	}
+	// Those that run come first, and then the youngest: where there are too many, the others are left out.
+	sort.Slice(jobs, func(a, b int) bool {
+		if jobs[a].Ended != jobs[b].Ended {
+			return jobs[b].Ended
+		}
+		return jobs[a].StartedMs > jobs[b].StartedMs
+	})
+	if len(jobs) > wire.MaxJobs {
+		jobs = jobs[:wire.MaxJobs]
+	}
+	return wire.Jobs{Type: "jobs", Jobs: jobs}
+}
+
+// begun gives the jobs whose command was started.
+func (s *Jobs) begun() []*job {
+	s.mutex.Lock()
+	known := make([]*job, 0, len(s.known))
+	for _, j := range s.known {
+		known = append(known, j)
+	}
+	s.mutex.Unlock()
+	begun := known[:0]
+	for _, j := range known {
+		if <-j.begun; !j.failed {
+			begun = append(begun, j)
+		}
+	}
+	return begun
 }
 
 // keepFinished keeps the end of a command, with so many bytes of output.

@@ -7,13 +7,13 @@ import (
 	"strings"
 	"syscall"
 
+	"bandsox.dev/guest/internal/agent/environment"
 	"bandsox.dev/guest/internal/agent/failure"
+	"bandsox.dev/guest/internal/agent/reaper"
 	"bandsox.dev/guest/internal/agent/tools"
 	"bandsox.dev/guest/internal/agent/users"
 	"bandsox.dev/guest/internal/wire"
 )
-
-const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // request is an `exec` message with everything looked up that can be before a process exists.
 type request struct {
@@ -28,6 +28,8 @@ type request struct {
 	stopSignal syscall.Signal
 	// terminal is nil for a command with pipes.
 	terminal *size
+	// shown is what a person would call it.
+	shown string
 }
 
 func newRequest(message wire.Message) (request, error) {
@@ -37,8 +39,10 @@ func newRequest(message wire.Message) (request, error) {
 		wantStdin: message.Flag("stdin", false),
 		timeoutMs: message.Integer("timeoutMs", 0),
 	}
+	r.shown = strings.Join(r.argv, " ")
 	if message.Has("shell") {
-		r.argv = []string{"/bin/sh", "-c", message.Text("shell")}
+		r.shown = message.Text("shell")
+		r.argv = []string{"/bin/sh", "-c", r.shown}
 	}
 	if message.Has("cwd") {
 		r.folder = message.Text("cwd")
@@ -67,8 +71,9 @@ func newRequest(message wire.Message) (request, error) {
 		return r, failure.New(failure.NoSuchFolder, "cannot run a command in %s: no such folder", r.folder)
 	}
 	var searchPath string
-	r.env, searchPath = environment(r.user, message.TextMap("env"), r.terminal != nil)
+	r.env, searchPath = variables(r.user, message.TextMap("env"), r.terminal != nil)
 	if message.Has("tool") {
+		r.shown = strings.Join(message.Texts("tool"), " ")
 		r.program, r.argv, err = tools.Program(message.Texts("tool"))
 		return r, err
 	}
@@ -76,26 +81,16 @@ func newRequest(message wire.Message) (request, error) {
 	return r, err
 }
 
-// environment lays the request's variables over the agent's defaults, and gives PATH too.
-func environment(user users.User, wanted map[string]string, atTerminal bool) (env []string, searchPath string) {
-	hostname, err := os.Hostname()
-	if err != nil {
-		hostname = "localhost" // only uname(2) without /proc could fail so; a command runs without its name as well
-	}
-	values := map[string]string{
-		"PATH": defaultPath, "HOME": user.Home, "USER": user.Name, "LANG": "C.UTF-8", "HOSTNAME": hostname,
-	}
+// variables lays the request's over the agent's defaults, and gives PATH too.
+func variables(user users.User, wanted map[string]string, atTerminal bool) (env []string, searchPath string) {
+	values := environment.Of(user)
 	if atTerminal {
 		values["TERM"] = defaultTerm
 	}
 	for name, value := range wanted {
 		values[name] = value
 	}
-	env = make([]string, 0, len(values))
-	for name, value := range values {
-		env = append(env, name+"="+value)
-	}
-	return env, values["PATH"]
+	return environment.List(values), values["PATH"]
 }
 
 // findProgram looks a command up like execvp(3), for the user who will run it: the agent is root and may run more.
@@ -155,6 +150,8 @@ func mayExecute(info os.FileInfo, user users.User) bool {
 // is about something else: an interpreter, a folder, memory.
 func startFailure(err error, r request) error {
 	switch {
+	case errors.Is(err, reaper.ErrHeld):
+		return failure.New(failure.Frozen, "cannot run %s: the machine's processes are frozen for a moment", r.program)
 	case errors.Is(err, syscall.ENOENT):
 		return failure.New(failure.NotExecutable, "cannot run %s: its interpreter or loader is missing", r.program)
 	case errors.Is(err, syscall.EACCES):

@@ -38,6 +38,8 @@ const (
 	JobOver             = "job-over"
 	ConnectionRefused   = "connection-refused"
 	ConnectionFailed    = "connection-failed"
+	Frozen              = "frozen"
+	HookFailed          = "hook-failed"
 	Stopping            = "stopping"
 	Internal            = "internal"
 )

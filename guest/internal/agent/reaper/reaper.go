@@ -6,6 +6,7 @@
 package reaper
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -24,7 +25,12 @@ type Program struct {
 	Argv []string
 	// StopSignal is what it wants when the machine stops; 0: SIGTERM, like everybody.
 	StopSignal syscall.Signal
+	// EvenHeld says that it may be started while the others are held back.
+	EvenHeld bool
 }
+
+// ErrHeld says that no program may be started for a while.
+var ErrHeld = errors.New("no program may be started while processes are frozen")
 
 // Child is a command that was started here.
 type Child struct {
@@ -42,6 +48,7 @@ type Child struct {
 type Reaper struct {
 	mutex    sync.Mutex
 	children map[int]*Child
+	held     bool
 }
 
 // New makes a reaper, which must be the only one who waits for children in this process.
@@ -60,6 +67,9 @@ func (r *Reaper) Run() {
 func (r *Reaper) Start(program Program, attr *syscall.ProcAttr) (*Child, error) {
 	r.mutex.Lock()
 	defer r.mutex.Unlock()
+	if r.held && !program.EvenHeld {
+		return nil, ErrHeld
+	}
 	pid, err := syscall.ForkExec(program.Path, program.Argv, attr)
 	if err != nil {
 		return nil, err
@@ -74,6 +84,14 @@ func (r *Reaper) Start(program Program, attr *syscall.ProcAttr) (*Child, error) 
 	}
 	child.PidFD = int(fd)
 	return child, nil
+}
+
+// Hold lets no program start, or lets them start again. When it returns no start is under way, and so none between fork and exec,
+// where the kernel would keep this process waiting for a child that stands still.
+func (r *Reaper) Hold(held bool) {
+	r.mutex.Lock()
+	defer r.mutex.Unlock()
+	r.held = held
 }
 
 // Collect takes the statuses of all children that have ended. Whoever learns of an end in another way (a pidfd) calls it

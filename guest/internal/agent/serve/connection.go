@@ -19,7 +19,7 @@ const (
 )
 
 // capabilities name what a host may ask for beyond version 1 of the protocol.
-var capabilities = []string{"pty", "resume", "attach", "connect", "tools", "links"}
+var capabilities = []string{"pty", "resume", "attach", "connect", "tools", "links", "snapshot"}
 
 // operation is what a connection does for longer than one answer. Its methods are called from the connection's reader only.
 type operation interface {

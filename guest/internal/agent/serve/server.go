@@ -14,6 +14,7 @@ import (
 	"bandsox.dev/guest/internal/agent/console"
 	"bandsox.dev/guest/internal/agent/execute"
 	"bandsox.dev/guest/internal/agent/reaper"
+	"bandsox.dev/guest/internal/agent/snapshot"
 	"bandsox.dev/guest/internal/agent/transfer"
 	"bandsox.dev/guest/internal/wire"
 )
@@ -50,6 +51,8 @@ type Server struct {
 	Shutdown func(mode string, grace time.Duration)
 	// Links says how the machine sees its links. nil: it has none, as in tests.
 	Links func() wire.Links
+	// Snapshot freezes the machine and tells it who it is. Its zero value does without a machine.
+	Snapshot snapshot.Guest
 
 	connections int32 // atomic
 	stopping    int32 // atomic
@@ -60,13 +63,14 @@ type Server struct {
 
 	mutex     sync.Mutex
 	listeners []Listener
+	once      sync.Once
 }
 
 // Accept serves what comes from a listener until Stop or a listener's own end.
 func (s *Server) Accept(listener Listener) {
-	s.mutex.Lock()
-	s.listeners = append(s.listeners, listener)
-	s.mutex.Unlock()
+	s.once.Do(func() { s.Snapshot.Reaper, s.Snapshot.LeaveJobs = s.Reaper, s.jobs.LeaveUnattended })
+	s.add(listener)
+	defer s.remove(listener)
 	pace := &transfer.Pace{} // a listener is a link
 	for {
 		stream, err := listener.Accept()
@@ -91,10 +95,28 @@ func (s *Server) Accept(listener Listener) {
 	}
 }
 
+func (s *Server) add(listener Listener) {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	s.listeners = append(s.listeners, listener)
+}
+
+func (s *Server) remove(listener Listener) {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	for i, each := range s.listeners {
+		if each == listener {
+			s.listeners = append(s.listeners[:i:i], s.listeners[i+1:]...)
+			return
+		}
+	}
+}
+
 // Stop refuses new connections and operations, and gives up the transfers that wait for one; what runs goes on.
 func (s *Server) Stop() {
 	atomic.StoreInt32(&s.stopping, 1)
 	s.transfers.Stop()
+	s.Snapshot.Stop()
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	for _, listener := range s.listeners {

@@ -87,6 +87,24 @@ func (c *connection) startNamed(message wire.Message) error {
 		return c.out.WriteMessage(info)
 	case "list":
 		return inspect.List(message, c.out)
+	case "freeze":
+		frozen, err := c.server.Snapshot.Freeze(message)
+		if err != nil {
+			return err
+		}
+		return c.out.WriteMessage(frozen)
+	case "thaw":
+		c.server.Snapshot.Thaw()
+		return c.out.WriteMessage(wire.Typed{Type: "thawed"})
+	case "identify":
+		identified, leave := c.server.Snapshot.Identify(message)
+		if err := c.out.WriteMessage(identified); err != nil {
+			return err // the host will ask again where it asked now
+		}
+		leave()
+		return nil
+	case "jobs":
+		return c.out.WriteMessage(c.server.jobs.List(c.server.UptimeMs()))
 	case "shutdown":
 		if err := c.out.WriteMessage(wire.Typed{Type: "stopping"}); err != nil {
 			console.Printf("cannot confirm a shutdown: %v", err) // it was asked for all the same
