@@ -207,7 +207,7 @@ func readTail(output io.Reader) string {
 			break
 		}
 	}
-	text := strings.TrimSpace(string(tail))
+	text := strings.ReplaceAll(strings.TrimSpace(string(tail)), "\n", " / ") // it becomes part of a sentence
 	if len(text) > shownBytes {
 		text = "…" + text[len(text)-shownBytes:]
 	}

@@ -1,4 +1,5 @@
 /** A command in the guest: PROTOCOL.md sections 3 and 5, seen from the host. */
+import { setTimeout as delay } from 'node:timers/promises'
 import {
   BandSoxError,
   type CollectedOutput,
@@ -14,9 +15,11 @@ import {
 import { MAX_TERMINAL_SIDE, signalNames, type ToGuest } from '../wire/message.js'
 import type { Agent } from './agent.js'
 import { type FromGuest, type GuestConnection, isLinkFailure } from './connection.js'
+import { isFrozen } from './guest-fault.js'
 import { InputFeed } from './input-feed.js'
 import { ATTACH_CAPABILITY, newOperationName } from './operation-name.js'
 import { Pieces } from './pieces.js'
+import { requireSnapshots } from './snapshots.js'
 
 /** PROTOCOL.md section 5: how often output is acknowledged, at the latest. */
 const ACKNOWLEDGE_BYTES = 262_144
@@ -30,6 +33,9 @@ const UNSURE_SIGNAL_MS = 2_000
 const STABLE_MS = 2_000
 /** A quiet command may be one whose link has fallen silent: after so long the guest is asked for a word. */
 const QUIET_MS = 15_000
+/** A guest whose processes stand still begins no command; that lasts no longer than the lease of whoever has frozen it. */
+const FROZEN_PATIENCE_MS = 60_000
+const FROZEN_PAUSE_MS = 50
 /** How long the guest is looked for after an abort that came while there was no connection. */
 const LATE_ABORT_MS = 5_000
 const DEFAULT_MAX_OUTPUT_BYTES = 16 * 1024 * 1024
@@ -49,13 +55,32 @@ export function startJob(findAgent: () => Promise<Agent>, request: ExecRequest, 
   return new GuestJob(findAgent, request, options)
 }
 
+interface AttachOptions extends Pick<ExecOptions, 'signal' | 'link'> {
+  /** Whether it has a terminal, as `listGuestJobs` says: without one, `resize` is refused. Default false. */
+  pty?: boolean
+}
+
+/**
+ * Takes over a command that runs already, from the oldest output that the guest has kept of it. Whoever had it is left without. Unlike one
+ * that was started here, it runs on when its output is not read to the end, or `signal` aborts.
+ *
+ * @param name As `listGuestJobs` has it.
+ * @throws Where its output or end is awaited: `agent-incompatible`, `not-found` when the guest does not know it (any more).
+ */
+export function attachToJob(findAgent: () => Promise<Agent>, name: string, options: AttachOptions = {}): Job {
+  const { pty = false, ...others } = options
+  return new GuestJob(findAgent, pty ? { pty: { cols: 1, rows: 1 } } : {}, others, name)
+}
+
 class GuestJob implements Job {
   readonly #findAgent: () => Promise<Agent>
   readonly #request: ExecRequest
   readonly #input: InputFeed | undefined
   readonly #signal: AbortSignal | undefined
   readonly #only: LinkKind | undefined
-  readonly #name = newOperationName()
+  readonly #name: string
+  /** Begun by somebody else, and left running by us. */
+  readonly #isFound: boolean
   readonly #started: Promise<Agent>
   /** The present one; undefined before the start, and between one that broke and the next. */
   #connection: GuestConnection | undefined
@@ -79,7 +104,10 @@ class GuestJob implements Job {
   readonly #ended: Promise<ExecResult>
   #end!: { resolve: (result: ExecResult) => void; reject: (error: unknown) => void }
 
-  constructor(findAgent: () => Promise<Agent>, request: ExecRequest, options: JobOptions) {
+  /** @param found The name of a command that runs already: then `request` says no more than whether it has a terminal. */
+  constructor(findAgent: () => Promise<Agent>, request: ExecRequest, options: JobOptions, found?: string) {
+    this.#name = found ?? newOperationName()
+    this.#isFound = found !== undefined
     this.#findAgent = findAgent
     this.#request = request
     this.#signal = options.signal
@@ -164,16 +192,23 @@ class GuestJob implements Job {
     const agent = await this.#findAgent()
     let connection = await agent.acquire({ signal: this.#signal, only: this.#only })
     const { bootId } = connection.hello
+    const startedAt = performance.now()
     this.#listenForAbort(agent)
     for (let stalls = 1; ; stalls++) {
       this.#connection = connection
       try {
-        await this.#ask(connection)
+        await (this.#isFound ? this.#take(connection) : this.#ask(connection))
         return agent
       } catch (error) {
         this.#connection = undefined
         agent.lost(connection, error)
         try {
+          if (isFrozen(error) && performance.now() - startedAt < FROZEN_PATIENCE_MS) {
+            await delay(FROZEN_PAUSE_MS)
+            connection = await agent.acquire({ signal: this.#signal, only: this.#only })
+            stalls = 0
+            continue
+          }
           if (stalls > MAX_STALLS || !this.#mayGoOn(connection, error)) throw error
           // Under the name that it has: should the guest have begun it already, it does not begin again.
           connection = await agent.reconnect(error, { signal: this.#signal, only: this.#only, bootId, stalls })
@@ -198,7 +233,19 @@ class GuestJob implements Job {
     })
     // Where the end of the connection alone would leave it waiting for us.
     if (isAttachable(connection)) connection.farewell = { type: 'abort' }
-    await connection.receiveMessage('started', { signal: this.#signal, about: `run ${commandName(this.#request)}` })
+    await connection.receiveMessage('started', { signal: this.#signal, about: `run ${this.#called}` })
+  }
+
+  /** Takes a command that runs, as far back as there is output of it. */
+  async #take(connection: GuestConnection): Promise<void> {
+    requireSnapshots(connection)
+    connection.send({ type: 'attach', job: this.#name })
+    const { offset } = await connection.receiveMessage('attached', {
+      signal: this.#signal,
+      about: `attach to ${this.#called}`,
+    })
+    this.#received = offset
+    this.#acknowledged = offset
   }
 
   /** Also kills a command whose output nobody reads at that moment. */
@@ -248,6 +295,8 @@ class GuestJob implements Job {
           this.#received += frame.data.length
           yield { stream: frame.kind, data: frame.data }
           connection = await this.#acknowledge(agent, connection)
+        } else if (frame.kind === 'message' && frame.message.type === 'ack' && this.#isFound) {
+          // Of input that it had from somebody else.
         } else if (frame.kind === 'message' && frame.message.type === 'ack' && this.#input !== undefined) {
           const before = this.#input.acknowledged
           if (!this.#input.acknowledge(frame.message.offset))
@@ -261,7 +310,7 @@ class GuestJob implements Job {
             timedOut: timedOut ?? false,
             link: connection.link,
           }
-        } else throw connection.unexpected(frame, `run ${commandName(this.#request)}`)
+        } else throw connection.unexpected(frame, `run ${this.#called}`)
       }
       this.#isOver = true
       this.#stopListening()
@@ -281,7 +330,8 @@ class GuestJob implements Job {
         this.#stopListening()
         this.#input?.stop()
         this.#giveUp(agent)
-        this.#end.reject(new BandSoxError('cancelled', 'the output was not read to its end, so the command was killed'))
+        const became = this.#isFound ? 'runs on alone' : 'was killed'
+        this.#end.reject(new BandSoxError('cancelled', `the output was not read to its end, so the command ${became}`))
       }
     }
   }
@@ -345,7 +395,9 @@ class GuestJob implements Job {
     this.#input?.detach()
     agent.lost(lost, broken)
     if (!this.#mayGoOn(lost, broken)) throw broken
-    const abort = () => void this.#abortLater(agent)
+    const abort = () => {
+      if (!this.#isFound) void this.#abortLater(agent)
+    }
     this.#signal?.addEventListener('abort', abort, { once: true })
     try {
       return await this.#attach(agent, broken, bootId, stallsBefore)
@@ -359,13 +411,13 @@ class GuestJob implements Job {
       const connection = await agent.reconnect(broken, { signal: this.#signal, only: this.#only, bootId, stalls })
       try {
         connection.send({ type: 'attach', job: this.#name, offset: this.#received })
-        connection.farewell = { type: 'abort' }
+        if (!this.#isFound) connection.farewell = { type: 'abort' }
         const { offset, inputOffset } = await connection.receiveMessage('attached', {
           signal: this.#signal,
-          about: `come back to ${commandName(this.#request)}`,
+          about: `come back to ${this.#called}`,
         })
         if (offset !== this.#received) throw connection.violation('it attached at another offset than was asked for')
-        if (!(this.#input?.attach(connection, inputOffset) ?? inputOffset === 0))
+        if (!this.#isFound && !(this.#input?.attach(connection, inputOffset) ?? inputOffset === 0))
           throw connection.violation('it has input that was not sent')
         this.#resume(connection)
         return connection
@@ -408,6 +460,10 @@ class GuestJob implements Job {
       connection.send({ type: 'signal', signal: unsure.signal })
     if (this.#lastSize !== undefined) connection.send({ type: 'resize', ...this.#lastSize })
     for (const act of this.#unsaid.splice(0)) act(connection)
+  }
+
+  get #called(): string {
+    return this.#isFound ? `the command ${this.#name}` : commandName(this.#request)
   }
 
   #present(): GuestConnection {

@@ -153,8 +153,14 @@ const toGuest = {
     type: z.literal('identify'),
     timeUs: size.optional(),
     entropy: entropy.optional(),
-    hostname: z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/).optional(),
-    machineId: z.string().regex(/^[0-9a-f]{32}$/).optional(),
+    hostname: z
+      .string()
+      .regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/)
+      .optional(),
+    machineId: z
+      .string()
+      .regex(/^[0-9a-f]{32}$/)
+      .optional(),
     port: integer(1, 2 ** 32 - 1).optional(),
     env: mapOf(64, z.string().regex(/^BANDSOX_[A-Z0-9_]{1,248}$/), text(4096)).optional(),
     restored: z.boolean().optional(),

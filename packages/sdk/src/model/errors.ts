@@ -68,6 +68,11 @@ export const errorTable = {
   'checksum-mismatch': { http: 500, exit: 74, hint: 'nothing was replaced: try again' },
   'command-not-found': { http: 400, exit: 127, hint: undefined },
   'command-not-executable': { http: 400, exit: 126, hint: undefined },
+  'hook-failed': {
+    http: 409,
+    exit: 70,
+    hint: "the sandbox's own program in /etc/bandsox/hooks refused: mend or remove it; nothing was changed",
+  },
   timeout: { http: 504, exit: 124, hint: undefined },
   cancelled: { http: 499, exit: 130, hint: undefined },
   internal: { http: 500, exit: 70, hint: 'this is a defect of BandSox: please report it with the text above' },
