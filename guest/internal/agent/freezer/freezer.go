@@ -11,6 +11,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -23,8 +24,8 @@ const Root = "/sys/fs/cgroup"
 
 const (
 	ownName = "bandsox-frozen"
-	// maxPasses bounds the search for new processes against those that fork as fast as they are moved.
-	maxPasses = 100
+	// quickPasses is how often processes are looked for without a pause. (The first pass finds nearly all, and a second that there are no more.)
+	quickPasses = 5
 	maxGroups = 4096
 	maxDepth  = 16
 	// patience is how long the kernel may take: a process in the middle of a system call that cannot be cut short stands still after it.
@@ -33,15 +34,25 @@ const (
 	mostPoll  = 10 * time.Millisecond
 )
 
-// Freezer freezes. It is not for several goroutines at once.
+// Freezer freezes.
 type Freezer struct {
-	root group
-	own  group
+	// mutex is held until what a thaw has left to do is done.
+	mutex sync.Mutex
+	root  group
+	own   group
 	// frozen are the groups that were frozen where they are, by name; nil: nothing is frozen.
-	frozen map[string]group
-	self   int // this process
+	frozen  map[string]group
+	threads []thread
+	self    int // this process
 	// belongs says whether a process of the root group is to be frozen.
 	belongs func(pid int) bool
+}
+
+// thread is one of the kernel's, which a user has put into a group and which was taken out of it: the kernel never calls a group frozen
+// that has one in it.
+type thread struct {
+	pid  int
+	home group
 }
 
 // Open takes hold of the control groups, which the guest's user may mount elsewhere later.
@@ -60,11 +71,13 @@ func Open(path string) (*Freezer, error) {
 // isOfUser tells user processes from the kernel's threads, which have no session and need not stand still.
 func isOfUser(pid int) bool { return processes.SessionOf(pid) != 0 }
 
-// IsFrozen says whether Freeze was called, and Thaw was not yet.
-func (f *Freezer) IsFrozen() bool { return f.frozen != nil }
-
 // Freeze makes all stand still, gives their number, and says what was not as it should be. An error says that nothing is frozen.
 func (f *Freezer) Freeze() (count int, warnings []string, err error) {
+	f.mutex.Lock()
+	defer f.mutex.Unlock()
+	if f.frozen != nil {
+		return 0, nil, errors.New("frozen already")
+	}
 	// A user who keeps the root group empty, as docker in docker does, has moved this process as well: it must not freeze itself.
 	if err := f.root.write("cgroup.procs", "0"); err != nil {
 		return 0, nil, fmt.Errorf("cannot leave a control group: %w", err)
@@ -74,14 +87,13 @@ func (f *Freezer) Freeze() (count int, warnings []string, err error) {
 	}
 	f.frozen = map[string]group{}
 	if err := f.own.write("cgroup.freeze", "1"); err != nil {
-		for _, problem := range f.Thaw() {
-			console.Printf("%s", problem)
-		}
+		f.release()
+		f.tidy()
 		return 0, nil, fmt.Errorf("cannot freeze a control group: %w", err)
 	}
 	warnings = f.gather()
 	groups := append([]group{f.own}, f.groups()...)
-	warnings = append(warnings, waitUntilFrozen(groups)...)
+	warnings = append(warnings, f.waitUntilFrozen(groups)...)
 	for _, g := range groups {
 		count += countIn(g, 0)
 	}
@@ -91,7 +103,11 @@ func (f *Freezer) Freeze() (count int, warnings []string, err error) {
 // gather takes in who is not frozen yet, until nobody new appears: who is not frozen may fork.
 func (f *Freezer) gather() (warnings []string) {
 	left := map[int]bool{} // what cannot be moved
-	for pass := 0; pass < maxPasses; pass++ {
+	deadline := time.Now().Add(patience)
+	for pass := 0; time.Now().Before(deadline); pass++ {
+		if pass >= quickPasses {
+			time.Sleep(firstPoll) // who is just ending is listed until it has
+		}
 		pids, err := f.root.processes()
 		if err != nil {
 			return append(warnings, fmt.Sprintf("cannot list processes: %v", err))
@@ -137,6 +153,7 @@ func (f *Freezer) freezeGroups() (found bool, err error) {
 		}
 		state, err := g.read("cgroup.freeze")
 		if err == nil && strings.TrimSpace(state) == "0" {
+			f.takeThreads(g, 0)
 			found = true
 			f.frozen[name] = g
 			err = g.write("cgroup.freeze", "1")
@@ -158,7 +175,7 @@ func (f *Freezer) groups() []group {
 	return groups
 }
 
-func waitUntilFrozen(groups []group) (warnings []string) {
+func (f *Freezer) waitUntilFrozen(groups []group) (warnings []string) {
 	deadline := time.Now().Add(patience)
 	pause := firstPoll
 	for _, g := range groups {
@@ -180,6 +197,24 @@ func waitUntilFrozen(groups []group) (warnings []string) {
 	return warnings
 }
 
+// takeThreads moves the kernel's own threads out of a group, and of those inside it, before it is frozen: the kernel does not look again
+// when one leaves. Those that cannot be moved are left.
+func (f *Freezer) takeThreads(g group, depth int) {
+	pids, err := g.processes()
+	if err != nil {
+		return // removed meanwhile
+	}
+	for _, pid := range pids {
+		if isOfUser(pid) || f.root.write("cgroup.procs", strconv.Itoa(pid)) != nil {
+			continue
+		}
+		if home, err := g.child("."); err == nil {
+			f.threads = append(f.threads, thread{pid, home})
+		}
+	}
+	g.eachInside(depth, func(inner group) { f.takeThreads(inner, depth+1) })
+}
+
 // countIn counts the processes of a group and of those inside it.
 func countIn(g group, depth int) int {
 	pids, err := g.processes()
@@ -187,51 +222,80 @@ func countIn(g group, depth int) int {
 		return 0 // removed meanwhile
 	}
 	count := len(pids)
-	names, err := g.children(maxGroups)
-	if err != nil || depth == maxDepth {
-		return count
-	}
-	for _, name := range names {
-		if inner, err := g.child(name); err == nil {
-			count += countIn(inner, depth+1)
-			inner.close()
-		}
-	}
+	g.eachInside(depth, func(inner group) { count += countIn(inner, depth+1) })
 	return count
 }
 
-// Thaw lets all go on, and says what stood in the way. Harmless when nothing is frozen.
-func (f *Freezer) Thaw() (problems []string) {
-	if f.frozen == nil {
-		return nil
+// eachInside visits the groups inside one, as far as there are not too many below each other.
+func (g group) eachInside(depth int, visit func(inner group)) {
+	names, err := g.children(maxGroups)
+	if err != nil || depth == maxDepth {
+		return
 	}
-	for name, g := range f.frozen {
-		if err := g.write("cgroup.freeze", "0"); err != nil && !errors.Is(err, syscall.ENODEV) {
-			problems = append(problems, fmt.Sprintf("cannot thaw the control group %s: %v", name, err))
+	for _, name := range names {
+		if inner, err := g.child(name); err == nil {
+			visit(inner)
+			inner.close()
 		}
+	}
+}
+
+// Thaw lets all go on. Harmless when nothing is frozen. Moving a process between groups takes the kernel a while, for which nobody should
+// stand still: so that is done behind it. Whoever looks meanwhile sees that it is in a group of ours.
+func (f *Freezer) Thaw() {
+	f.mutex.Lock()
+	if f.frozen == nil {
+		f.mutex.Unlock()
+		return
+	}
+	f.release()
+	go func() {
+		defer f.mutex.Unlock()
+		defer console.Contain("moving thawed processes back")
+		f.tidy()
+	}()
+}
+
+func complain(err error, format string, args ...interface{}) {
+	if err != nil && !errors.Is(err, syscall.ENODEV) && !errors.Is(err, os.ErrNotExist) { // the group was removed
+		console.Printf("cannot %s: %v", fmt.Sprintf(format, args...), err)
+	}
+}
+
+// release lets everybody go on.
+func (f *Freezer) release() {
+	complain(f.own.write("cgroup.freeze", "0"), "thaw a control group")
+	for name, g := range f.frozen {
+		complain(g.write("cgroup.freeze", "0"), "thaw the control group %s", name)
 		g.close()
 	}
 	f.frozen = nil
-	// Each goes on as it is back in the root group, so nobody sees where it was.
-	problems = append(problems, f.scatter()...)
-	// Whoever could not be moved back goes on where it is.
-	if err := f.own.write("cgroup.freeze", "0"); err != nil {
-		problems = append(problems, fmt.Sprintf("cannot thaw a control group: %v", err))
-	}
-	f.own.close()
-	if err := f.root.removeChild(ownName); err != nil {
-		problems = append(problems, fmt.Sprintf("cannot remove a control group: %v", err))
-	}
-	return problems
 }
 
-func (f *Freezer) scatter() (problems []string) {
-	left := map[int]bool{}
-	for pass := 0; pass < maxPasses; pass++ {
-		pids, err := f.own.processes()
-		if err != nil {
-			return append(problems, fmt.Sprintf("cannot list frozen processes: %v", err))
+// tidy moves everybody back.
+func (f *Freezer) tidy() {
+	for _, t := range f.threads {
+		complain(t.home.write("cgroup.procs", strconv.Itoa(t.pid)), "move a kernel thread back")
+		t.home.close()
+	}
+	f.threads = nil
+	var err error
+	for deadline := time.Now().Add(patience); ; time.Sleep(mostPoll) {
+		f.scatter()
+		if err = f.root.removeChild(ownName); err != syscall.EBUSY || time.Now().After(deadline) {
+			break // busy: somebody in it is just ending
 		}
+	}
+	complain(f.own.folder.Close(), "close a control group")
+	complain(err, "remove a control group")
+}
+
+// scatter moves the processes back into the root group, those that they fork meanwhile among them.
+func (f *Freezer) scatter() {
+	left := map[int]bool{} // what cannot be moved
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+		pids, err := f.own.processes()
+		complain(err, "list thawed processes")
 		isNew := false
 		for _, pid := range pids {
 			if left[pid] {
@@ -240,12 +304,11 @@ func (f *Freezer) scatter() (problems []string) {
 			isNew = true
 			if err := f.root.write("cgroup.procs", strconv.Itoa(pid)); err != nil && err != syscall.ESRCH {
 				left[pid] = true
-				problems = append(problems, fmt.Sprintf("cannot move process %d back: %v", pid, err))
+				complain(err, "move process %d back", pid)
 			}
 		}
 		if !isNew {
-			return problems
+			return
 		}
 	}
-	return problems
 }

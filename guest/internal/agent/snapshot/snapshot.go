@@ -139,9 +139,7 @@ func (g *Guest) thaw() {
 	g.isFrozen = false
 	g.endLease()
 	if g.Freezer != nil {
-		for _, problem := range g.Freezer.Thaw() {
-			console.Printf("%s", problem)
-		}
+		g.Freezer.Thaw()
 	}
 	g.Reaper.Hold(false)
 }
