@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 )
@@ -165,6 +166,26 @@ type Job struct {
 	Ended     bool   `json:"ended"`
 	Pty       bool   `json:"pty"`
 	Attached  bool   `json:"attached"`
+}
+
+// maxJobsBytes leaves room for the rest of the message. What a person typed may take six times its length as JSON.
+const maxJobsBytes = MaxMessageBytes - 1024
+
+// ListOf makes of commands a message, as many of the first ones as fit into it.
+func ListOf(jobs []Job) (Jobs, error) {
+	list := Jobs{Type: "jobs", Jobs: []Job{}}
+	size := 0
+	for _, job := range jobs {
+		text, err := json.Marshal(job)
+		if err != nil {
+			return list, err
+		}
+		if size += len(text) + 1; size > maxJobsBytes || len(list.Jobs) == MaxJobs {
+			break
+		}
+		list.Jobs = append(list.Jobs, job)
+	}
+	return list, nil
 }
 
 // Remarks makes sentences fit into a message: their number, their lengths, and what no string may hold.

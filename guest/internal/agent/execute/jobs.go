@@ -135,8 +135,8 @@ func (s *Jobs) LeaveUnattended() {
 }
 
 // List tells of the commands that run, and of those whose end is kept. nowMs is the machine's uptime.
-func (s *Jobs) List(nowMs int64) wire.Jobs {
-	jobs := []wire.Job{}
+func (s *Jobs) List(nowMs int64) (wire.Jobs, error) {
+	var jobs []wire.Job
 	for _, j := range s.begun() {
 		jobs = append(jobs, j.describe(nowMs))
 	}
@@ -147,10 +147,7 @@ func (s *Jobs) List(nowMs int64) wire.Jobs {
 		}
 		return jobs[a].StartedMs > jobs[b].StartedMs
 	})
-	if len(jobs) > wire.MaxJobs {
-		jobs = jobs[:wire.MaxJobs]
-	}
-	return wire.Jobs{Type: "jobs", Jobs: jobs}
+	return wire.ListOf(jobs)
 }
 
 // begun gives the jobs whose command was started.

@@ -26,8 +26,8 @@ const (
 	ownName = "bandsox-frozen"
 	// quickPasses is how often processes are looked for without a pause. (The first pass finds nearly all, and a second that there are no more.)
 	quickPasses = 5
-	maxGroups = 4096
-	maxDepth  = 16
+	maxGroups   = 4096
+	maxDepth    = 16
 	// patience is how long the kernel may take: a process in the middle of a system call that cannot be cut short stands still after it.
 	patience  = 2 * time.Second
 	firstPoll = 200 * time.Microsecond

@@ -4,6 +4,7 @@ package identity
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -82,7 +83,7 @@ func (m *Machine) SetHostName(name string) error {
 		}
 	}
 	file := m.path("/etc/hostname")
-	current, err := os.ReadFile(file)
+	current, err := read(file)
 	if err == nil && string(current) == name+"\n" {
 		return nil // /etc/hosts knows it since then
 	}
@@ -90,7 +91,7 @@ func (m *Machine) SetHostName(name string) error {
 		return err
 	}
 	file = m.path("/etc/hosts")
-	hosts, err := os.ReadFile(file)
+	hosts, err := read(file)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("cannot read %s: %w", file, err)
 	}
@@ -151,13 +152,29 @@ func (m *Machine) path(file string) string {
 	return filepath.Join(m.Root, file)
 }
 
+// maxFileBytes bounds what is read of a file.
+const maxFileBytes = 1 << 20
+
+// read waits for nobody: where there should be a file, a guest's user may have made a pipe.
+func read(path string) ([]byte, error) {
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close() // read only: its error has nothing to tell
+	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, err // of what is no file nothing is kept
+	}
+	return io.ReadAll(io.LimitReader(file, maxFileBytes))
+}
+
 // oneBlock is what reaches a disk whole or not at all.
 const oneBlock = 4096
 
 // write changes a file's content, and nothing else of it where it can: that is several times as quick as a new file, and every start of
 // a machine waits for it. mode is that of a file that was not there.
 func write(path, content string, mode os.FileMode) error {
-	file, err := os.OpenFile(path, os.O_WRONLY|syscall.O_NOFOLLOW, 0)
+	file, err := os.OpenFile(path, os.O_WRONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil || len(content) > oneBlock {
 		if err == nil {
 			_ = file.Close() // nothing was written

@@ -3,6 +3,7 @@ package identity
 import (
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 )
 
@@ -92,4 +93,21 @@ func TestALinkToTheOtherMachineIDStaysOne(t *testing.T) {
 	if target, err := os.Readlink(link); err != nil || target != "/etc/machine-id" {
 		t.Fatal(target, err)
 	}
+}
+
+func TestAPipeInThePlaceOfAFileHoldsNobodyUp(t *testing.T) {
+	m := machineWith(t, nil)
+	for _, name := range []string{"/etc/hostname", "/etc/hosts", "/etc/machine-id"} {
+		if err := syscall.Mkfifo(m.path(name), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := m.SetHostName("new"); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.SetMachineID("0123456789abcdef0123456789abcdef"); err != nil {
+		t.Fatal(err)
+	}
+	m.expect(t, "/etc/hostname", "new\n")
+	m.expect(t, "/etc/hosts", "127.0.1.1\tnew\n")
 }

@@ -271,6 +271,20 @@ func TestCommandsAreListedAndAttachedToFromTheOldestOutput(t *testing.T) {
 	}
 }
 
+func TestAListOfCommandsFitsIntoAMessage(t *testing.T) {
+	_, path := newServer(t)
+	h := greet(t, path)
+	for i := 0; i < 256; i++ {
+		h.send(job("job-number-"+strconv.Itoa(100000+i), "true "+strings.Repeat("<", 300), 60000))
+		h.expect("started")
+		h.collect()
+		h = greet(t, path) // so that the end is kept
+	}
+	if list := h.jobs(); len(list) < 100 || len(list) >= 256 || len(list[0].Command) != 256 {
+		t.Fatalf("%d commands", len(list))
+	}
+}
+
 func TestAfterARestoreACommandGoesOnWithoutAHost(t *testing.T) {
 	const lines = 300000 // 2 MB of output, which nobody reads
 	_, path := newServer(t)

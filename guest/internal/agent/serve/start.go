@@ -104,7 +104,11 @@ func (c *connection) startNamed(message wire.Message) error {
 		leave()
 		return nil
 	case "jobs":
-		return c.out.WriteMessage(c.server.jobs.List(c.server.UptimeMs()))
+		list, err := c.server.jobs.List(c.server.UptimeMs())
+		if err != nil {
+			return err
+		}
+		return c.out.WriteMessage(list)
 	case "shutdown":
 		if err := c.out.WriteMessage(wire.Typed{Type: "stopping"}); err != nil {
 			console.Printf("cannot confirm a shutdown: %v", err) // it was asked for all the same

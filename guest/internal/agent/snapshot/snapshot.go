@@ -26,6 +26,10 @@ const (
 	defaultLeaseMs = 60000
 )
 
+// syncLimit is how long the disks may take: one whose file system or device is served by a process of the guest never answers while that
+// stands still.
+const syncLimit = 10 * time.Second
+
 // Guest freezes the machine and gives it an identity. What it has not is left out, and said: the agent may serve without a machine.
 type Guest struct {
 	Reaper *reaper.Reaper
@@ -84,6 +88,8 @@ func (g *Guest) Freeze(message wire.Message) (wire.Frozen, error) {
 			return wire.Frozen{}, failure.New(failure.HookFailed, "%s", failures[0].Error())
 		}
 		watch.done("hooks")
+		early := g.sync() // the most of it while everybody still runs
+		watch.done("flush")
 		if g.isStopped() {
 			return wire.Frozen{}, failure.New(failure.Stopping, "cannot freeze a machine that is stopping")
 		}
@@ -92,8 +98,8 @@ func (g *Guest) Freeze(message wire.Message) (wire.Frozen, error) {
 			return wire.Frozen{}, failure.Of(err, "cannot freeze the machine's processes")
 		}
 		watch.done("freeze")
-		if g.Sync != nil {
-			if err := g.Sync(); err != nil {
+		for _, err := range []error{early, g.sync()} {
+			if err != nil {
 				g.warnings = append(g.warnings, err.Error())
 			}
 		}
@@ -122,6 +128,23 @@ func (g *Guest) freeze() error {
 		g.thaw()
 	}
 	return err
+}
+
+func (g *Guest) sync() error {
+	if g.Sync == nil {
+		return nil
+	}
+	done := make(chan error, 1)
+	go func() {
+		defer console.Contain("writing to the disks", func() { done <- nil })
+		done <- g.Sync()
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(syncLimit):
+		return fmt.Errorf("the disks have not taken everything within %v", syncLimit)
+	}
 }
 
 // Thaw lets all processes go on. Harmless when they do.

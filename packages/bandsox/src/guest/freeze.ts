@@ -6,7 +6,7 @@ import { type AskOptions, HOOKS_MS, inMilliseconds, requireSnapshots } from './s
 export interface FrozenGuest {
   /** How many stand still. */
   processes: number
-  /** ms of `hooks`, `freeze` and `sync`; empty when it was frozen already. */
+  /** ms of `hooks`, `flush` (of the disks, while all still run), `freeze` and `sync`; empty when it was frozen already. */
   stages: Record<string, number>
   /** What does not stand still, and why. */
   warnings: readonly string[]

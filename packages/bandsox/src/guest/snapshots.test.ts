@@ -26,7 +26,7 @@ describe('an agent that is frozen', () => {
     const agent = await realAgent(t)
     const { processes, stages, warnings } = await freezeGuest(agent, { timeoutMs })
     assert.equal(processes, 0)
-    assert.deepEqual(Object.keys(stages).sort(), ['freeze', 'hooks', 'sync'])
+    assert.deepEqual(Object.keys(stages).sort(), ['flush', 'freeze', 'hooks', 'sync'])
     assert.match(warnings[0] ?? '', /no process stands still/)
     const job = started(agent, 'echo ran')
     let isRunning = false
