@@ -43,6 +43,8 @@ async function sandboxBeside(t: TestScope, inUse: readonly number[], fails?: Err
     },
     load: () => Promise.reject(new Error('it cannot')),
     mergeState: () => Promise.reject(new Error('it cannot')),
+    makeLayer: () => Promise.reject(new Error('it cannot')),
+    checkLayer: () => Promise.reject(new Error('it cannot')),
     capabilities: () => Promise.reject(new Error('it has none')),
     attach: () => Promise.resolve(machine),
     links: () => [],

@@ -62,6 +62,8 @@ export function hostVmm(
     start: async (spec) => await (await chosen()).start(spec),
     load: async (spec, state, options) => await (await chosen()).load(spec, state, options),
     mergeState: async (base, diff, folder) => await (await chosen()).mergeState(base, diff, folder),
+    makeLayer: async (file, sizeBytes) => await (await chosen()).makeLayer(file, sizeBytes),
+    checkLayer: async (file, sizeBytes) => await (await chosen()).checkLayer(file, sizeBytes),
     capabilities: async () => await (await chosen()).capabilities(),
     async attach(directory) {
       const isFirecracker = (await readShimConfig(directory))?.monitor?.kind === 'firecracker'

@@ -17,6 +17,11 @@ export interface MachineSpec {
   files: { kernel: string; initramfs: string; root: string; overlay: string }
   /** The root disk is this machine's alone, and its file system may have to be repaired by its journal. Default false. */
   isRootWritable?: boolean
+  /**
+   * Layers over `files.overlay`, which then is only read, and may be shared with others: qcow2 files of the same size, the lowest first.
+   * Only the last is written. Default: none.
+   */
+  layers?: readonly string[]
   /** Host name inside the guest. */
   hostname: string
   vsock: VsockMode
@@ -64,6 +69,8 @@ export interface VmmCapabilities {
   networkOverrides: boolean
   vsockOverride: boolean
   clockRealtime: boolean
+  /** Whether a machine's writable disk can be layers over one that is shared. */
+  diskLayers: boolean
 }
 
 /** `diff`: of the memory only what has changed since the last state was saved. */
@@ -153,6 +160,18 @@ export interface Vmm {
    *   state is there already.
    */
   mergeState(base: MachineState, diff: MachineState, folder: string): Promise<MachineState>
+  /**
+   * Makes an empty layer for a disk of `sizeBytes`.
+   *
+   * @throws `host-unsupported` where there are no layers; `bad-request` for the size, or when there is such a file.
+   */
+  makeLayer(file: string, sizeBytes: number): Promise<void>
+  /**
+   * Looks whether a layer, which a VMM has written, is one to be given to another; `start` and `load` do so themselves.
+   *
+   * @throws `host-unsupported`; `artifact-damaged` with what is wrong with it.
+   */
+  checkLayer(file: string, sizeBytes: number): Promise<void>
   capabilities(): Promise<VmmCapabilities>
   /** Takes hold of a machine that runs already. @throws `vmm-failed`. */
   attach(directory: string): Promise<Machine>

@@ -47,6 +47,7 @@ export function firecrackerDriver(tools: HostTools, settings: () => Promise<Fire
   const cgroups = lazily(() => cgroupSupport())
 
   async function choose(spec: MachineSpec): Promise<Choice> {
+    if (spec.layers !== undefined && spec.layers.length > 0) throw withoutLayers()
     const [found, kvm, groups, { jailer }] = await Promise.all([firecracker(), probed(), cgroups(), settings()])
     if (!kvm.usable) throw withoutKvm(kvm.reason)
     requireLimits(spec.limits, groups)
@@ -88,6 +89,8 @@ export function firecrackerDriver(tools: HostTools, settings: () => Promise<Fire
       return started
     },
     mergeState: (base, diff, folder) => mergeState(tools.shim, base, diff, folder),
+    makeLayer: async () => await Promise.reject(withoutLayers()),
+    checkLayer: async () => await Promise.reject(withoutLayers()),
     capabilities: async () => capabilitiesOf((await firecracker()).number),
     attach: (directory) => attachMachine(tools.shim, directory),
     links: linksOf,
@@ -98,6 +101,11 @@ export function firecrackerDriver(tools: HostTools, settings: () => Promise<Fire
 const withoutKvm = (reason: string): BandSoxError =>
   new BandSoxError('host-unsupported', `Firecracker needs KVM, which is not usable here: ${reason}`, {
     hint: 'let QEMU emulate: --vmm qemu, or auto',
+  })
+
+const withoutLayers = (): BandSoxError =>
+  new BandSoxError('host-unsupported', 'Firecracker has no disks in layers: its disks are raw', {
+    hint: 'give the machine a copy of the disk, or let QEMU run it: --vmm qemu',
   })
 
 const isRoot = (): boolean => process.getuid?.() === 0

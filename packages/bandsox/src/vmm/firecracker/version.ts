@@ -62,4 +62,5 @@ export const capabilitiesOf = (version: Version): VmmCapabilities => ({
   networkOverrides: isAtLeast(version, '1.12.0'),
   vsockOverride: isAtLeast(version, '1.16.0'),
   clockRealtime: isAtLeast(version, '1.16.0'),
+  diskLayers: false, // its disks are raw
 })

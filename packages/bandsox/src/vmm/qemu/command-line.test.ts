@@ -130,6 +130,24 @@ describe("QEMU's command line", () => {
       assert.ok(!drive.includes('throttling'))
   })
 
+  it('puts layers over a disk that is only read, each over what we say, and writes the last alone', () => {
+    const flat = qemuCommandLine(spec, choice()).argv
+    const { argv } = qemuCommandLine({ ...spec, layers: ['layer-1.qcow2', 'layer-2.qcow2'] }, choice())
+    const lower = 'read-only=on,auto-read-only=off,file.driver=file,file.filename='
+    assert.deepEqual(valuesOf(argv, '-blockdev'), [
+      `driver=raw,node-name=layer0,${lower}overlay.ext4`,
+      `driver=qcow2,backing=layer0,node-name=layer1,${lower}layer-1.qcow2`,
+    ])
+    const [, top = ''] = valuesOf(argv, '-drive')
+    assert.ok(top.startsWith('id=overlay,file=layer-2.qcow2,format=qcow2,backing=layer1,discard=unmap,'), top)
+    assert.ok(top.includes('throttling.group=disks') && !top.includes('readonly'), top)
+    assert.deepEqual(valuesOf(argv, '-device'), valuesOf(flat, '-device'), 'for the guest it is the same')
+    const one = qemuCommandLine({ ...spec, layers: ['layer-1.qcow2'] }, choice()).argv
+    assert.equal(valuesOf(one, '-blockdev').length, 1)
+    assert.ok(valuesOf(one, '-drive')[1]?.includes('file=layer-1.qcow2,format=qcow2,backing=layer0,'))
+    assert.deepEqual(qemuCommandLine({ ...spec, layers: [] }, choice()).argv, flat)
+  })
+
   it('changes the limits of both disks, by the same names', () => {
     const devices = valuesOf(qemuCommandLine(spec, choice()).argv, '-device')
     const commands = throttleCommands({ diskBytesPerSecond: 7, diskOperationsPerSecond: null })

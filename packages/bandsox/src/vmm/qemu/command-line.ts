@@ -86,8 +86,8 @@ export function qemuCommandLine(spec: MachineSpec, choice: QemuChoice): { argv: 
         isKvm ? [] : EMULATION_PARAMETERS,
       ),
     ],
-    ...drive('root', spec.files.root, spec.isRootWritable === true ? 'readonly=off' : 'readonly=on', spec.limits),
-    ...drive('overlay', spec.files.overlay, 'discard=unmap,detect-zeroes=unmap', spec.limits),
+    ...drive('root', `${raw(spec.files.root)},readonly=${spec.isRootWritable === true ? 'off' : 'on'}`, spec.limits),
+    ...overlay(spec),
     ...['-chardev', 'stdio,id=console,signal=off', '-serial', 'chardev:console'],
     ...['-chardev', `socket,id=qmp,fd=${qmp},server=on,wait=off`, '-mon', 'chardev=qmp,mode=control'],
     ...['-chardev', `socket,id=events,fd=${events},server=on,wait=off`, '-mon', 'chardev=events,mode=control'],
@@ -111,12 +111,34 @@ const deviceOf = (drive: string) => `${drive}-disk`
  */
 const ON_ERROR = 'werror=enospc,rerror=report'
 
-function drive(id: (typeof DRIVES)[number], file: string, options: string, limits: MachineLimits): string[] {
+function drive(id: (typeof DRIVES)[number], options: string, limits: MachineLimits): string[] {
   return [
-    ...['-drive', `id=${id},file=${file},format=raw,if=none,${options}${throttling(limits)}`],
+    ...['-drive', `id=${id},${options},if=none${throttling(limits)}`],
     ...['-device', `virtio-blk-pci,id=${deviceOf(id)},drive=${id},${ON_ERROR}`],
   ]
 }
+
+const raw = (file: string): string => `file=${file},format=raw`
+
+/**
+ * The writable disk: one raw file, or layers over it. For the guest, and for a state that is loaded, it is the same device. What is
+ * below a layer is given by name, never taken from its header; with `-drive`, unlike `-blockdev`, limits can be changed as of any disk.
+ */
+function overlay({ files, layers = [], limits }: MachineSpec): string[] {
+  const unmapping = 'discard=unmap,detect-zeroes=unmap'
+  const top = layers.at(-1)
+  if (top === undefined) return drive('overlay', `${raw(files.overlay)},${unmapping}`, limits)
+  const lower = [files.overlay, ...layers.slice(0, -1)]
+  const nodes = lower.map((file, index) => {
+    const what = index === 0 ? 'driver=raw' : `driver=qcow2,backing=${nodeOf(index - 1)}`
+    const below = `node-name=${nodeOf(index)},read-only=on,auto-read-only=off,file.driver=file,file.filename=${file}`
+    return ['-blockdev', `${what},${below}`]
+  })
+  const options = `file=${top},format=qcow2,backing=${nodeOf(lower.length - 1)},${unmapping}`
+  return [...nodes.flat(), ...drive('overlay', options, limits)]
+}
+
+const nodeOf = (index: number): string => `layer${index}`
 
 function throttling({ diskBytesPerSecond: bytes, diskOperationsPerSecond: operations }: MachineLimits): string {
   const limit = (name: string, value: number | null) =>

@@ -1,5 +1,5 @@
 /** The QEMU driver: runs everywhere, with KVM where it works and by emulation where it does not. */
-import { chown, mkdir } from 'node:fs/promises'
+import { chown, mkdir, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { BandSoxError, type VsockMode } from '@bandsox/sdk'
 import { consoleConfig, SANDBOX_MARK, type ShimConfig, startShim } from '../../process/shim.js'
@@ -21,6 +21,7 @@ import {
 } from './command-line.js'
 import { findQemu, findVsockBackend, type VsockBackend } from './host.js'
 import { attachMachine } from './machine.js'
+import { checkLayer, createLayer } from './qcow2.js'
 
 /** Descriptors a VMM needs: disks, sockets, eventfds. The daemon holds one per vsock connection, up to 1023. */
 const MAX_FILES = 4096
@@ -70,12 +71,15 @@ export function qemuDriver(tools: HostTools): Vmm {
       throw new BandSoxError('host-unsupported', 'the QEMU driver cannot merge states of a machine yet')
     },
     // States come with the product's snapshots.
+    makeLayer: createLayer,
+    checkLayer,
     capabilities: async () => ({
       states: [],
       vsockAfterPause: true,
       networkOverrides: false,
       vsockOverride: false,
       clockRealtime: false,
+      diskLayers: true,
     }),
     attach: (directory) => attachMachine(tools.shim, directory),
     links: linksOf,
@@ -110,6 +114,7 @@ async function prepare(
   vsock: UsableBackend | null,
   groups: CgroupSupport,
 ): Promise<ShimConfig> {
+  await checkLayers(spec)
   const isRoot = process.getuid?.() === 0
   const choice: QemuChoice = {
     program,
@@ -144,6 +149,13 @@ async function prepare(
     ...(groups.usable && { cgroup: machineCgroup(groups.parent, spec, accelerator.kind) }),
     remove: [],
   }
+}
+
+/** Before QEMU opens any: what their headers say, it would do. */
+async function checkLayers({ directory, files, layers = [] }: MachineSpec): Promise<void> {
+  if (layers.length === 0) return
+  const { size } = await stat(path.join(directory, files.overlay))
+  for (const layer of layers) await checkLayer(path.join(directory, layer), size)
 }
 
 function vsockConfig(spec: MachineSpec, backend: 'kernel' | 'daemon'): NonNullable<ShimConfig['vsock']> {
