@@ -81,7 +81,7 @@ func (v *vm) takeOver(vmm *procid.Handle) error {
 	if err := v.listen(vmm, state, standsStill); err != nil {
 		return err
 	}
-	if err := record.WriteRun(v.run); err != nil {
+	if err := v.writeRun(); err != nil {
 		return err
 	}
 	now, err := record.ReadMachine()

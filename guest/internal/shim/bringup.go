@@ -88,6 +88,7 @@ func (v *vm) record(vmm, daemon *launch.Program) error {
 	switch {
 	case daemon != nil:
 		v.run.Vsock = &daemon.ID
+		v.run.VsockShut = v.config.Vsock.Shut
 		vsockState = control.VsockRunning
 	case v.config.Vsock != nil:
 		vsockState = stateWithoutDaemon(v.config.Vsock)
@@ -95,7 +96,7 @@ func (v *vm) record(vmm, daemon *launch.Program) error {
 	if err := v.listen(vmm.Handle, vsockState, false); err != nil {
 		return err
 	}
-	return record.WriteRun(v.run)
+	return v.writeRun()
 }
 
 func stateWithoutDaemon(vsock *config.Vsock) control.VsockState {

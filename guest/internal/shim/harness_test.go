@@ -34,6 +34,8 @@ func TestMain(m *testing.M) {
 			os.Exit(vmmWithMonitor(len(os.Args) > 2))
 		case "vmm-with-uart":
 			os.Exit(vmmWithUART())
+		case "daemon-that-agrees":
+			os.Exit(daemonThatAgrees())
 		case "vmm-that-drops":
 			os.Exit(vmmThatDrops())
 		}

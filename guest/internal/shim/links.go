@@ -1,12 +1,14 @@
 package shim
 
 import (
+	"errors"
 	"sync"
 	"time"
 
 	"bandsox.dev/guest/internal/shim/bridge"
 	"bandsox.dev/guest/internal/shim/config"
 	"bandsox.dev/guest/internal/shim/control"
+	"bandsox.dev/guest/internal/shim/record"
 	"bandsox.dev/guest/internal/shim/seriallink"
 	"bandsox.dev/guest/internal/vsock"
 )
@@ -37,6 +39,9 @@ func (v *vm) openLinks(standsStill bool) error {
 		v.links.vsock, err = bridge.Listen(v.config.Vsock.Socket, v.links.settings(v.dialVsock(), v.reporter.report))
 		if err != nil {
 			return err
+		}
+		if v.run.VsockShut {
+			v.links.vsock.Shut(0)
 		}
 	}
 	if v.config.Serial == nil {
@@ -100,6 +105,27 @@ func (l *links) hold() {
 		}
 		ending.Wait()
 	})
+}
+
+// shutVsock is for a manager that is about to unplug the vsock device, or has plugged it in again: the daemon does not survive a host's
+// connection while it has no machine. The serial line goes on. The record comes first, so that a shim that takes over does as this one.
+func (v *vm) shutVsock(shut bool) error {
+	if !v.hasDaemon() {
+		return errors.New("this VM has no vsock daemon")
+	}
+	v.mu.Lock()
+	v.run.VsockShut = shut
+	err := record.WriteRun(v.run)
+	v.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if shut {
+		v.links.vsock.Shut(quietLimit)
+	} else {
+		v.links.vsock.Reopen()
+	}
+	return nil
 }
 
 // close ends every connection: there is no machine any more.

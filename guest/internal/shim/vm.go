@@ -32,7 +32,7 @@ type vm struct {
 	daemon  *daemon
 	links   links
 	control *control.Server
-	// mu is for monitor, which clients may ask for before it is there.
+	// mu is for monitor, which clients may ask for before it is there, and for run once there are clients.
 	mu sync.Mutex
 	// monitor is nil when the VMM has none for us.
 	monitor watcher
@@ -131,6 +131,7 @@ func (v *vm) listen(vmm *procid.Handle, vsockState control.VsockState, standsSti
 		Console:   v.console,
 		HoldLink:  v.links.hold,
 		FreeLink:  v.links.gate.Reprieve,
+		ShutVsock: v.shutVsock,
 		Look:      v.look,
 		Links:     v.tellLinks,
 		OpenInput: func() (*os.File, error) { return fifo.Open(consoleIn) },
@@ -175,11 +176,20 @@ func (v *vm) machineChanged(now record.Machine) {
 	v.control.StateChanged(now)
 }
 
+// writeRun puts the present run on record.
+func (v *vm) writeRun() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return record.WriteRun(v.run)
+}
+
 // daemonDied records and tells that the link is dead. The VM goes on.
 func (v *vm) daemonDied() {
 	v.reporter.report(errors.New("the vsock daemon has ended"))
+	v.mu.Lock()
 	v.run.Vsock = nil
 	v.reporter.report(record.WriteRun(v.run))
+	v.mu.Unlock()
 	v.control.VsockDied()
 }
 

@@ -124,3 +124,74 @@ func TestCIDBelongsToOneVMOfTheHost(t *testing.T) {
 	m.must(vsock.SetGuestCID(int(other.Fd()), cid))
 	m.wantFiles(leftAfterEnd...)
 }
+
+func TestVsockIsShutWhileTheMachineHasNoDeviceForItAlsoForTheNextShim(t *testing.T) {
+	// A daemon that answers whatever comes.
+	daemon := daemonThat("exec " + testProgram(t) + " daemon-that-agrees")
+	daemon["shut"], daemon["waitFor"] = true, "daemon.sock"
+	m := newMachine(t, "read line", settings{"vsock": daemon})
+	started := m.mustStart("run")
+	reaches := func() bool {
+		conn, err := net.Dial("unix", m.path("vsock.sock"))
+		m.must(err)
+		defer conn.Close()
+		m.must(conn.SetDeadline(time.Now().Add(patience)))
+		_, _ = conn.Write([]byte("CONNECT 9000\n")) // refused, it may be closed already
+		_, err = conn.Read(make([]byte, 1))
+		return err == nil
+	}
+	if reaches() {
+		t.Error("a machine that begins without has vsock")
+	}
+	client := m.connect()
+	client.wantEvent("status")
+	client.say(`{"op":"open-vsock"}` + "\n")
+	client.wantEvent("vsock-opened")
+	if !reaches() {
+		t.Error("it has no vsock after all")
+	}
+	client.say(`{"op":"shut-vsock"}` + "\n")
+	client.wantEvent("vsock-shut")
+	if reaches() || !m.run().VsockShut {
+		t.Errorf("vsock is not shut: %+v", m.run())
+	}
+	m.kill(started)
+	m.mustStart("adopt")
+	if reaches() {
+		t.Error("the next shim has opened it")
+	}
+	client = m.connect()
+	client.wantEvent("status")
+	client.say(`{"op":"open-vsock"}` + "\n")
+	client.wantEvent("vsock-opened")
+	if !reaches() || m.run().VsockShut {
+		t.Error("it does not open any more")
+	}
+	m.send("go\n")
+	client.wantEvent("exited")
+}
+
+func TestVsockIsNotToBeShutWhereThereIsNoDaemon(t *testing.T) {
+	m := newMachine(t, "read line", settings{})
+	m.mustStart("run")
+	client := m.connect()
+	client.wantEvent("status")
+	client.say(`{"op":"shut-vsock"}` + "\n")
+	if event := client.wantEvent("error"); event["code"] != "vsock-failed" {
+		t.Errorf("the answer is %v", event)
+	}
+	m.send("go\n")
+	client.wantEvent("exited")
+}
+
+// daemonThatAgrees connects every host, to nothing.
+func daemonThatAgrees() int {
+	listener, err := net.Listen("unix", "daemon.sock")
+	for err == nil {
+		var conn net.Conn
+		if conn, err = listener.Accept(); err == nil {
+			_, _ = conn.Write([]byte("OK 1\n")) // its host sees how far that went
+		}
+	}
+	return 1
+}

@@ -57,6 +57,8 @@ type Bridge struct {
 	mu     sync.Mutex
 	hosts  map[*host]struct{}
 	closed bool
+	// shut is set while there is nothing to lead to.
+	shut bool
 }
 
 // host is a host's end of a connection.
@@ -110,6 +112,32 @@ func (b *Bridge) End(limit time.Duration) {
 			return
 		}
 	}
+}
+
+// Shut refuses new connections from now on, without a word, and ends the open ones as End does: what they lead to is about to be taken
+// away, while the machine runs.
+func (b *Bridge) Shut(limit time.Duration) {
+	b.setShut(true)
+	b.End(limit)
+}
+
+// Reopen takes a Shut back: there is something to lead to again.
+func (b *Bridge) Reopen() { b.setShut(false) }
+
+func (b *Bridge) setShut(shut bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.shut = shut
+}
+
+// refuses says that connections must not lead to the guest now; the lock is held.
+func (b *Bridge) refuses() bool { return b.closed || b.shut || b.Gate.Quiet() }
+
+// isQuiet says that connections end on the guest's side too.
+func (b *Bridge) isQuiet() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.shut || b.Gate.Quiet()
 }
 
 // Statistics are what came over the bridge so far.
@@ -181,7 +209,7 @@ func (b *Bridge) connect(host *host) {
 		return
 	}
 	join(host.UnixConn, guest, &b.toGuest, &b.fromGuest)
-	if b.Gate.Quiet() {
+	if b.isQuiet() {
 		_ = host.Close() // at once: only the guest's end may take its time
 		finish(guest)
 	}
@@ -191,7 +219,7 @@ func (b *Bridge) connect(host *host) {
 func (b *Bridge) lead(host *host) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.closed || b.Gate.Quiet() {
+	if b.refuses() {
 		return false
 	}
 	host.leadsToGuest = true
@@ -202,7 +230,7 @@ func (b *Bridge) lead(host *host) bool {
 func (b *Bridge) enter(host *host) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.closed || b.Gate.Quiet() {
+	if b.refuses() {
 		return false
 	}
 	select {

@@ -258,3 +258,37 @@ func TestCloseEndsEveryConnection(t *testing.T) {
 	g.wantEnd(inside)
 	g.wantEnd(waiting)
 }
+
+func TestShutBridgeHasNoConnectionsUntilItIsReopened(t *testing.T) {
+	g := newGuest(t)
+	host, inside := g.connected()
+	silent := g.host() // has not said a word yet
+	g.send(host, "last words")
+	g.wantNext(inside, "last words")
+	shut := make(chan struct{})
+	go func() {
+		g.bridge.Shut(patience)
+		close(shut)
+	}()
+	if rest := g.wantEnd(inside); len(rest) != 0 {
+		t.Errorf("the guest has %q more", rest)
+	}
+	g.wantEnd(host)
+	g.wantEnd(silent)
+	_ = inside.Close()
+	<-shut
+	if now := g.bridge.Statistics().Open; now != 0 {
+		t.Errorf("%d connections are open", now)
+	}
+	refused := g.host()
+	// It may be closed already.
+	_, _ = refused.Write([]byte("CONNECT 9000\n"))
+	if rest := g.wantEnd(refused); len(rest) != 0 {
+		t.Errorf("the bridge said %q", rest)
+	}
+	g.bridge.Reopen()
+	back := g.host()
+	g.send(back, "CONNECT 9000\n")
+	g.send(g.accept(), "hello")
+	g.wantNext(back, "OK 1073741825\nhello")
+}

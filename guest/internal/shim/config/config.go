@@ -83,6 +83,8 @@ type Vsock struct {
 	WaitFor      string   `json:"waitFor"`
 	DaemonSocket string   `json:"daemonSocket"`
 	VMMSocket    string   `json:"vmmSocket"`
+	// Shut says that the machine has no vsock device yet: connections are refused until open-vsock. Of kind daemon.
+	Shut bool `json:"shut"`
 }
 
 // Kinds of Serial.

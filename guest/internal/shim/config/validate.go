@@ -190,6 +190,9 @@ func (v Vsock) validate() error {
 	if err := validateInside(v.Socket, maxSocketPathBytes); err != nil {
 		return fmt.Errorf("socket: %w", err)
 	}
+	if v.Shut && v.Kind != VsockDaemon {
+		return errors.New("shut belongs to kind daemon")
+	}
 	switch v.Kind {
 	case VsockDaemon:
 		if v.CID != 0 || v.VMMSocket != "" {

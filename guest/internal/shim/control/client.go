@@ -131,6 +131,10 @@ func (c *client) readRequests() {
 		case asked.Op == "free-link":
 			c.machine.FreeLink()
 			c.say(plainEvent{Event: "link-freed"})
+		case asked.Op == "shut-vsock":
+			c.shutVsock(true, "vsock-shut")
+		case asked.Op == "open-vsock":
+			c.shutVsock(false, "vsock-opened")
 		case asked.Op == "look":
 			c.look()
 		case asked.Op == "links":
@@ -149,6 +153,14 @@ func (c *client) look() {
 		return
 	}
 	c.say(plainEvent{Event: "looked"})
+}
+
+func (c *client) shutVsock(shut bool, done string) {
+	if err := c.machine.ShutVsock(shut); err != nil {
+		c.say(errorEvent{Event: "error", Code: codeVsockFailed, Message: err.Error()})
+		return
+	}
+	c.say(plainEvent{Event: done})
 }
 
 // signal sends and answers in one step, so that the news of the VMM's end cannot come before the answer that explains it.

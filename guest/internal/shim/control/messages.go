@@ -32,6 +32,7 @@ const (
 	codeVMMEnded       = "vmm-ended"
 	codeConsoleFailed  = "console-failed"
 	codeLookFailed     = "look-failed"
+	codeVsockFailed    = "vsock-failed"
 )
 
 type statusEvent struct {
@@ -150,9 +151,9 @@ func parseRequest(line []byte) (request, error) {
 		if asked.Tail < 0 || asked.Tail > maxTailBytes {
 			return request{}, fmt.Errorf("tail is %d, not 0 to %d", asked.Tail, maxTailBytes)
 		}
-	case "hold-link", "free-link", "look", "links":
+	case "hold-link", "free-link", "shut-vsock", "open-vsock", "look", "links":
 	default:
-		return request{}, fmt.Errorf("op %q is none of signal, hold-link, free-link, look, links and console", asked.Op)
+		return request{}, fmt.Errorf("op %q is none of signal, hold-link, free-link, shut-vsock, open-vsock, look, links and console", asked.Op)
 	}
 	return asked, nil
 }

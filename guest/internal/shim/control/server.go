@@ -35,6 +35,8 @@ type Machine struct {
 	HoldLink func()
 	// FreeLink takes a HoldLink back, where the machine was not stopped after all.
 	FreeLink func()
+	// ShutVsock ends vsock, and keeps hosts away from it, while the machine has no device for it; or lets them come again.
+	ShutVsock func(shut bool) error
 	// Look finds out what the machine does now.
 	Look func() error
 	// Links tells of the ways to the guest, of which vsock is in the state given.

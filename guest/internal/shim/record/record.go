@@ -20,10 +20,12 @@ const (
 
 // Run is run.json: which processes belong to the VM.
 type Run struct {
-	Shim      procid.ID  `json:"shim"`
-	VMM       procid.ID  `json:"vmm"`
-	Vsock     *procid.ID `json:"vsock,omitempty"`
-	StartedAt string     `json:"startedAt"`
+	Shim  procid.ID  `json:"shim"`
+	VMM   procid.ID  `json:"vmm"`
+	Vsock *procid.ID `json:"vsock,omitempty"`
+	// VsockShut says that the machine has no vsock device now.
+	VsockShut bool   `json:"vsockShut,omitempty"`
+	StartedAt string `json:"startedAt"`
 	// A pid means something only in its boot and PID namespace, and this file may be read in others.
 	BootID       string `json:"bootId"`
 	PidNamespace uint64 `json:"pidNamespace"`

@@ -203,9 +203,10 @@ describe("QEMU's command line", () => {
   it('has a vsock device only when there is a backend', () => {
     const devices = (vsock: QemuChoice['vsock']) =>
       valuesOf(qemuCommandLine(spec, choice({ vsock })).argv, '-device').filter((device) => device.includes('vsock'))
-    assert.deepEqual(devices(null), [])
-    assert.deepEqual(devices('daemon'), ['vhost-user-vsock-pci,chardev=vsock'])
-    assert.equal(devices('kernel').length, 1)
+    const port = 'pcie-root-port,id=vsock-port,chassis=1,slot=1'
+    assert.deepEqual(devices(null), [port], 'there is a place for it')
+    assert.deepEqual(devices('daemon'), [port, 'vhost-user-vsock-pci,id=vsock,chardev=vsock,bus=vsock-port'])
+    assert.deepEqual(devices('kernel'), [port, 'vhost-vsock-pci,guest-cid=77,vhostfd=6'])
     assert.equal(qemuCommandLine(spec, choice()).files.length, 3)
   })
 })

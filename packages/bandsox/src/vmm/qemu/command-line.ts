@@ -16,6 +16,11 @@ export const VSOCK_FOLDER = 'vsock'
 export const DAEMON_SOCKET = `${VSOCK_FOLDER}/daemon.sock`
 export const VHOST_USER_SOCKET = `${VSOCK_FOLDER}/vhost.sock`
 
+/** Of the daemon's device, and of its chardev: vsock-plug.ts takes both out and puts them in while the machine runs. */
+export const VSOCK_DEVICE = 'vsock'
+/** Where that device is plugged in: the bus of the other devices takes none while the machine runs. */
+export const VSOCK_PORT = 'vsock-port'
+
 /** Versioned, so that a snapshot finds the same machine under a newer QEMU; the oldest QEMU that we take has it. */
 export const MACHINE_TYPE = 'pc-q35-7.2'
 
@@ -95,6 +100,8 @@ export function qemuCommandLine(spec: MachineSpec, choice: QemuChoice): { argv: 
     // Gives back what the guest has freed, and takes what it is asked for: but never what the guest needs.
     ...['-device', 'virtio-balloon-pci,id=balloon,deflate-on-oom=on,free-page-reporting=on'],
     ...['-object', 'rng-random,id=rng0,filename=/dev/urandom', '-device', 'virtio-rng-pci,rng=rng0'],
+    // In every machine, so that a state of one without vsock can be loaded where there is to be some.
+    ...['-device', `pcie-root-port,id=${VSOCK_PORT},chassis=1,slot=1`],
     ...vsockDevice(spec, choice, inherit),
   ]
   return { argv, files }
@@ -188,5 +195,8 @@ function vsockDevice(spec: MachineSpec, choice: QemuChoice, inherit: (file: Inhe
   if (choice.vsock === 'kernel') {
     return ['-device', `vhost-vsock-pci,guest-cid=${spec.cid},vhostfd=${inherit({ open: '/dev/vhost-vsock' })}`]
   }
-  return ['-chardev', `socket,id=vsock,path=${VHOST_USER_SOCKET}`, '-device', 'vhost-user-vsock-pci,chardev=vsock']
+  return [
+    ...['-chardev', `socket,id=${VSOCK_DEVICE},path=${VHOST_USER_SOCKET}`],
+    ...['-device', `vhost-user-vsock-pci,id=${VSOCK_DEVICE},chardev=${VSOCK_DEVICE},bus=${VSOCK_PORT}`],
+  ]
 }
