@@ -32,7 +32,7 @@ export interface ShimConfig {
   files: ({ listen: string } | { open: string })[]
   console: { log: string; maxBytes: number }
   vsock?:
-    | { kind: 'daemon'; socket: string; argv: string[]; waitFor: string; daemonSocket: string }
+    | { kind: 'daemon'; socket: string; argv: string[]; waitFor: string; daemonSocket: string; shut?: boolean }
     | { kind: 'kernel'; socket: string; cid: number }
     | { kind: 'vmm'; socket: string; vmmSocket: string }
   serial?: { kind: 'port'; socket: string; line: string } | { kind: 'uart'; socket: string; awake?: boolean }
@@ -123,6 +123,8 @@ const controlEvent = z.discriminatedUnion('event', [
   z.object({ event: z.literal('signalled') }),
   z.object({ event: z.literal('link-held') }),
   z.object({ event: z.literal('link-freed') }),
+  z.object({ event: z.literal('vsock-shut') }),
+  z.object({ event: z.literal('vsock-opened') }),
   z.object({ event: z.literal('looked') }),
   linksSchema.extend({ event: z.literal('links') }),
   z.object({ event: z.literal('error'), code: z.string(), message: z.string() }),
@@ -134,6 +136,8 @@ const ANSWERS: readonly string[] = [
   'signalled',
   'link-held',
   'link-freed',
+  'vsock-shut',
+  'vsock-opened',
   'looked',
   'links',
   'error',
@@ -186,6 +190,7 @@ export async function adoptVmm(shimPath: string, directory: string): Promise<Pro
 
 const keptConfigSchema = z.object({
   sandbox: z.string(),
+  vsock: z.object({ kind: z.enum(['daemon', 'kernel', 'vmm']) }).optional(),
   cgroup: z.object({ folder: z.string() }).optional(),
   monitor: z.object({ kind: z.enum(['qmp', 'firecracker']), socket: z.string() }).optional(),
 })
@@ -355,6 +360,25 @@ export class ShimClient {
   /** Takes {@link holdLink} back: the machine was not stopped after all. */
   async freeLink(): Promise<void> {
     await this.#ask({ op: 'free-link' })
+  }
+
+  /**
+   * Ends the connections by vsock, and keeps new ones away: its device is about to be unplugged.
+   *
+   * @throws `vmm-failed` when the shim cannot, or is of an earlier version, which does not know.
+   */
+  async shutVsock(): Promise<void> {
+    await this.#changeVsock('shut-vsock')
+  }
+
+  /** Lets hosts connect by vsock: there is a device that the guest has in use. @throws `vmm-failed`. */
+  async openVsock(): Promise<void> {
+    await this.#changeVsock('open-vsock')
+  }
+
+  async #changeVsock(op: 'shut-vsock' | 'open-vsock'): Promise<void> {
+    const event = await this.#ask({ op })
+    if (event?.event === 'error') throw new BandSoxError('vmm-failed', `the shim does not ${op}: ${event.message}`)
   }
 
   /** Has the shim find out, and write down, what the machine does now. @throws `vmm-control` when the VMM does not say. */

@@ -122,6 +122,16 @@ export interface Machine {
   /** The VMM's own counters, as it names them; undefined from one that keeps none. @throws `vmm-control`. */
   metrics(): Promise<Record<string, unknown> | undefined>
   /**
+   * Takes the vsock device out of the running machine where its state could not be saved with it, before the pause; all that went over it
+   * goes on over the serial line. Elsewhere it does nothing.
+   *
+   * @returns Whether there was one to take out, for {@link attachVsock} after the pause.
+   * @throws `wrong-state` when the machine stands still; `guest-silent` when the guest keeps it; `vmm-control`.
+   */
+  detachVsock(): Promise<boolean>
+  /** Gives the running machine its vsock device, where it has none and there is a daemon for it. @throws as {@link detachVsock}. */
+  attachVsock(): Promise<void>
+  /**
    * Writes the state of a paused machine into `folder`, which nobody else may enter: it holds the guest's memory. It stays paused. Its disks
    * are the caller's to copy meanwhile.
    *

@@ -158,6 +158,14 @@ export class FirecrackerMachine extends ShimMachine implements Machine {
     await this.shim.look()
   }
 
+  async detachVsock(): Promise<false> {
+    return false // its state has its vsock
+  }
+
+  async attachVsock(): Promise<void> {
+    // It has never lost it.
+  }
+
   async saveState(folder: string, kind: StateKind): Promise<MachineState> {
     const { devices, memory } = folderFiles
     await requireRoom(folder, [devices, memory]) // before the whole memory is written for nothing

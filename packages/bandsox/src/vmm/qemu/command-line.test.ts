@@ -206,6 +206,9 @@ describe("QEMU's command line", () => {
     const port = 'pcie-root-port,id=vsock-port,chassis=1,slot=1'
     assert.deepEqual(devices(null), [port], 'there is a place for it')
     assert.deepEqual(devices('daemon'), [port, 'vhost-user-vsock-pci,id=vsock,chardev=vsock,bus=vsock-port'])
+    const later = qemuCommandLine(spec, choice({ vsock: 'daemon', plugsVsockLater: true })).argv
+    assert.ok(!valuesOf(later, '-chardev').some((chardev) => chardev.includes('vsock')))
+    assert.deepEqual(valuesOf(later, '-device'), valuesOf(qemuCommandLine(spec, choice()).argv, '-device'))
     assert.deepEqual(devices('kernel'), [port, 'vhost-vsock-pci,guest-cid=77,vhostfd=6'])
     assert.equal(qemuCommandLine(spec, choice()).files.length, 3)
   })

@@ -41,6 +41,8 @@ export interface QemuChoice {
   program: string
   accelerator: 'kvm' | 'tcg'
   vsock: 'kernel' | 'daemon' | null
+  /** The daemon's device is plugged in when the machine runs, as no saved state has one. Default false. */
+  plugsVsockLater?: boolean
   /** `uart`: as on a VMM without virtio-serial. */
   serialLine: SerialLine
 }
@@ -191,7 +193,7 @@ function serialPort(line: SerialLine, inherit: (file: InheritedFile) => number):
 }
 
 function vsockDevice(spec: MachineSpec, choice: QemuChoice, inherit: (file: InheritedFile) => number): string[] {
-  if (choice.vsock === null) return []
+  if (choice.vsock === null || (choice.vsock === 'daemon' && choice.plugsVsockLater === true)) return []
   if (choice.vsock === 'kernel') {
     return ['-device', `vhost-vsock-pci,guest-cid=${spec.cid},vhostfd=${inherit({ open: '/dev/vhost-vsock' })}`]
   }

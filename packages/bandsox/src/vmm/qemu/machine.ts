@@ -2,11 +2,13 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { BandSoxError } from '@bandsox/sdk'
 import { z } from 'zod'
+import { readShimConfig } from '../../process/shim.js'
 import type { LiveLimits } from '../limits.js'
 import { attachShim, ShimMachine } from '../shim-machine.js'
 import type { Machine } from '../vmm.js'
 import { QMP_SOCKET, throttleCommands } from './command-line.js'
 import { withQmp } from './qmp.js'
+import { hasVsockDevice, plugVsock, unplugVsock } from './vsock-plug.js'
 
 const MIB = 1024 * 1024
 /** An emulated guest gives some hundred MiB in a second. */
@@ -59,6 +61,26 @@ class QemuMachine extends ShimMachine implements Machine {
 
   async metrics(): Promise<undefined> {
     return undefined // QEMU keeps none of its own
+  }
+
+  async detachVsock(): Promise<boolean> {
+    return await withQmp(this.#qmpSocket, async (qmp) => {
+      if (!(await hasVsockDevice(qmp))) return false
+      await this.shim.shutVsock()
+      try {
+        await unplugVsock(qmp)
+      } catch (error) {
+        if (await hasVsockDevice(qmp)) await this.shim.openVsock() // the guest has kept it
+        throw error
+      }
+      return true
+    })
+  }
+
+  async attachVsock(): Promise<void> {
+    if ((await readShimConfig(this.directory))?.vsock?.kind !== 'daemon') return
+    await withQmp(this.#qmpSocket, plugVsock)
+    await this.shim.openVsock()
   }
 
   async saveState(): Promise<never> {
