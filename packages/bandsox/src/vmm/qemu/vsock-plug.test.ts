@@ -106,17 +106,8 @@ describe('the vsock device of a running machine', () => {
   })
 
   it('is not waited for without end', async (t) => {
-    t.mock.timers.enable({ apis: ['setTimeout'] })
-    t.mock.method(
-      performance,
-      'now',
-      (
-        (start) => () =>
-          (start += 1_000)
-      )(0),
-    )
-    const tick = setInterval(() => t.mock.timers.tick(10), 1)
-    t.after(() => clearInterval(tick))
+    let now = 0
+    t.mock.method(performance, 'now', () => (now += 1_000))
     const endless = Number.MAX_SAFE_INTEGER
     await assert.rejects(
       unplugVsock(qemuWith({ device: true, chardev: true, turns: endless })),
