@@ -47,7 +47,6 @@ export function firecrackerDriver(tools: HostTools, settings: () => Promise<Fire
   const cgroups = lazily(() => cgroupSupport())
 
   async function choose(spec: MachineSpec): Promise<Choice> {
-    if (spec.layers !== undefined && spec.layers.length > 0) throw withoutLayers()
     const [found, kvm, groups, { jailer }] = await Promise.all([firecracker(), probed(), cgroups(), settings()])
     if (!kvm.usable) throw withoutKvm(kvm.reason)
     requireLimits(spec.limits, groups)
@@ -59,6 +58,10 @@ export function firecrackerDriver(tools: HostTools, settings: () => Promise<Fire
     if (jail.jailer === undefined && spec.networkNamespace !== undefined)
       throw new BandSoxError('host-unsupported', `cannot put a machine into a network namespace: ${jail.reason}`)
     return { ...found, kvm, jail, groups }
+  }
+
+  const requireRawDisks = ({ layers = [] }: MachineSpec): void => {
+    if (layers.length > 0) throw withoutLayers()
   }
 
   /** Starts the process, which boots by itself, or waits to be told what to load. */
@@ -81,8 +84,12 @@ export function firecrackerDriver(tools: HostTools, settings: () => Promise<Fire
   }
 
   return {
-    start: (spec) => startProcess(spec, { boot: vmConfiguration(spec) }),
+    async start(spec) {
+      requireRawDisks(spec)
+      return await startProcess(spec, { boot: vmConfiguration(spec) })
+    },
     async load(spec, state, options = {}) {
+      requireRawDisks(spec)
       const snapshot = snapshotLoad((await firecracker()).number, options)
       const started = await startProcess(spec, { load: state })
       await loadState(started.machine, snapshot, spec.limits, options.signal)
