@@ -29,10 +29,10 @@ func Identify(config Config) {
 		writeEtc("/etc/hostname", name)
 	}
 	if isEmpty("/etc/hosts") {
-		writeEtc("/etc/hosts", "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t"+name)
+		writeEtc("/etc/hosts", UsualHosts+ownAddress+name)
 	} else if hosts, err := os.ReadFile("/etc/hosts"); err == nil && !isNamed(string(hosts), config.Hostname) {
 		// Programs look up their own name (sudo, Java, Erlang, ...) and wait for a name server when nothing knows it.
-		writeEtc("/etc/hosts", strings.TrimRight(string(hosts), "\n")+"\n127.0.1.1\t"+name)
+		writeEtc("/etc/hosts", strings.TrimRight(string(hosts), "\n")+"\n"+ownAddress+name)
 	}
 	if len(config.DNS) > 0 && isEmpty("/etc/resolv.conf") {
 		writeEtc("/etc/resolv.conf", "nameserver "+strings.Join(config.DNS, "\nnameserver ")+"\n")

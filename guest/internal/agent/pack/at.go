@@ -129,7 +129,7 @@ func isKept(name string) bool {
 	return strings.HasPrefix(name, "user.") || name == "security.capability"
 }
 
-func readXattrs(fd int) (map[string]string, error) {
+func readXattrs(fd int, keeps func(name string) bool) (map[string]string, error) {
 	list, err := growing(func(buffer []byte) (uintptr, error) {
 		n, _, errno := syscall.Syscall(syscall.SYS_FLISTXATTR, uintptr(fd), uintptr(start(buffer)), uintptr(len(buffer)))
 		return n, failed(errno)
@@ -142,17 +142,10 @@ func readXattrs(fd int) (map[string]string, error) {
 	}
 	var xattrs map[string]string
 	for _, name := range strings.Split(strings.TrimSuffix(string(list), "\x00"), "\x00") {
-		if !isKept(name) {
+		if name == "" || !keeps(name) {
 			continue
 		}
-		key, err := pointer(name)
-		if err != nil {
-			return nil, err
-		}
-		value, err := growing(func(buffer []byte) (uintptr, error) {
-			n, _, errno := syscall.Syscall6(syscall.SYS_FGETXATTR, uintptr(fd), uintptr(key), uintptr(start(buffer)), uintptr(len(buffer)), 0, 0)
-			return n, failed(errno)
-		})
+		value, err := readXattr(fd, name)
 		if err == syscall.ENODATA {
 			continue // taken away meanwhile
 		}
@@ -165,6 +158,17 @@ func readXattrs(fd int) (map[string]string, error) {
 		xattrs[name] = string(value)
 	}
 	return xattrs, nil
+}
+
+func readXattr(fd int, name string) ([]byte, error) {
+	key, err := pointer(name)
+	if err != nil {
+		return nil, err
+	}
+	return growing(func(buffer []byte) (uintptr, error) {
+		n, _, errno := syscall.Syscall6(syscall.SYS_FGETXATTR, uintptr(fd), uintptr(key), uintptr(start(buffer)), uintptr(len(buffer)), 0, 0)
+		return n, failed(errno)
+	})
 }
 
 // growing asks for the size first, which is nothing for most files, and again when it has grown meanwhile.

@@ -4,6 +4,9 @@
 //	pack [--include PATTERN]… [--exclude PATTERN]… [--as NAME] PATH
 //	unpack [--checked] --to PATH
 //	unpack --sweep --to PATH
+//	layer [--devices] --image DEVICE DEVICE
+//
+// The last one packs the writable layer of another sandbox, a copy of whose disk this machine has beside the image's.
 package pack
 
 import (
@@ -58,7 +61,9 @@ func (r *Report) skip(path, reason string) {
 type arguments struct {
 	include, exclude []string
 	as, to, path     string
+	image            string
 	checked, sweep   bool
+	devices          bool
 }
 
 // Main runs the tool that words begin with, and gives its exit status.
@@ -90,6 +95,8 @@ func run(words []string, stdin io.Reader, stdout io.Writer) (*Report, error) {
 	switch {
 	case words[0] == "pack":
 		return pack(a, stdout)
+	case words[0] == "layer":
+		return layer(a, stdout)
 	case a.sweep:
 		return sweepAt(a.to)
 	}
@@ -100,10 +107,14 @@ func parse(words []string) (a arguments, err error) {
 	lists := map[string]*[]string{}
 	texts := map[string]*string{}
 	flags := map[string]*bool{}
-	if words[0] == "pack" {
+	switch words[0] {
+	case "layer":
+		texts["--image"] = &a.image
+		flags["--devices"] = &a.devices
+	case "pack":
 		lists["--include"], lists["--exclude"] = &a.include, &a.exclude
 		texts["--as"] = &a.as
-	} else {
+	default:
 		texts["--to"] = &a.to
 		flags["--checked"], flags["--sweep"] = &a.checked, &a.sweep
 	}
@@ -125,7 +136,7 @@ func parse(words []string) (a arguments, err error) {
 		}
 		rest = rest[1:]
 	}
-	if words[0] == "pack" {
+	if words[0] == "pack" || words[0] == "layer" {
 		if len(rest) != 1 {
 			return a, fmt.Errorf("there must be one path, there are %d", len(rest))
 		}
@@ -135,6 +146,9 @@ func parse(words []string) (a arguments, err error) {
 	path := a.path + a.to
 	if len(rest) > 0 || !strings.HasPrefix(path, "/") {
 		return a, fmt.Errorf("there must be one absolute path")
+	}
+	if words[0] == "layer" && !strings.HasPrefix(a.image, "/") {
+		return a, fmt.Errorf("there must be an absolute --image")
 	}
 	return a, nil
 }

@@ -57,9 +57,19 @@ type packer struct {
 	as        string
 	buffer    []byte
 	// seen are files with several names: the first one is what the others link to.
-	seen map[[2]uint64]string
+	seen map[[2]uint64]*linked
 	// waiting are folders above that are taken only when something below is.
 	waiting []*tarstream.Entry
+	// keeps says which extended attributes are taken.
+	keeps func(name string) bool
+	// refuses says why a file is not taken; nil takes them all.
+	refuses func(at place, stat syscall.Stat_t) string
+}
+
+// linked is a file with several names.
+type linked struct {
+	names uint64
+	paths []string // as they are in the stream
 }
 
 func pack(a arguments, stdout io.Writer) (*Report, error) {
@@ -67,16 +77,26 @@ func pack(a arguments, stdout io.Writer) (*Report, error) {
 	if err != nil {
 		return nil, failure.New(failure.BadRequest, "%v", err)
 	}
+	p := newPacker(selection, a.as)
+	return p.write(stdout, func() error { return p.top(a.path) })
+}
+
+func newPacker(selection *glob.Selection, as string) *packer {
+	if as == "" {
+		as = "."
+	}
+	return &packer{
+		selection: selection, as: as, buffer: make([]byte, bufferBytes), seen: map[[2]uint64]*linked{}, keeps: isKept,
+		report: Report{Skipped: []Skipped{}},
+	}
+}
+
+// write makes the stream, whose entries are take's.
+func (p *packer) write(stdout io.Writer, take func() error) (*Report, error) {
 	stream := &digesting{to: stdout, hash: xxhash.New()}
 	buffered := bufio.NewWriterSize(stream, bufferBytes)
-	p := &packer{
-		out: tarstream.NewWriter(buffered), selection: selection, as: a.as, buffer: make([]byte, bufferBytes),
-		seen: map[[2]uint64]string{}, report: Report{Skipped: []Skipped{}},
-	}
-	if p.as == "" {
-		p.as = "."
-	}
-	if err := p.top(a.path); err != nil {
+	p.out = tarstream.NewWriter(buffered)
+	if err := take(); err != nil {
 		return nil, err
 	}
 	if err := p.out.Close(); err != nil {
@@ -135,11 +155,21 @@ func (p *packer) inStream(below string) string {
 	return p.as + "/" + below
 }
 
-func (p *packer) file(at place, stat syscall.Stat_t) error {
-	e := &tarstream.Entry{
-		Path: p.inStream(at.below), Mode: stat.Mode & 0o7777, UID: int64(stat.Uid), GID: int64(stat.Gid),
+func (p *packer) entry(below string, stat syscall.Stat_t) *tarstream.Entry {
+	return &tarstream.Entry{
+		Path: p.inStream(below), Mode: stat.Mode & 0o7777, UID: int64(stat.Uid), GID: int64(stat.Gid),
 		Seconds: stat.Mtim.Sec, Nanoseconds: stat.Mtim.Nsec,
 	}
+}
+
+func (p *packer) file(at place, stat syscall.Stat_t) error {
+	if p.refuses != nil {
+		if reason := p.refuses(at, stat); reason != "" {
+			p.report.skip(at.full, reason)
+			return nil
+		}
+	}
+	e := p.entry(at.below, stat)
 	var err error
 	switch stat.Mode & syscall.S_IFMT {
 	case syscall.S_IFDIR:
@@ -191,7 +221,7 @@ func (p *packer) folder(at place, e *tarstream.Entry) error {
 	}
 	defer syscall.Close(fd)
 	e.Kind = tarstream.Folder
-	if e.Xattrs, err = readXattrs(fd); err != nil {
+	if e.Xattrs, err = readXattrs(fd, p.keeps); err != nil {
 		return failure.Of(err, "cannot read the attributes of %s", at.full)
 	}
 	if at.below != "" && at.verdict != glob.In {
@@ -260,7 +290,8 @@ func (p *packer) content(at place, fd int) error {
 func (p *packer) regular(at place, e *tarstream.Entry, stat syscall.Stat_t) error {
 	key := [2]uint64{uint64(stat.Dev), stat.Ino}
 	if first, is := p.seen[key]; is && stat.Nlink > 1 {
-		e.Kind, e.Target = tarstream.HardLink, first
+		e.Kind, e.Target = tarstream.HardLink, first.paths[0]
+		first.paths = append(first.paths, e.Path)
 		p.report.Links++
 		return p.begin(e)
 	}
@@ -278,7 +309,7 @@ func (p *packer) regular(at place, e *tarstream.Entry, stat syscall.Stat_t) erro
 		return nil
 	}
 	e.Kind, e.Size = tarstream.File, stat.Size
-	if e.Xattrs, err = readXattrs(fd); err != nil {
+	if e.Xattrs, err = readXattrs(fd, p.keeps); err != nil {
 		return failure.Of(err, "cannot read the attributes of %s", at.full)
 	}
 	if stat.Blocks*statUnit < stat.Size {
@@ -287,7 +318,7 @@ func (p *packer) regular(at place, e *tarstream.Entry, stat syscall.Stat_t) erro
 		}
 	}
 	if stat.Nlink > 1 {
-		p.seen[key] = e.Path
+		p.seen[key] = &linked{uint64(stat.Nlink), []string{e.Path}}
 	}
 	if err := p.begin(e); err != nil {
 		return err

@@ -142,9 +142,9 @@ func TestATreeIsTheSameOnTheOtherSide(t *testing.T) {
 	original, err := syscall.Open(filepath.Join(source, "a/file"), syscall.O_RDONLY, 0)
 	must(t, err)
 	defer syscall.Close(original)
-	want, err := readXattrs(original)
+	want, err := readXattrs(original, isKept)
 	must(t, err)
-	if got, err := readXattrs(fd); err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
+	if got, err := readXattrs(fd, isKept); err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Fatalf("attributes %q, %q were there: %v", got, want, err)
 	}
 }

@@ -19,7 +19,7 @@ import (
 const Word = "tool"
 
 // Names are the tools that there are.
-var Names = map[string]bool{"pack": true, "unpack": true}
+var Names = map[string]bool{"pack": true, "unpack": true, "layer": true}
 
 // noExec is ST_NOEXEC of statfs(2).
 const noExec = 8
