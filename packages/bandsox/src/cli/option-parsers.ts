@@ -24,6 +24,18 @@ export function environmentOption(text: string, before: Record<string, string> =
   return { ...before, [name]: value }
 }
 
+/** `["sh","-c","true"]`. */
+export function wordsOption(text: string): string[] {
+  let value: unknown
+  try {
+    value = JSON.parse(text)
+  } catch {
+    value = undefined // as for any other text
+  }
+  if (Array.isArray(value) && value.every((word) => typeof word === 'string')) return value
+  throw new InvalidArgumentError(`it must be a JSON array of strings, such as '["sh","-c","date"]'.`)
+}
+
 export function modeOption(text: string): number {
   if (/^[0-7]{3,4}$/.test(text)) return Number.parseInt(text, 8)
   throw new InvalidArgumentError('it must be an octal mode such as 644 or 0755.')

@@ -55,7 +55,8 @@ export const checkedMemory = (value: number): number => integer('memoryMib', val
 export const checkedBootTimeout = (value = DEFAULT_BOOT_TIMEOUT_MS): number =>
   integer('bootTimeoutMs', value, 1, 3_600_000)
 
-function checkedEnv(env: Record<string, string>): Record<string, string> {
+/** @throws `bad-request`. */
+export function checkedEnv(env: Record<string, string>): Record<string, string> {
   let bytes = 0
   for (const [key, value] of Object.entries(env)) {
     if (key === '' || /[=\0]/.test(key)) throw refuse('env', key, 'names that are not empty and hold no = and no NUL')

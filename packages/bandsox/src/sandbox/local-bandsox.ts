@@ -16,6 +16,7 @@ import { SandboxStore } from '../store/sandbox-store.js'
 import type { JailerMode } from '../vmm/firecracker/host.js'
 import type { HostTools, Kvm } from '../vmm/host.js'
 import { hostVmm, type VmmName } from '../vmm/host-vmm.js'
+import { findLayer } from './commit.js'
 import { type Configuration, readConfiguration } from './configuration.js'
 import { createSandbox } from './create.js'
 import { type DiskUsage, diskUsage } from './disk-usage.js'
@@ -201,12 +202,13 @@ export async function openHost(config: LocalConfig): Promise<Host> {
     const { vmm, jailer } = await readOnce()
     return { vmm: config.vmm ?? vmm, jailer: config.jailer ?? jailer }
   })
-  return {
+  const host: Host = {
     store,
     images: new LocalImages({
       store: new ImageStore(storageFolders(storage).images),
       settings,
       sandboxesByImage: () => store.idsByImage(),
+      layers: { find: (sandbox) => findLayer(host, sandbox) },
       debug,
       warn,
     }),
@@ -219,4 +221,5 @@ export async function openHost(config: LocalConfig): Promise<Host> {
     info,
     warn,
   }
+  return host
 }

@@ -15,6 +15,7 @@ import { beginFetching } from '../image/activity.js'
 import { ImageStore } from '../image/image-store.js'
 import { mediaTypes } from '../image/manifest.js'
 import { hasCode } from '../testing/errors.js'
+import { noLayers } from '../testing/no-images.js'
 import { type TestScope, temporaryFolder } from '../testing/temporary-folder.js'
 import { LocalImages } from './local-images.js'
 
@@ -32,6 +33,7 @@ async function imagesOf(t: TestScope, configuration?: unknown) {
     store,
     settings: { configFile, credentialSources: { files: [], environment: {} }, proxy: {} },
     sandboxesByImage: async () => sandboxes,
+    layers: noLayers,
     debug: () => undefined,
     warn: (message) => assert.fail(message),
   })

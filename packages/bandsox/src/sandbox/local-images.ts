@@ -1,12 +1,24 @@
 /** The images of this host: what `bandsox.images` gives to library, server and command line. */
 import path from 'node:path'
-import { BandSoxError, type ImageInfo, type Images, messageOf, type PruneResult, type PullOptions } from '@bandsox/sdk'
+import {
+  BandSoxError,
+  type CommitOptions,
+  type ImageInfo,
+  type Images,
+  messageOf,
+  type PruneResult,
+  type PullOptions,
+} from '@bandsox/sdk'
+import { withWorkDirectory } from '../artifact/publish.js'
 import { beginFetching, tryCleaning } from '../image/activity.js'
 import { BASE_REFERENCE, isBaseReference, prepareBaseImage } from '../image/base.js'
 import { removeGarbage, removeImage, removeLayers } from '../image/collect.js'
+import { commitSource } from '../image/commit.js'
 import { exportImage } from '../image/export.js'
 import type { ImageRecord, ReferenceRecord } from '../image/image-record.js'
 import type { ImageStore } from '../image/image-store.js'
+import type { ImageLimits } from '../image/layer/limits.js'
+import type { LayerFile } from '../image/layer-file.js'
 import { isPlatform, type Platform, parsePlatform, platformText } from '../image/manifest.js'
 import { type PullImageOptions, pullImage } from '../image/pull.js'
 import { isOfRegistry, isRoomy, makeRoom } from '../image/room.js'
@@ -15,6 +27,7 @@ import { formatReference, parseReference, type SourceReference } from '../image/
 import type { CredentialSources } from '../image/source/registry/credentials.js'
 import type { ProxySettings } from '../image/source/registry/proxy.js'
 import type { Descriptor } from '../image/source/source.js'
+import { checkedChanges } from './commit-options.js'
 import { type Configuration, readConfiguration } from './configuration.js'
 import { imageInfos } from './image-info.js'
 
@@ -30,9 +43,38 @@ export interface ImagesHost {
   settings: ImageSettings
   /** Ids of all sandboxes, by the id of their image. */
   sandboxesByImage: () => Promise<Map<string, string[]>>
+  layers: SandboxLayers
   debug: (message: string) => void
   /** What is wrong and was left as it is. */
   warn: (message: string) => void
+}
+
+/** The writable layers of sandboxes, for `commit`. */
+export interface SandboxLayers {
+  /** @throws `not-found`, `ambiguous-name`, `busy`, `wrong-state`, `bad-request` when it has none. */
+  find(sandbox: string): Promise<SandboxLayer>
+}
+
+export interface SandboxLayer {
+  sandboxId: string
+  /** That it was made from. */
+  image: { reference: string; digest: string }
+  /**
+   * Packs it as a layer of an image; the sandbox's disk is only read.
+   *
+   * @throws What starting a machine throws; `image-too-large`; `timeout`.
+   */
+  pack(limits: ImageLimits, options: PackOptions): Promise<LayerFile>
+}
+
+export interface PackOptions {
+  /** Path of the file to make. */
+  file: string
+  /** What takes time. */
+  onActivity: (what: string) => void
+  /** What is not in the layer. */
+  onWarning: (message: string) => void
+  signal: AbortSignal | undefined
 }
 
 /** Of QEMU's and Firecracker's guests here, which have the host's processor. */
@@ -160,6 +202,56 @@ export class LocalImages implements Images {
     }
   }
 
+  async commit(
+    sandbox: string,
+    reference: string,
+    options: CommitOptions = {},
+  ): Promise<{ image: ImageInfo; changed: boolean }> {
+    const { onEvent, signal } = options
+    const changes = checkedChanges(options)
+    const name = registryName(await this.#parse(reference))
+    return await this.#held(options, async () => {
+      const { store, layers } = this.#host
+      const { limits } = (await this.#readConfiguration()).images
+      const layer = await layers.find(sandbox)
+      const base = await this.#baseOf(layer)
+      if (base.layers.length >= limits.maxLayers) throw tooManyLayers(layer, limits)
+      await this.#fetchMissingLayers(base, await this.#referencesOf(base.id), signal)
+      return await withWorkDirectory(store.root, async (folder) => {
+        const packed = await layer.pack(limits, {
+          file: path.join(folder, 'layer.tar.gz'),
+          onActivity: (what) => onEvent?.({ kind: 'preparing', what }),
+          onWarning: (message) => onEvent?.({ kind: 'warning', message }),
+          signal,
+        })
+        const configuration = await store.blobs.readDocument(base.configuration.digest)
+        const source = commitSource({
+          base,
+          configuration,
+          layer: packed,
+          changes,
+          createdAt: new Date().toISOString(),
+        })
+        // Also where a disk of the same content is there already: it is to be exported.
+        await store.blobs.fetch(packed.descriptor, source, { signal }).done
+        const platform = parsePlatform(base.platform)
+        const { image, changed } = await pullImage({
+          ...{ store, source, limits, reference: name, platform, origin: 'local', onEvent, signal },
+        })
+        return { record: image, changed }
+      })
+    })
+  }
+
+  /** @throws `image-not-found` when it was removed: a sandbox keeps its disk, which is not the layers. */
+  async #baseOf({ sandboxId, image: { reference, digest } }: SandboxLayer): Promise<ImageRecord> {
+    const record = await this.#host.store.readImage(digest)
+    if (record !== undefined) return record
+    throw new BandSoxError('image-not-found', `cannot commit sandbox ${sandboxId}: its image ${digest} was removed`, {
+      hint: `fetch it again, as long as ${reference} means the same: bandsox image pull ${reference}`,
+    })
+  }
+
   async tag(image: string, reference: string): Promise<void> {
     const release = await this.hold()
     try {
@@ -256,7 +348,7 @@ export class LocalImages implements Images {
   }
 
   async #held(
-    options: PullOptions,
+    options: Pick<PullOptions, 'onEvent' | 'signal'>,
     obtain: () => Promise<{ record: ImageRecord; changed: boolean }>,
   ): Promise<{ image: ImageInfo; changed: boolean }> {
     const release = await this.hold(options.signal)
@@ -465,6 +557,12 @@ function checkRunnable(platform: Platform): void {
     `this host runs ${platformText(hostPlatform())}, and cannot run ${platformText(platform)}`,
   )
 }
+
+const tooManyLayers = ({ sandboxId }: SandboxLayer, { maxLayers }: ImageLimits) =>
+  new BandSoxError(
+    'image-too-large',
+    `cannot commit sandbox ${sandboxId}: its image has ${maxLayers} layers, and cannot get one more (images.limits.maxLayers)`,
+  )
 
 function registryName(reference: SourceReference): string {
   if (reference.kind === 'registry') return formatReference(reference)

@@ -30,6 +30,8 @@ export interface StartMachineOptions {
   /** Gets the release of each thing as it is acquired. */
   releases: Releases
   clock?: StageClock
+  /** See `MachineSpec`. */
+  overlayAsData?: boolean
 }
 
 export interface StartedMachine {
@@ -48,7 +50,7 @@ export interface StartedMachine {
 export async function startMachine(
   host: Host,
   record: SandboxRecord,
-  { bootTimeoutMs, signal, releases, clock = stageClock() }: StartMachineOptions,
+  { bootTimeoutMs, signal, releases, clock = stageClock(), overlayAsData = false }: StartMachineOptions,
 ): Promise<StartedMachine> {
   const directory = host.store.directoryOf(record.id)
   const printed = await consolePosition(directory)
@@ -61,6 +63,7 @@ export async function startMachine(
     specOf: async (numbers) => ({
       ...(await machineSpec(host, record, numbers)),
       serialLine: configuration.qemu.serialLine,
+      overlayAsData,
     }),
     admit,
     signal,

@@ -17,7 +17,7 @@ export const kernelCommandLine = (spec: MachineSpec, serial: string, more: reado
     'random.trust_cpu=on',
     ...more,
     'bandsox.root=/dev/vda',
-    'bandsox.overlay=/dev/vdb',
+    ...(spec.overlayAsData === true ? [] : ['bandsox.overlay=/dev/vdb']),
     `bandsox.port=${spec.port}`,
     `bandsox.serial=${serial}`,
     `bandsox.hostname=${spec.hostname}`,

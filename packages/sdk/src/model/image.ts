@@ -79,6 +79,22 @@ export interface PullOptions {
   signal?: AbortSignal
 }
 
+/** What an image made from a sandbox says of itself; all else is as in the sandbox's image. */
+export interface CommitOptions {
+  /** For its history. */
+  message?: string
+  author?: string
+  /** Variables that are added, or get another value. */
+  env?: Record<string, string>
+  cmd?: string[]
+  entrypoint?: string[]
+  user?: string
+  /** An absolute path. */
+  workingDir?: string
+  onEvent?: (event: ImageEvent) => void
+  signal?: AbortSignal
+}
+
 /** What was freed. */
 export interface PruneResult {
   /** Ids of removed images. */
@@ -102,6 +118,15 @@ export interface Images {
   tag(image: string, reference: string): Promise<void>
   /** Writes an OCI layout: a folder, or a tar when `path` ends in `.tar`. */
   export(image: string, path: string, options?: { signal?: AbortSignal }): Promise<void>
+  /**
+   * Makes an image of a sandbox that does not run: its image's layers, and one with what the sandbox has changed. A machine of its own
+   * reads the sandbox's disk, of which it gets a copy.
+   *
+   * @param sandbox Id, name or unique id prefix.
+   * @param reference Gets the image; one that another image has goes over to this one.
+   * @throws `wrong-state`, `not-found`, `image-not-found` when the sandbox's image was removed; what starting a machine throws.
+   */
+  commit(sandbox: string, reference: string, options?: CommitOptions): Promise<{ image: ImageInfo; changed: boolean }>
   /** By reference, id or unique id prefix. @throws `image-not-found`. */
   get(image: string): Promise<ImageInfo>
   list(): Promise<ImageInfo[]>

@@ -41,6 +41,8 @@ export const allowedIn = {
   reshape: ['stopped', 'failed'],
   /** What its VMM says of itself. */
   metrics: ['running', 'paused'],
+  /** To an image. */
+  commit: ['stopped', 'failed'],
   logs: ['creating', 'running', 'paused', 'stopping', 'stopped', 'hibernated', 'failed'],
   delete: ['stopped', 'hibernated', 'failed'],
 } as const satisfies Record<string, readonly StateName[]>

@@ -1,5 +1,12 @@
-/** `image list`, `show`, `pull`, `import`, `tag`, `export`, `remove` and `prune`. */
-import { type ImageEvent, type ImageInfo, type PruneResult, type PullOptions, printableLine } from '@bandsox/sdk'
+/** `image list`, `show`, `pull`, `import`, `commit`, `tag`, `export`, `remove` and `prune`. */
+import {
+  type CommitOptions,
+  type ImageEvent,
+  type ImageInfo,
+  type PruneResult,
+  type PullOptions,
+  printableLine,
+} from '@bandsox/sdk'
 import { type Command, Option } from 'commander'
 import { type Context, contextOf } from '../context.js'
 import {
@@ -10,7 +17,7 @@ import {
   withPlatformOption,
 } from '../image-options.js'
 import { imageProgress, short } from '../image-progress.js'
-import { durationOption } from '../option-parsers.js'
+import { durationOption, environmentOption, wordsOption } from '../option-parsers.js'
 import { counted, sizeText, table } from '../text.js'
 
 export function addImage(program: Command): void {
@@ -55,6 +62,25 @@ export function addImage(program: Command): void {
       const { images } = await context.open()
       await fetched(context, fetching, (withEvents) =>
         images.import(path, { ...withEvents, ...(reference !== undefined && { reference }) }),
+      )
+    })
+  image
+    .command('commit')
+    .argument('<vm>', 'id, name or id prefix of one that does not run')
+    .argument('<name>', 'name of the new image')
+    .option('-m, --message <text>', 'what has changed, for its history')
+    .option('-a, --author <text>', 'who made it, such as "Jo <jo@example.com>"')
+    .option('-e, --env <NAME=value>', 'variable that it sets; may be repeated', environmentOption)
+    .option('--cmd <json>', 'its command, as a JSON array of strings', wordsOption)
+    .option('--entrypoint <json>', 'its entrypoint, as a JSON array of strings', wordsOption)
+    .option('-u, --user <user>', 'user of its command: name or number, with a group after a colon')
+    .option('-w, --workdir <path>', 'folder of its command')
+    .description('make an image of what a sandbox has changed')
+    .action(async (vm: string, reference: string, options: CommitFlags, command: Command) => {
+      const context = contextOf(command)
+      const { images } = await context.open()
+      await fetched(context, { signal: context.signal }, (withEvents) =>
+        images.commit(vm, reference, { ...withEvents, ...commitOptions(options) }),
       )
     })
   image
@@ -109,11 +135,20 @@ export function addImage(program: Command): void {
     })
 }
 
+interface CommitFlags extends Omit<CommitOptions, 'workingDir'> {
+  workdir?: string
+}
+
+const commitOptions = ({ workdir, ...rest }: CommitFlags): CommitOptions => ({
+  ...rest,
+  ...(workdir !== undefined && { workingDir: workdir }),
+})
+
 /** Shows the way there, or with `--json` prints each event, and the image at the end. */
-async function fetched(
+async function fetched<Options extends Pick<PullOptions, 'onEvent' | 'signal'>>(
   context: Context,
-  options: PullOptions,
-  work: (options: PullOptions) => Promise<{ image: ImageInfo; changed: boolean }>,
+  options: Options,
+  work: (options: Options) => Promise<{ image: ImageInfo; changed: boolean }>,
 ): Promise<void> {
   const { onEvent, clear } = imageProgress(context)
   const printed = (event: ImageEvent) => context.print('', event)
