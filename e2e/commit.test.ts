@@ -12,7 +12,7 @@ import { cli, startCli } from './support/command-line.js'
 import { publishedImage, testImagesFolder } from './support/published-images.js'
 import { randomBytes } from './support/random.js'
 import { boundedOrFull } from './support/scale.js'
-import { namesIn, type TestStorage, temporaryStorage, until } from './support/storage.js'
+import { namesIn, processesIn, type TestStorage, temporaryStorage, until, VMM_PROGRAM } from './support/storage.js'
 import { missingTools, runTool } from './support/test-tools.js'
 import { differences, digestTree, parseTreeDigest, type TreeEntry, treeDigestProgram } from './support/tree-digest.js'
 import { addLayer, type ImageLayout, umociUnpack } from './support/umoci.js'
@@ -181,6 +181,21 @@ test('a sandbox that has changed nothing gives an empty layer, also once it was 
   const { image } = await bandsox.images.commit(sandbox.id, 'test/untouched')
   const layer = path.join(storage.folder, 'images/blobs', image.layers.at(-1)?.digest.slice(7) ?? '')
   assert.equal(await runTool(['tar', '--list', '--gzip', '--file', layer]), '')
+  await sandbox.delete()
+  await storage.assertNothingLeft()
+})
+
+test('what was on the disk of a sandbox whose machine was killed is in its image', { skip }, async () => {
+  await using storage = await temporaryStorage()
+  const bandsox = await open(storage)
+  const sandbox = await bandsox.create(SOURCE)
+  await sh(sandbox, 'echo saved > /saved; rm -r /data; sync')
+  for (const { pid, program } of processesIn(storage.folder))
+    if (VMM_PROGRAM.test(program)) process.kill(pid, 'SIGKILL')
+  await until(async () => (await sandbox.info()).state.kind === 'failed', 'its end to be seen')
+  const { image } = await bandsox.images.commit(sandbox.id, 'test/killed')
+  const layer = path.join(storage.folder, 'images/blobs', image.layers.at(-1)?.digest.slice(7) ?? '')
+  assert.equal(await runTool(['tar', '--list', '--gzip', '--file', layer]), '.wh.data\nsaved\n')
   await sandbox.delete()
   await storage.assertNothingLeft()
 })

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { InvalidArgumentError } from 'commander'
-import { durationOption, environmentOption, integerOption, modeOption } from './option-parsers.js'
+import { durationOption, environmentOption, integerOption, modeOption, wordsOption } from './option-parsers.js'
 
 function refuses(parse: (text: string) => unknown, texts: string[]): void {
   for (const text of texts) assert.throws(() => parse(text), InvalidArgumentError, JSON.stringify(text))
@@ -11,6 +11,11 @@ describe('the value of an option', () => {
   it('that counts is a whole number without signs or words', () => {
     assert.deepEqual(['0', '512', '007', '999999999999999'].map(integerOption), [0, 512, 7, 999_999_999_999_999])
     refuses(integerOption, ['', '-1', '+1', '1.5', '1e3', '0x10', ' 1', '1 ', '١', '9999999999999999', 'many', 'NaN'])
+  })
+
+  it('that is a command is a JSON array of strings', () => {
+    assert.deepEqual(['[]', '["sh","-c","a b"]'].map(wordsOption), [[], ['sh', '-c', 'a b']])
+    refuses(wordsOption, ['', 'sh', '"sh"', '[1]', '[["sh"]]', '{"0":"sh"}', '["sh"', 'null'])
   })
 
   it('that is a time is in milliseconds, and seconds when nothing is said', () => {

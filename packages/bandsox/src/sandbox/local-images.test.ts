@@ -9,15 +9,16 @@ import path from 'node:path'
 import { buffer } from 'node:stream/consumers'
 import { describe, it, type TestContext } from 'node:test'
 import { gzipSync } from 'node:zlib'
-import type { ImageInfo } from '@bandsox/sdk'
-import { pack } from 'tar-stream'
+import type { ImageEvent, ImageInfo } from '@bandsox/sdk'
+import { type Header, pack } from 'tar-stream'
 import { beginFetching } from '../image/activity.js'
 import { ImageStore } from '../image/image-store.js'
+import { LayerWriter } from '../image/layer-file.js'
 import { mediaTypes } from '../image/manifest.js'
 import { hasCode } from '../testing/errors.js'
 import { noLayers } from '../testing/no-images.js'
 import { type TestScope, temporaryFolder } from '../testing/temporary-folder.js'
-import { LocalImages } from './local-images.js'
+import { LocalImages, type SandboxLayer } from './local-images.js'
 
 const skip =
   spawnSync('sqfstar', ['-version']).error === undefined ? false : 'sqfstar (squashfs-tools 4.5) is not installed'
@@ -29,15 +30,16 @@ async function imagesOf(t: TestScope, configuration?: unknown) {
   if (configuration !== undefined) await writeFile(configFile, JSON.stringify(configuration))
   const sandboxes = new Map<string, string[]>()
   const store = new ImageStore(path.join(folder, 'images'))
+  const layers = { ...noLayers }
   const images = new LocalImages({
     store,
     settings: { configFile, credentialSources: { files: [], environment: {} }, proxy: {} },
     sandboxesByImage: async () => sandboxes,
-    layers: noLayers,
+    layers: { find: (sandbox) => layers.find(sandbox) },
     debug: () => undefined,
     warn: (message) => assert.fail(message),
   })
-  return { folder, images, store, sandboxes }
+  return { folder, images, store, sandboxes, layers }
 }
 
 /** A tar of a root file system with one file. */
@@ -104,6 +106,93 @@ async function serveImages(t: TestContext, seeds: Record<string, number>): Promi
   t.after(() => server.close())
   return `127.0.0.1:${(server.address() as AddressInfo).port}`
 }
+
+/** A sandbox of an image, whose machine sends what it is told to. */
+const layerOf = (image: ImageInfo, tar: Buffer): SandboxLayer => ({
+  sandboxId: 'sbx_aaaaaaaaaa',
+  image: { reference: image.references[0] ?? '', digest: image.id },
+  async pack(limits, { file, onWarning }) {
+    const writer = new LayerWriter(file, limits)
+    await writer.write(tar)
+    onWarning('/x is left out: a socket')
+    return await writer.finish()
+  },
+})
+
+describe('the image of a sandbox', { skip }, () => {
+  it('has its layer on top of those of its image, and its name', async (t) => {
+    const at = await imagesOf(t)
+    const base = await importFile(at, 'a.tar', await rootfs('a'), 'mine:1')
+    at.layers.find = async () => layerOf(base, await rootfs('changed'))
+    const events: ImageEvent[] = []
+    const { image, changed } = await at.images.commit('any', 'mine:2', { onEvent: (event) => void events.push(event) })
+    assert.equal(changed, true)
+    assert.deepEqual(image.references, ['docker.io/library/mine:2'])
+    assert.deepEqual(image.layers[0], base.layers[0])
+    assert.equal(image.layers.length, 2)
+    assert.deepEqual(
+      events.flatMap((event) => (event.kind === 'warning' ? [event.message] : [])),
+      ['/x is left out: a socket'],
+    )
+    const exported = path.join(at.folder, 'exported')
+    await at.images.export('mine:2', exported)
+    assert.equal((await readdir(path.join(exported, 'blobs/sha256'))).length, 4)
+    // A name that is taken goes over, as a tag's does.
+    const again = await at.images.commit('any', 'mine:1', { message: 'once more' })
+    assert.deepEqual(again.image.references, ['docker.io/library/mine:1'])
+    assert.deepEqual((await at.images.get(base.id)).references, [])
+    assert.deepEqual(
+      (await readdir(at.store.root)).filter((name) => name.startsWith('.')),
+      [],
+    )
+  })
+
+  it('is not made of a layer that no image may have, whoever sends it', async (t) => {
+    const at = await imagesOf(t, { images: { limits: { maxLayers: 2, maxBytes: 100_000 } } })
+    const base = await importFile(at, 'a.tar', await rootfs('a'), 'mine:1')
+    const tarOf = async (header: Header, content = '') => {
+      const tar = pack()
+      tar.entry(header, content)
+      tar.finalize()
+      return await buffer(tar)
+    }
+    for (const [tar, code] of [
+      [await tarOf({ name: '../../escaped' }), 'layer-hostile'],
+      [await tarOf({ name: 'disk', type: 'block-device', devmajor: 8, devminor: 0 }), 'layer-hostile'],
+      [Buffer.alloc(700, 'x'), 'layer-invalid'],
+      [await rootfs(noise(200_000, 1)), 'image-too-large'],
+    ] as const) {
+      at.layers.find = async () => layerOf(base, tar)
+      await assert.rejects(at.images.commit('any', 'mine:2'), hasCode(code))
+    }
+    at.layers.find = async () => layerOf(base, await rootfs('changed'))
+    const { image } = await at.images.commit('any', 'mine:two-layers')
+    at.layers.find = async () => layerOf(image, await rootfs('changed'))
+    await assert.rejects(at.images.commit('any', 'mine:2'), hasCode('image-too-large', /cannot get one more/))
+    assert.deepEqual((await at.images.list()).flatMap(({ references }) => references).sort(), [
+      'docker.io/library/mine:1',
+      'docker.io/library/mine:two-layers',
+    ])
+    await at.images.prune()
+    assert.equal((await at.store.blobs.digests()).length, 6)
+  })
+
+  it('needs the layers of its image, and asks for no machine without them', async (t) => {
+    const at = await imagesOf(t)
+    const base = await importFile(at, 'a.tar', await rootfs('a'), 'mine:1')
+    const layer: SandboxLayer = {
+      ...layerOf(base, Buffer.alloc(0)),
+      pack: async () => assert.fail('a machine was started'),
+    }
+    at.layers.find = async () => layer
+    await at.store.blobs.remove(base.layers[0]?.digest ?? '')
+    await assert.rejects(at.images.commit('any', 'mine:2'), hasCode('image-not-found', /layers of .* were pruned/))
+    await at.images.remove('mine:1')
+    await assert.rejects(at.images.commit('any', 'mine:2'), hasCode('image-not-found', /its image .* was removed/))
+    await assert.rejects(at.images.commit('any', 'oci:/x'), hasCode('bad-request'))
+    await assert.rejects(at.images.commit('any', 'mine:2', { workingDir: 'x' }), hasCode('bad-request'))
+  })
+})
 
 describe('the images of a host', { skip }, () => {
   it('are found by reference, id and id prefix', async (t) => {

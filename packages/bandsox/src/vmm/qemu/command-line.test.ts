@@ -51,6 +51,15 @@ describe("QEMU's command line", () => {
     }
   })
 
+  it("keeps a disk that is only to be looked at out of the guest's root", () => {
+    const appended = (over: Partial<MachineSpec>) =>
+      only(qemuCommandLine({ ...spec, ...over }, choice()).argv, '-append')
+    assert.match(appended({}), / bandsox\.overlay=\/dev\/vdb /)
+    assert.doesNotMatch(appended({ overlayAsData: true }), /bandsox\.overlay/)
+    const { argv } = qemuCommandLine({ ...spec, overlayAsData: true }, choice())
+    assert.equal(valuesOf(argv, '-drive').length, 2)
+  })
+
   it('makes a versioned q35 without legacy devices', () => {
     const machine = only(qemuCommandLine(spec, choice()).argv, '-machine').split(',')
     assert.match(machine[0] ?? '', /^pc-q35-\d+\.\d+$/)
