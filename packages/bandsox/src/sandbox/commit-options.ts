@@ -1,7 +1,7 @@
 /** What may be asked of `image commit`, checked before anything is touched. */
 import { BandSoxError, type CommitOptions } from '@bandsox/sdk'
 import type { ImageChanges } from '../image/commit.js'
-import { checkedEnv } from './create-options.js'
+import { checkedEnv } from './environment.js'
 
 /** Of a text, and of all words of a command: far more than anybody writes, and far less than a configuration may have. */
 const MAX_TEXT_BYTES = 16 * 1024

@@ -1,6 +1,7 @@
 /** What may be asked of `create`: bounds and defaults, checked before anything is touched. */
 import { BandSoxError, type CreateOptions, type Limits, type Metadata, type VsockMode } from '@bandsox/sdk'
 import { checkedLabels, checkedMetadata, checkedName } from './description.js'
+import { checkedEnv } from './environment.js'
 import { checkedLimits } from './limits.js'
 import { DEFAULT_DISK_MIB } from './prepare.js'
 
@@ -20,8 +21,6 @@ export interface Shape {
 
 const VSOCK_MODES: readonly string[] = ['auto', 'on', 'off']
 const DEFAULT_BOOT_TIMEOUT_MS = 60_000
-/** Of all variables together: what the guest's kernel takes for a command, with room for the command's own. */
-const MAX_ENV_BYTES = 1024 * 1024
 
 /** Smallest and largest. */
 export const SHAPE_BOUNDS = {
@@ -54,18 +53,6 @@ export const checkedVcpu = (value: number): number => integer('vcpu', value, ...
 export const checkedMemory = (value: number): number => integer('memoryMib', value, ...SHAPE_BOUNDS.memoryMib)
 export const checkedBootTimeout = (value = DEFAULT_BOOT_TIMEOUT_MS): number =>
   integer('bootTimeoutMs', value, 1, 3_600_000)
-
-/** @throws `bad-request`. */
-export function checkedEnv(env: Record<string, string>): Record<string, string> {
-  let bytes = 0
-  for (const [key, value] of Object.entries(env)) {
-    if (key === '' || /[=\0]/.test(key)) throw refuse('env', key, 'names that are not empty and hold no = and no NUL')
-    if (typeof value !== 'string' || value.includes('\0')) throw refuse('env', key, 'values that are text without NUL')
-    bytes += Buffer.byteLength(key) + Buffer.byteLength(value) + 2
-  }
-  if (bytes > MAX_ENV_BYTES) throw refuse('env', `${bytes} bytes`, `at most ${MAX_ENV_BYTES} bytes in all`)
-  return env
-}
 
 function integer(option: string, value: number, min: number, max: number): number {
   if (Number.isSafeInteger(value) && value >= min && value <= max) return value

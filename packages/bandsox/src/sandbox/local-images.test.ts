@@ -10,7 +10,7 @@ import { buffer } from 'node:stream/consumers'
 import { describe, it, type TestContext } from 'node:test'
 import { gzipSync } from 'node:zlib'
 import type { ImageEvent, ImageInfo } from '@bandsox/sdk'
-import { type Header, pack } from 'tar-stream'
+import { pack } from 'tar-stream'
 import { beginFetching } from '../image/activity.js'
 import { ImageStore } from '../image/image-store.js'
 import { LayerWriter } from '../image/layer-file.js'
@@ -150,7 +150,7 @@ describe('the image of a sandbox', { skip }, () => {
   it('is not made of a layer that no image may have, whoever sends it', async (t) => {
     const at = await imagesOf(t, { images: { limits: { maxLayers: 2, maxBytes: 100_000 } } })
     const base = await importFile(at, 'a.tar', await rootfs('a'), 'mine:1')
-    const tarOf = async (header: Header, content = '') => {
+    const tarOf = async (header: Parameters<ReturnType<typeof pack>['entry']>[0], content = '') => {
       const tar = pack()
       tar.entry(header, content)
       tar.finalize()
