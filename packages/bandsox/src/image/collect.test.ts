@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { it, type TestContext } from 'node:test'
 import { hasCode } from '../testing/errors.js'
 import { temporaryFolder } from '../testing/temporary-folder.js'
-import { removeGarbage, removeImage } from './collect.js'
+import { removeGarbage, removeImage, removeLayers } from './collect.js'
 import type { ImageRecord } from './image-record.js'
 import { diskKey, ImageStore } from './image-store.js'
 
@@ -97,4 +97,21 @@ it('no image is removed while it is not known what it shares', async (t) => {
     hasCode('artifact-damaged', /cannot remove sha256:.*records\/9+\.json/),
   )
   assert.deepEqual(await all(), before)
+})
+
+it('layers go that a registry has, and not those of an image that none has, as one that was committed over them', async (t) => {
+  const { store, image } = await storeWithGarbage(t)
+  const digests = async () => (await store.blobs.digests()).length
+  const before = await digests()
+  const committed = { ...image, id: `sha256:${'c'.repeat(64)}`, layers: [...image.layers, ...image.layers] }
+  await store.writeImage(committed)
+  const named = { version: 1, reference: 'mine:2', image: committed.id, root: committed.manifest.digest } as const
+  for (const keep of [async () => undefined, () => store.writeReference({ ...named, origin: 'local' })]) {
+    await keep()
+    assert.equal(await removeLayers(store, image), 0)
+    assert.equal(await digests(), before)
+  }
+  await store.writeReference({ ...named, origin: 'registry' })
+  assert.equal(await removeLayers(store, image), 'layer'.length)
+  assert.equal(await digests(), before - 1)
 })

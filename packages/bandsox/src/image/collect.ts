@@ -64,10 +64,19 @@ export async function removeGarbage(store: ImageStore): Promise<number> {
   return freed
 }
 
-/** Removes an image's layers: its disk stays, and they are fetched again when somebody exports it. @returns Bytes that were freed. */
+/**
+ * Removes an image's layers: its disk stays, and they are fetched again when somebody exports it. Those stay that an image has which no
+ * registry names, such as one that was committed over this one: it could not be exported any more.
+ *
+ * @returns Bytes that were freed.
+ */
 export async function removeLayers(store: ImageStore, image: ImageRecord): Promise<number> {
+  const fetchable = new Set(
+    (await store.references()).filter(({ origin }) => origin === 'registry').map(({ image: id }) => id),
+  )
+  const { blobs: needed } = needs((await store.images()).filter(({ id }) => id !== image.id && !fetchable.has(id)))
   let freed = 0
-  for (const { digest } of image.layers) freed += await store.blobs.remove(digest)
+  for (const { digest } of image.layers) if (!needed.has(digest)) freed += await store.blobs.remove(digest)
   return freed
 }
 
