@@ -4,17 +4,19 @@ package main
 import (
 	"fmt"
 	"os"
+	"strconv"
 
 	"bandsox.dev/guest/internal/shim"
 	"bandsox.dev/guest/internal/shim/kvmprobe"
 	"bandsox.dev/guest/internal/shim/launch"
 	"bandsox.dev/guest/internal/shim/overlay"
+	"bandsox.dev/guest/internal/shim/qemustate"
 )
 
 // version is set by the build: -ldflags "-X main.version=…".
 var version = "0.1.0"
 
-const usage = "usage: bandsox-shim run | adopt | probe-kvm | apply FILE CHANGES | version"
+const usage = "usage: bandsox-shim run | adopt | probe-kvm | apply FILE CHANGES | split-state SOCKET OWNER MEMORY DEVICES BYTES | version"
 
 // exitUsage is the status for arguments that make no sense.
 const exitUsage = 2
@@ -36,6 +38,8 @@ func dispatch(arguments []string) int {
 		return kvmprobe.RunGuest(os.Stdout)
 	case command == "apply" && len(arguments) == 3:
 		return apply(arguments[1], arguments[2])
+	case command == "split-state" && len(arguments) == 6:
+		return splitState(arguments[1:])
 	case len(arguments) != 1:
 	case command == "run":
 		return shim.Run(os.Stdout)
@@ -49,6 +53,20 @@ func dispatch(arguments []string) int {
 	}
 	fmt.Fprintln(os.Stderr, usage)
 	return exitUsage
+}
+
+// splitState takes the state of a VMM that sends it.
+func splitState(arguments []string) int {
+	owner, ownerErr := strconv.Atoi(arguments[1])
+	memoryBytes, err := strconv.ParseInt(arguments[4], 10, 64)
+	if ownerErr != nil || err != nil {
+		fmt.Fprintln(os.Stderr, usage)
+		return exitUsage
+	}
+	save := qemustate.Save{
+		Socket: arguments[0], Owner: owner, Memory: arguments[2], Devices: arguments[3], MemoryBytes: memoryBytes,
+	}
+	return save.Run(os.Stdout)
 }
 
 // apply lays changes, a sparse file, over another file.
