@@ -10,6 +10,7 @@ import (
 	"bandsox.dev/guest/internal/shim/control"
 	"bandsox.dev/guest/internal/shim/fifo"
 	"bandsox.dev/guest/internal/shim/launch"
+	"bandsox.dev/guest/internal/shim/onefile"
 	"bandsox.dev/guest/internal/shim/procid"
 	"bandsox.dev/guest/internal/shim/record"
 )
@@ -68,8 +69,15 @@ func (v *vm) letGo(vmm, daemon *launch.Program) error {
 		}
 	}
 	if err := vmm.Open(); err != nil {
+		if err.Error() == onefile.ErrUnsupported.Error() { // it comes from the launcher, as a text
+			return fail(codeHostUnsupported, "%w", err)
+		}
 		return fail(codeVMMStartFailed, "%w", err)
 	}
+	if vmm.Listener < 0 {
+		return nil
+	}
+	go func() { v.reporter.report(onefile.Supply(vmm.Listener, v.config.VMM.ReadOnly)) }()
 	return nil
 }
 

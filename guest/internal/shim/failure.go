@@ -10,7 +10,9 @@ const (
 	codeVsockStartFailed = "vsock-start-failed"
 	// codeCIDInUse asks for another try with another CID.
 	codeCIDInUse = "cid-in-use"
-	codeVMMGone  = "vmm-gone"
+	// codeHostUnsupported is for what this host's kernel cannot do.
+	codeHostUnsupported = "host-unsupported"
+	codeVMMGone         = "vmm-gone"
 	// codeShimFailed is for what the shim itself needs of the machine: its files, sockets and FIFOs.
 	codeShimFailed = "shim-failed"
 )

@@ -16,7 +16,7 @@ func openInherited(files []config.File) ([]int, error) {
 	for _, file := range files {
 		fd, err := openOne(file)
 		if err != nil {
-			return nil, firstError(fmt.Errorf("%s%s: %w", file.Listen, file.Open, err), closeAll(opened))
+			return nil, firstError(fmt.Errorf("%s%s%s: %w", file.Listen, file.Open, file.Read, err), closeAll(opened))
 		}
 		opened = append(opened, fd)
 	}
@@ -26,6 +26,9 @@ func openInherited(files []config.File) ([]int, error) {
 func openOne(file config.File) (int, error) {
 	if file.Open != "" {
 		return syscall.Open(file.Open, syscall.O_RDWR|syscall.O_CLOEXEC, 0)
+	}
+	if file.Read != "" {
+		return syscall.Open(file.Read, syscall.O_RDONLY|syscall.O_CLOEXEC|syscall.O_NOFOLLOW, 0)
 	}
 	return ownsocket.ListenForProgram(file.Listen)
 }

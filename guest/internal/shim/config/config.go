@@ -44,6 +44,8 @@ type VMM struct {
 	Folder string `json:"folder"`
 	// NewPidNamespace makes the VMM the first process of a PID namespace.
 	NewPidNamespace bool `json:"newPidNamespace"`
+	// ReadOnly is the path of a file that the VMM opens for writing, and gets for reading; see package onefile. "": none.
+	ReadOnly string `json:"readOnly"`
 }
 
 // Output is a FIFO that the VMM opens by its name, and the log that it is drained into.
@@ -54,10 +56,11 @@ type Output struct {
 	UID *uint32 `json:"uid"`
 }
 
-// File is one descriptor the VMM inherits: exactly one of the two is set.
+// File is one descriptor the VMM inherits: exactly one of them is set.
 type File struct {
 	Listen string `json:"listen"`
 	Open   string `json:"open"`
+	Read   string `json:"read"`
 }
 
 // Console says where the machine's output is kept.

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+
+	"bandsox.dev/guest/internal/shim/onefile"
 )
 
 // Bounds of the fields. They are generous: what they keep out is a mistake, not a large machine.
@@ -131,6 +133,17 @@ func (v VMM) validate() error {
 			return fmt.Errorf("folder: %w", err)
 		}
 	}
+	if v.ReadOnly != "" {
+		if err := validateInside(v.ReadOnly, maxPathBytes); err != nil {
+			return fmt.Errorf("readOnly: %w", err)
+		}
+		if v.Folder != "" {
+			return errors.New("readOnly needs a VMM that runs in the directory itself")
+		}
+		if v.MaxFiles <= onefile.Descriptor {
+			return fmt.Errorf("readOnly needs maxFiles above %d", onefile.Descriptor)
+		}
+	}
 	if (v.UID == nil) != (v.GID == nil) {
 		return errors.New("uid and gid are given together or not at all")
 	}
@@ -153,11 +166,19 @@ func (v VMM) validate() error {
 }
 
 func (f File) validate() error {
-	if (f.Listen == "") == (f.Open == "") {
-		return errors.New("exactly one of listen and open is needed")
+	given := 0
+	for _, path := range []string{f.Listen, f.Open, f.Read} {
+		if path != "" {
+			given++
+		}
 	}
-	if f.Listen != "" {
+	switch {
+	case given != 1:
+		return errors.New("exactly one of listen, open and read is needed")
+	case f.Listen != "":
 		return validateInside(f.Listen, maxSocketPathBytes)
+	case f.Read != "":
+		return validateInside(f.Read, maxPathBytes)
 	}
 	// A device lies outside the directory, so any plain path goes.
 	if len(f.Open) > maxPathBytes || strings.ContainsRune(f.Open, 0) {

@@ -11,6 +11,7 @@ import (
 
 	"bandsox.dev/guest/internal/shim/cgroup"
 	"bandsox.dev/guest/internal/shim/config"
+	"bandsox.dev/guest/internal/shim/onefile"
 )
 
 // Numbers that package syscall does not have.
@@ -41,7 +42,7 @@ func Become(part string) int {
 		fmt.Fprintf(os.Stderr, "bandsox-shim: %s has no program %q\n", config.FileName, part)
 		return 1
 	}
-	if err := becomeProgram(gate, argv, folder, settings); err != nil {
+	if err := becomeProgram(gate, argv, folder, settings, part == VMM); err != nil {
 		_, err = syscall.Write(gate, []byte(err.Error()))
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "bandsox-shim: gate:", err)
@@ -51,7 +52,7 @@ func Become(part string) int {
 }
 
 // becomeProgram passes the gate and execs; a nil error means that the shim is gone or gave up.
-func becomeProgram(gate int, argv []string, folder string, settings *config.Config) error {
+func becomeProgram(gate int, argv []string, folder string, settings *config.Config, isVMM bool) error {
 	// All that can be done before is done while the shim is still busy. What fails is told when the gate opens: the shim looks at
 	// the launcher before it listens.
 	path, preparing := prepareProgram(gate, argv[0], folder, settings)
@@ -62,11 +63,25 @@ func becomeProgram(gate int, argv []string, folder string, settings *config.Conf
 	if preparing != nil {
 		return preparing
 	}
+	if isVMM && settings.VMM.ReadOnly != "" {
+		if err := passListener(gate); err != nil {
+			return err
+		}
+	}
 	env := make([]string, 0, len(settings.VMM.Env))
 	for name, value := range settings.VMM.Env {
 		env = append(env, name+"="+value)
 	}
 	return fmt.Errorf("cannot start %s: %w", path, syscall.Exec(path, argv, env))
+}
+
+// passListener has the kernel ask the shim from now on about the one file; see package onefile.
+func passListener(gate int) error {
+	listener, err := onefile.Install()
+	if err != nil {
+		return err
+	}
+	return syscall.Sendmsg(gate, []byte{listenerMark}, syscall.UnixRights(listener), nil, 0)
 }
 
 // prepareProgram makes of this process all that the program is to be but the program, and returns the program's path.

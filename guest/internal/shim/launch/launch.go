@@ -16,7 +16,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"syscall"
 
@@ -39,7 +38,12 @@ const firstFile = 3
 type Program struct {
 	*procid.Handle
 	gate *os.File
+	// Listener is where the kernel asks about the VMM's one file, once Open has returned; the caller's to close. -1: nowhere.
+	Listener int
 }
+
+// listenerMark is the byte that a launcher sends its listener with.
+const listenerMark = 0
 
 // Prepare forks the launcher of a part. stdio become its descriptors 0 to 2, files those from 3 on; the caller keeps its own. In a
 // new PID namespace the launcher, and so the program, is process 1: it sees nobody else, and what it forks ends with it.
@@ -82,15 +86,57 @@ func (p *Program) Open() error {
 	if _, err := p.gate.Write([]byte{1}); err != nil && !errors.Is(err, syscall.EPIPE) {
 		return firstError(err, p.Abandon())
 	}
-	const maxMessageBytes = 4096
-	message, err := io.ReadAll(io.LimitReader(p.gate, maxMessageBytes))
+	message, err := p.readGate()
 	if err == nil && len(message) == 0 {
 		return p.gate.Close()
 	}
 	if err == nil {
 		err = errors.New(string(bytes.ToValidUTF8(message, []byte("?"))))
 	}
+	if p.Listener >= 0 {
+		err = firstError(err, syscall.Close(p.Listener))
+		p.Listener = -1
+	}
 	return firstError(err, p.Abandon())
+}
+
+// readGate reads what the launcher has to say, to the end: why it could not, and before that its listener, where it has one.
+func (p *Program) readGate() (message []byte, err error) {
+	const maxMessageBytes = 4096
+	buffer, rights := make([]byte, maxMessageBytes), make([]byte, syscall.CmsgSpace(4))
+	for len(message) < maxMessageBytes {
+		n, rightsLength, _, _, err := syscall.Recvmsg(int(p.gate.Fd()), buffer, rights, syscall.MSG_CMSG_CLOEXEC)
+		switch {
+		case err == syscall.EINTR:
+			continue
+		case err != nil:
+			return nil, err
+		case rightsLength > 0 && p.Listener < 0:
+			if p.Listener, err = descriptorIn(rights[:rightsLength]); err != nil {
+				return nil, err
+			}
+		case n == 0:
+			return message, nil
+		default:
+			message = append(message, buffer[:n]...)
+		}
+	}
+	return message, nil
+}
+
+func descriptorIn(rights []byte) (int, error) {
+	messages, err := syscall.ParseSocketControlMessage(rights)
+	if err != nil {
+		return -1, err
+	}
+	if len(messages) != 1 {
+		return -1, errors.New("the launcher sends more than one descriptor")
+	}
+	descriptors, err := syscall.ParseUnixRights(&messages[0])
+	if err != nil {
+		return -1, err
+	}
+	return descriptors[0], nil
 }
 
 // Abandon ends a launcher that was not opened, and reaps it.
@@ -132,7 +178,7 @@ func hold(pid int, gate *os.File) (*Program, error) {
 	if err != nil {
 		return nil, fmt.Errorf("launcher %d: %w", pid, err)
 	}
-	return &Program{Handle: handle, gate: gate}, nil
+	return &Program{Handle: handle, gate: gate, Listener: -1}, nil
 }
 
 func firstError(errs ...error) error {
