@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"time"
 
 	"bandsox.dev/guest/internal/shim/record"
@@ -18,6 +19,8 @@ const (
 	writeLimit = 10 * time.Second
 	// answerLimit is how long an answer is waited for until the next event makes us ask again.
 	answerLimit = 10 * time.Second
+	// loadingPoll is how often a VMM is asked that loads a state, which takes some 50 ms.
+	loadingPoll = 20 * time.Millisecond
 )
 
 // message is any line of the VMM; QEMU's docs/interop/qmp-spec.
@@ -55,12 +58,33 @@ type session struct {
 	again bool
 	// failure is what was said of the disk since the machine ran.
 	failure string
+	// isLoading says that the VMM loads a state. That it has, no event tells of where the machine stands still.
+	isLoading bool
+}
+
+// impatient reads from the VMM, and asks it from time to time while it loads a state.
+type impatient struct{ *session }
+
+func (i impatient) Read(bytes []byte) (int, error) {
+	for {
+		if i.isLoading && !i.isStopping() {
+			// What fails here fails again in the read.
+			_ = i.conn.SetReadDeadline(time.Now().Add(loadingPoll))
+		}
+		n, err := i.conn.Read(bytes)
+		if n > 0 || !i.isLoading || i.isStopping() || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return n, err
+		}
+		if err := i.ask(); err != nil {
+			return 0, err
+		}
+	}
 }
 
 // listen returns when the connection has ended.
 func (w *Watch) listen(conn *net.UnixConn) error {
 	talk := &session{Watch: w, conn: conn}
-	reader := bufio.NewReaderSize(conn, maxLineBytes)
+	reader := bufio.NewReaderSize(impatient{talk}, maxLineBytes)
 	for {
 		w.pace.wait(w.stopping)
 		line, err := reader.ReadSlice('\n')
@@ -193,6 +217,10 @@ func (s *session) hearStatus(runState string) {
 		s.trouble(fmt.Errorf("the machine is in an unknown state, %.80q", runState))
 		return
 	}
+	if s.isLoading && runState != runStateLoading && !s.isStopping() {
+		_ = s.conn.SetReadDeadline(time.Time{}) // what fails here fails again in the next read
+	}
+	s.isLoading = runState == runStateLoading
 	reason := ""
 	switch status {
 	case record.MachineRunning:
@@ -207,9 +235,12 @@ func (s *session) hearStatus(runState string) {
 	s.set(status, reason)
 }
 
+// runStateLoading is that of a QEMU that has yet to load a state, or is about to.
+const runStateLoading = "inmigrate"
+
 // statuses are QEMU's RunState (qapi/run-state.json) in our words.
 var statuses = map[string]string{
-	"prelaunch": record.MachineStarting, "inmigrate": record.MachineStarting, "running": record.MachineRunning,
+	"prelaunch": record.MachineStarting, runStateLoading: record.MachineStarting, "running": record.MachineRunning,
 	"paused": record.MachinePaused, "debug": record.MachinePaused, "save-vm": record.MachinePaused, "restore-vm": record.MachinePaused,
 	"finish-migrate": record.MachinePaused, "postmigrate": record.MachinePaused, "suspended": record.MachineSuspended,
 	"io-error": record.MachineIOError, "guest-panicked": record.MachineGuestPanicked,
