@@ -28,8 +28,9 @@ export interface ShimConfig {
     maxProcesses?: number
     folder?: string
     newPidNamespace?: boolean
+    readOnly?: string
   }
-  files: ({ listen: string } | { open: string })[]
+  files: ({ listen: string } | { open: string } | { read: string })[]
   console: { log: string; maxBytes: number }
   vsock?:
     | { kind: 'daemon'; socket: string; argv: string[]; waitFor: string; daemonSocket: string; shut?: boolean }
@@ -92,6 +93,8 @@ const exitSchema = z.object({
   at: z.string(),
   shutdown: z.string().optional(),
 })
+/** The shim's that are ours as well; any other is a failure of the VMM. */
+const ownCodes = ['cid-in-use', 'host-unsupported'] as const
 const startReply = z.union([
   z.object({ event: z.literal('started'), vmm: identitySchema }),
   z.object({ event: z.literal('failed'), code: z.string(), message: z.string() }),
@@ -190,7 +193,7 @@ export async function adoptVmm(shimPath: string, directory: string): Promise<Pro
 
 const keptConfigSchema = z.object({
   sandbox: z.string(),
-  vsock: z.object({ kind: z.enum(['daemon', 'kernel', 'vmm']) }).optional(),
+  vmm: z.object({ argv: z.array(z.string()), uid: z.number().int().optional() }),
   cgroup: z.object({ folder: z.string() }).optional(),
   monitor: z.object({ kind: z.enum(['qmp', 'firecracker']), socket: z.string() }).optional(),
 })
@@ -224,7 +227,8 @@ async function launch(
   if (!reply.success)
     throw new BandSoxError('vmm-failed', `the shim ended without a word${line === '' ? '' : `: ${line.slice(0, 500)}`}`)
   if (reply.data.event === 'failed') {
-    throw new BandSoxError(reply.data.code === 'cid-in-use' ? 'cid-in-use' : 'vmm-failed', reply.data.message)
+    const { code, message } = reply.data
+    throw new BandSoxError(ownCodes.find((each) => each === code) ?? 'vmm-failed', message)
   }
   return reply.data.vmm
 }

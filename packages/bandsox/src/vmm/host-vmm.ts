@@ -65,6 +65,7 @@ export function hostVmm(
     makeLayer: async (file, sizeBytes) => await (await chosen()).makeLayer(file, sizeBytes),
     checkLayer: async (file, sizeBytes) => await (await chosen()).checkLayer(file, sizeBytes),
     capabilities: async () => await (await chosen()).capabilities(),
+    fingerprint: async (spec) => await (await chosen()).fingerprint(spec),
     async attach(directory) {
       const isFirecracker = (await readShimConfig(directory))?.monitor?.kind === 'firecracker'
       return await drivers[isFirecracker ? 'firecracker' : 'qemu'].attach(directory)

@@ -132,7 +132,7 @@ export interface Machine {
    * Writes the state of a paused machine into `folder`, which nobody else may enter: it holds the guest's memory. It stays paused. Its disks
    * are the caller's to copy meanwhile.
    *
-   * @throws `host-unsupported` where the VMM cannot; `vmm-control`; system errors such as `ENOSPC`.
+   * @throws `host-unsupported` where the VMM cannot; `wrong-state` when the machine runs; `vmm-control`; system errors such as `ENOSPC`.
    */
   saveState(folder: string, kind: StateKind): Promise<MachineState>
   signal(name: 'SIGTERM' | 'SIGKILL'): Promise<void>
@@ -180,6 +180,13 @@ export interface Vmm {
    */
   checkLayer(file: string, sizeBytes: number): Promise<void>
   capabilities(): Promise<VmmCapabilities>
+  /**
+   * What must be equal for a state of a machine to be loaded into one with `spec`: facts of this host, its VMM, and the machine's devices. Names,
+   * numbers, files and limits are not among them.
+   *
+   * @throws `host-unsupported`, `host-missing`.
+   */
+  fingerprint(spec: MachineSpec): Promise<Record<string, string>>
   /** Takes hold of a machine that runs already. @throws `vmm-failed`. */
   attach(directory: string): Promise<Machine>
   /** The ways to the agent of such a machine, the preferred one first. */

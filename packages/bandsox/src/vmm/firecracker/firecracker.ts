@@ -4,8 +4,10 @@ import { missingPrivileges } from '../../process/privileges.js'
 import { consoleConfig, SANDBOX_MARK, type ShimConfig, startShim } from '../../process/shim.js'
 import { type CgroupSupport, cgroupSupport, machineCgroup, requireLimits } from '../cgroup.js'
 import { type HostTools, type Kvm, probeKvm } from '../host.js'
+import { digestOf, hostCpu } from '../host-cpu.js'
 import { lazily } from '../lazily.js'
 import { linksOf, SERIAL_SOCKET, VSOCK_SOCKET } from '../links.js'
+import { shapeOf } from '../shape.js'
 import { attachStarted } from '../shim-machine.js'
 import type { MachineFacts, MachineSpec, Vmm } from '../vmm.js'
 import {
@@ -99,11 +101,20 @@ export function firecrackerDriver(tools: HostTools, settings: () => Promise<Fire
     makeLayer: async () => await Promise.reject(withoutLayers()),
     checkLayer: async () => await Promise.reject(withoutLayers()),
     capabilities: async () => capabilitiesOf((await firecracker()).number),
+    fingerprint: async (spec) => firecrackerFingerprint(spec, (await firecracker()).version, await hostCpu()),
     attach: (directory) => attachMachine(tools.shim, directory),
     links: linksOf,
     clear: removeFolders,
   }
 }
+
+/** Pure. @param cpu The host's, which the guest has seen. */
+export const firecrackerFingerprint = (spec: MachineSpec, version: string, cpu: string): Record<string, string> => ({
+  vmm: 'firecracker',
+  version,
+  cpu,
+  devices: digestOf(JSON.stringify(vmConfiguration(shapeOf(spec)))),
+})
 
 const withoutKvm = (reason: string): BandSoxError =>
   new BandSoxError('host-unsupported', `Firecracker needs KVM, which is not usable here: ${reason}`, {

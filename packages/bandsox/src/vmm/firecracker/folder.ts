@@ -1,9 +1,7 @@
 /** The folder that a Firecracker runs in, with all that it may reach: the root of its jail, or a folder of the VM's directory. */
-import { constants } from 'node:fs'
-import { chmod, chown, copyFile, link, mkdir, rm, writeFile } from 'node:fs/promises'
+import { chmod, chown, link, mkdir, rm, writeFile } from 'node:fs/promises'
 import path from 'node:path'
-import { isSystemError } from '@bandsox/sdk'
-import { linkOrCopyProgram } from '../link-or-copy.js'
+import { linkOrCopyProgram, linkState } from '../link-or-copy.js'
 import type { MachineSpec, MachineState } from '../vmm.js'
 import type { VmConfiguration } from './api/types.js'
 import { folderFiles, instanceId } from './configuration.js'
@@ -74,15 +72,4 @@ export async function makeFolder(
 /** Both: what a machine had before, jailed or not, is of no use to anybody. */
 export async function removeFolders(directory: string): Promise<void> {
   for (const top of [JAIL, PLAIN]) await rm(path.join(directory, top), { recursive: true, force: true })
-}
-
-/** A state that many machines are loaded from: all map the same pages of the host's memory. */
-async function linkState(from: string, to: string): Promise<void> {
-  try {
-    await link(from, to)
-  } catch (error) {
-    if (!isSystemError(error, 'EXDEV')) throw error
-    await copyFile(from, to, constants.COPYFILE_FICLONE)
-    await chmod(to, ALL_READ)
-  }
 }

@@ -2,9 +2,9 @@
 import { chmod, copyFile, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { runCommand } from '../../process/run.js'
+import { requireRoom } from '../state-folder.js'
 import type { MachineState } from '../vmm.js'
 import { folderFiles } from './configuration.js'
-import { requireRoom } from './state-folder.js'
 
 const OWNER_WRITES = 0o600
 const ALL_READ = 0o444

@@ -45,6 +45,8 @@ export interface QemuChoice {
   plugsVsockLater?: boolean
   /** `uart`: as on a VMM without virtio-serial. */
   serialLine: SerialLine
+  /** A state to begin with, by the names of its files. */
+  load?: { memory: string; devices: string }
 }
 
 type InheritedFile = ShimConfig['files'][number]
@@ -62,8 +64,6 @@ export function qemuCommandLine(spec: MachineSpec, choice: QemuChoice): { argv: 
   const qmp = inherit({ listen: QMP_SOCKET })
   const events = inherit({ listen: EVENTS_SOCKET })
   const isKvm = choice.accelerator === 'kvm'
-  // vhost-user needs the guest's memory shared with the daemon.
-  const memory = choice.vsock === 'daemon' ? 'memory-backend-memfd,share=on' : 'memory-backend-ram'
   const argv = [
     choice.program,
     ...['-name', spec.sandboxId],
@@ -80,7 +80,7 @@ export function qemuCommandLine(spec: MachineSpec, choice: QemuChoice): { argv: 
     ...['-cpu', isKvm ? 'host' : 'max'],
     ...['-smp', String(spec.vcpu)],
     ...['-m', `${spec.memoryMib}M`],
-    ...['-object', `${memory},id=ram0,size=${spec.memoryMib}M`],
+    ...['-object', `${memoryBackend(choice)},id=ram0,size=${spec.memoryMib}M`],
     // SeaBIOS of QEMU 10 puts its ACPI tables where the initramfs of a PVH kernel is loaded; qboot does not.
     ...['-bios', 'qboot.rom'],
     ...['-kernel', spec.files.kernel],
@@ -105,8 +105,16 @@ export function qemuCommandLine(spec: MachineSpec, choice: QemuChoice): { argv: 
     // In every machine, so that a state of one without vsock can be loaded where there is to be some.
     ...['-device', `pcie-root-port,id=${VSOCK_PORT},chassis=1,slot=1`],
     ...vsockDevice(spec, choice, inherit),
+    ...(choice.load === undefined ? [] : ['-incoming', `fd:${inherit({ read: choice.load.devices })}`]),
   ]
   return { argv, files }
+}
+
+function memoryBackend({ load, vsock }: QemuChoice): string {
+  // Many machines map the file; what each of them writes is its own.
+  if (load !== undefined) return `memory-backend-file,mem-path=${load.memory},share=off`
+  // vhost-user needs the guest's memory shared with the daemon.
+  return vsock === 'daemon' ? 'memory-backend-memfd,share=on' : 'memory-backend-ram'
 }
 
 /** The disks, in the guest's order, and the group in which they are throttled as one. */

@@ -5,6 +5,7 @@ import { BandSoxError, type VsockMode } from '@bandsox/sdk'
 import { consoleConfig, SANDBOX_MARK, type ShimConfig, startShim } from '../../process/shim.js'
 import { type CgroupSupport, cgroupSupport, machineCgroup, requireLimits } from '../cgroup.js'
 import { type Acceleration, type HostTools, probeAcceleration } from '../host.js'
+import { hostCpu } from '../host-cpu.js'
 import { lazily } from '../lazily.js'
 import { linkOrCopyProgram } from '../link-or-copy.js'
 import { linksOf, SERIAL_SOCKET, VSOCK_SOCKET } from '../links.js'
@@ -19,9 +20,11 @@ import {
   VHOST_USER_SOCKET,
   VSOCK_FOLDER,
 } from './command-line.js'
+import { qemuFingerprint } from './fingerprint.js'
 import { findQemu, findVsockBackend, type VsockBackend } from './host.js'
-import { attachMachine } from './machine.js'
-import { checkLayer, createLayer } from './qcow2.js'
+import { beginOfWords, endUnloaded, explained, requireLoadable } from './load.js'
+import { attachMachine, onlyWhole, type QemuMachine } from './machine.js'
+import { linkLoaded, loadedFiles, removeLoaded, STATE_FOLDERS } from './state-files.js'
 
 /** Descriptors a VMM needs: disks, sockets, eventfds. The daemon holds one per vsock connection, up to 1023. */
 const MAX_FILES = 4096
@@ -39,48 +42,81 @@ export function qemuDriver(tools: HostTools): Vmm {
   const qemu = lazily(() => findQemu(tools))
   const acceleration = lazily(() => probeAcceleration(tools))
   const cgroups = lazily(() => cgroupSupport())
+
+  /** Starts the process, which boots, or loads the state whose files are in the VM's directory. */
+  async function startProcess(
+    spec: MachineSpec,
+    loads: boolean,
+  ): Promise<{ machine: QemuMachine; facts: MachineFacts }> {
+    const [{ program, version }, accelerator, backend, groups] = await Promise.all([
+      qemu(),
+      acceleration(),
+      findVsockBackend(tools),
+      cgroups(),
+      makeVsockFolder(spec),
+    ])
+    requireLimits(spec.limits, groups)
+    const { vsock, reason: vsockReason } = loads ? vsockOfLoaded(spec.vsock, backend) : chooseVsock(spec.vsock, backend)
+    const config = await prepare(spec, { program, accelerator, vsock, groups, loads })
+    await startShim(tools.shim, spec.directory, config)
+    const facts: MachineFacts = {
+      vmm: 'qemu',
+      version,
+      accelerator: accelerator.kind,
+      acceleratorReason: accelerator.reason,
+      vsock: vsock === null ? null : { backend: vsock.kind, socket: VSOCK_SOCKET },
+      vsockReason,
+      serial: { line: serialLineOf(spec), socket: SERIAL_SOCKET },
+    }
+    const machine = await attachStarted(spec.directory, () => attachMachine(tools.shim, spec.directory))
+    return { machine, facts }
+  }
+
   return {
-    async start(spec) {
-      const [{ program, version }, accelerator, backend, groups] = await Promise.all([
-        qemu(),
-        acceleration(),
-        findVsockBackend(tools),
-        cgroups(),
-        makeVsockFolder(spec),
-      ])
-      requireLimits(spec.limits, groups)
-      const { vsock, reason: vsockReason } = chooseVsock(spec.vsock, backend)
-      const config = await prepare(spec, program, accelerator, vsock, groups)
-      await startShim(tools.shim, spec.directory, config)
-      const facts: MachineFacts = {
-        vmm: 'qemu',
-        version,
-        accelerator: accelerator.kind,
-        acceleratorReason: accelerator.reason,
-        vsock: vsock === null ? null : { backend: vsock.kind, socket: VSOCK_SOCKET },
-        vsockReason,
-        serial: { line: serialLineOf(spec), socket: SERIAL_SOCKET },
+    start: (spec) => startProcess(spec, false),
+    async load(spec, state, options = {}) {
+      requireLoadable(options)
+      options.signal?.throwIfAborted()
+      const { directory } = spec
+      const begin = await beginOfWords(directory)
+      await linkLoaded(directory, state)
+      let started: Awaited<ReturnType<typeof startProcess>> | undefined
+      try {
+        started = await startProcess(spec, true)
+        await started.machine.awaitLoaded(options.resume ?? true, options.signal)
+        return started
+      } catch (error) {
+        if (started !== undefined) await endUnloaded(started.machine)
+        await removeLoaded(directory) // the shim's to remove, if it had come to that
+        options.signal?.throwIfAborted()
+        throw started === undefined && !isOfBoot(error) ? error : await explained(error, directory, begin)
       }
-      const machine = await attachStarted(spec.directory, () => attachMachine(tools.shim, spec.directory))
-      return { machine, facts }
-    },
-    load: async () => {
-      throw new BandSoxError('host-unsupported', 'the QEMU driver cannot load the state of a machine yet')
     },
     mergeState: async () => {
-      throw new BandSoxError('host-unsupported', 'the QEMU driver cannot merge states of a machine yet')
+      throw onlyWhole('merge states')
     },
-    // States come with the product's snapshots.
-    makeLayer: createLayer,
-    checkLayer,
     capabilities: async () => ({
-      states: [],
+      states: ['full'],
       vsockAfterPause: true,
       networkOverrides: false,
       vsockOverride: false,
       clockRealtime: false,
       diskLayers: true,
     }),
+    async fingerprint(spec) {
+      const [{ version }, { kind: accelerator }, backend, cpu] = await Promise.all([
+        qemu(),
+        acceleration(),
+        findVsockBackend(tools),
+        hostCpu(),
+      ])
+      return qemuFingerprint(spec, {
+        version,
+        accelerator,
+        vsock: chooseVsock(spec.vsock, backend).vsock?.kind ?? null,
+        cpu,
+      })
+    },
     attach: (directory) => attachMachine(tools.shim, directory),
     links: linksOf,
     clear: async () => undefined, // the next start makes what it needs anew
@@ -107,12 +143,39 @@ export function chooseVsock(
   })
 }
 
+/**
+ * A daemon shares the guest's memory, which a loaded machine maps privately.
+ *
+ * @throws `host-unsupported` when it must be there all the same.
+ */
+export function vsockOfLoaded(mode: VsockMode, backend: VsockBackend): ReturnType<typeof chooseVsock> {
+  const chosen = chooseVsock(mode, backend)
+  if (chosen.vsock?.kind !== 'daemon') return chosen
+  const reason = 'a machine that was loaded from a state cannot have the vsock of vhost-device-vsock'
+  if (mode === 'auto') return { vsock: null, reason }
+  throw new BandSoxError('host-unsupported', reason, {
+    hint: 'do without: --vsock auto; or as root: modprobe vhost_vsock',
+  })
+}
+
+/** It has ended before it could be attached to: then its words say why. */
+const isOfBoot = (error: unknown): boolean => error instanceof BandSoxError && error.code === 'boot-failed'
+
 async function prepare(
   spec: MachineSpec,
-  program: string,
-  accelerator: Acceleration,
-  vsock: UsableBackend | null,
-  groups: CgroupSupport,
+  {
+    program,
+    accelerator,
+    vsock,
+    groups,
+    loads,
+  }: {
+    program: string
+    accelerator: Acceleration
+    vsock: UsableBackend | null
+    groups: CgroupSupport
+    loads: boolean
+  },
 ): Promise<ShimConfig> {
   await checkLayers(spec)
   const isRoot = process.getuid?.() === 0
@@ -121,6 +184,7 @@ async function prepare(
     accelerator: accelerator.kind,
     vsock: vsock?.kind ?? null,
     serialLine: serialLineOf(spec),
+    ...(loads && { load: loadedFiles }),
   }
   const { argv, files } = qemuCommandLine(spec, choice)
   if (vsock?.kind === 'daemon') await linkOrCopyProgram(vsock.program, path.join(spec.directory, VSOCK_DAEMON_FILE))
@@ -137,6 +201,7 @@ async function prepare(
         groups: accelerator.kind === 'kvm' ? accelerator.groups : [],
       }),
       maxFiles: MAX_FILES,
+      ...(loads && { readOnly: loadedFiles.memory }),
     },
     files,
     console: consoleConfig,
@@ -148,6 +213,7 @@ async function prepare(
     monitor: { kind: 'qmp', socket: EVENTS_SOCKET },
     ...(groups.usable && { cgroup: machineCgroup(groups.parent, spec, accelerator.kind) }),
     remove: [],
+    removeFolders: STATE_FOLDERS,
   }
 }
 
