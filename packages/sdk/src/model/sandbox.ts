@@ -1,28 +1,12 @@
 /** The interfaces that a program uses: implemented on this host, later over HTTP as well, with the same shapes. */
 import type { BandSoxError } from './errors.js'
 import type { ImageEvent, Images, PullPolicy, RegistryCredentials } from './image.js'
+import type { Limits, Metadata, VsockMode } from './shape.js'
+import type { ForkOptions, Pools, RestoreOptions, SnapshotCheck, SnapshotInfo, SnapshotOptions } from './snapshot.js'
 import type { SandboxState, StateName } from './state.js'
 
 /** Which transport carried an operation. */
 export type LinkKind = 'vsock' | 'serial'
-
-export type VsockMode = 'auto' | 'on' | 'off'
-
-/** What a sandbox may take of its host beyond CPUs and memory. `null`: no bound. */
-export interface Limits {
-  /** Host CPUs' worth of time, such as 0.5; needs cgroup v2. Default null: as many as it has virtual CPUs. */
-  cpus: number | null
-  /** Bytes per second of its disks, reads and writes together. Default 209 715 200. */
-  diskBytesPerSecond: number | null
-  /** Reads and writes per second of its disks. Default 5000. */
-  diskOperationsPerSecond: number | null
-}
-
-/** Values that JSON can hold. */
-export type JsonValue = string | number | boolean | null | readonly JsonValue[] | { readonly [key: string]: JsonValue }
-
-/** A program's own notes on a sandbox, at most 64 KiB as JSON. */
-export type Metadata = { readonly [key: string]: JsonValue }
 
 export interface CreateOptions {
   /** At most 64 characters of `[A-Za-z0-9._-]`; need not be unique. */
@@ -43,6 +27,10 @@ export interface CreateOptions {
   env?: Record<string, string>
   /** Default `auto`. */
   vsock?: VsockMode
+  /** Boots it, also where a template would be at hand to start from, and makes none. Default false. */
+  cold?: boolean
+  /** Whether snapshots can be taken of it that hold changes only (Firecracker); it costs the guest speed, and boots it. Default false. */
+  tracksChanges?: boolean
   /** Bounds the wait for the agent's first answer. Default 60 000. */
   bootTimeoutMs?: number
   /** Whether the image is fetched. Default `missing`. */
@@ -287,6 +275,8 @@ export interface SandboxInfo {
   vsock: { cid: number; port: number; backend: string } | null
   vmmPid: number | null
   createdAt: string
+  /** Id of the snapshot that it was made of, which may be gone. */
+  restoredFrom: string | null
   /** Of the id that the earlier project gave it, when it was imported from there. */
   importedFrom: string | null
   /** The VM's own directory on the host. */
@@ -381,7 +371,18 @@ export interface Sandbox extends AsyncDisposable {
   /** Ends the VM at once. The disk is kept, as after a power cut. */
   kill(): Promise<void>
   pause(): Promise<void>
-  resume(): Promise<void>
+  /** Also of a hibernated one: its machine is loaded anew. */
+  resume(options?: StartOptions): Promise<void>
+  /**
+   * Saves the state of its machine, with its disk as it is at the same moment. It stands still meanwhile, and goes on.
+   *
+   * @throws `wrong-state`, `no-space`, `hook-failed`; the sandbox is as it was.
+   */
+  snapshot(options?: SnapshotOptions): Promise<SnapshotInfo>
+  /** Makes children of it, which go on where it is; it stands still for one short moment, whatever their number. @throws as `snapshot`. */
+  fork(options?: ForkOptions): Promise<Sandbox[]>
+  /** Saves its state, and ends its machine. Whatever is asked of it next wakes it up; so does `resume`. */
+  hibernate(options?: { signal?: AbortSignal }): Promise<void>
   /** @param options.unique Refuses when another sandbox has this name. */
   rename(name: string, options?: { unique?: boolean }): Promise<void>
   /**
@@ -447,9 +448,33 @@ export interface SandboxEvent {
   reason?: string
 }
 
+export interface Snapshots {
+  /** Oldest first. @param options.templates Also those that were made by themselves. Default false. */
+  list(options?: { templates?: boolean }): Promise<SnapshotInfo[]>
+  /** By id, unique id prefix, or name. @throws `not-found`, `ambiguous-name`. */
+  get(idOrName: string): Promise<SnapshotInfo>
+  /**
+   * Makes a sandbox of it, which goes on where that one was; any number, also beside the running original.
+   *
+   * @throws `snapshot-incompatible` when this host cannot; `snapshot-damaged`; nothing is left behind.
+   */
+  restore(idOrName: string, options?: RestoreOptions): Promise<Sandbox>
+  rename(idOrName: string, name: string): Promise<void>
+  /** @throws `snapshot-in-use` while a running sandbox maps it, or another snapshot builds on it; `force` is for the former. */
+  delete(idOrName: string, options?: { force?: boolean }): Promise<unknown>
+  /** Reads all of it, and compares with what was written down when it was made. @throws `snapshot-damaged` naming the file. */
+  verify(idOrName: string, options?: { signal?: AbortSignal }): Promise<SnapshotCheck>
+  /** Writes it into one file, to be imported elsewhere. */
+  export(idOrName: string, file: string, options?: { signal?: AbortSignal }): Promise<{ bytes: number }>
+  /** @throws `snapshot-damaged`, `bad-request` for what is no such file. It gets an id of its own. */
+  import(file: string, options?: { name?: string; signal?: AbortSignal }): Promise<SnapshotInfo>
+}
+
 /** One host's sandboxes. */
 export interface BandSox extends AsyncDisposable {
   readonly images: Images
+  readonly snapshots: Snapshots
+  readonly pools: Pools
   /** Makes and starts a sandbox; returns when its agent answers. On failure nothing is left behind. */
   create(image: string, options?: CreateOptions): Promise<Sandbox>
   /** By id, unique id prefix, or name. @throws `not-found`, `ambiguous-name`. */

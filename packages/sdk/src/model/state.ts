@@ -28,11 +28,14 @@ export const stateNames = [
 export const allowedIn = {
   exec: ['running'],
   transfer: ['running'],
-  start: ['stopped', 'failed'],
-  stop: ['creating', 'running', 'paused', 'stopping'],
-  restart: ['running', 'paused', 'stopped', 'failed'],
+  start: ['stopped', 'hibernated', 'failed'],
+  stop: ['creating', 'running', 'paused', 'stopping', 'hibernated'],
+  restart: ['running', 'paused', 'stopped', 'hibernated', 'failed'],
   pause: ['running'],
-  resume: ['paused'],
+  resume: ['paused', 'hibernated'],
+  snapshot: ['running', 'paused'],
+  fork: ['running', 'paused'],
+  hibernate: ['running', 'paused'],
   /** Of the name, labels and metadata. */
   describe: ['running', 'paused', 'stopping', 'stopped', 'hibernated', 'failed'],
   /** Of the limits, and of memory. */
@@ -57,6 +60,7 @@ const remedies: Partial<Record<StateName, (id: string, operation: Operation) => 
       ? `stop it first, or use --force: bandsox vm stop ${id}`
       : `stop it first: bandsox vm stop ${id}`
   },
+  hibernated: (id) => `wake it up: bandsox vm resume ${id}`,
   paused: (id) => `let it run on: bandsox vm resume ${id}`,
   stopped: (id) => `start it: bandsox vm start ${id}`,
   failed: (id) => `see what it printed: bandsox logs ${id}; start it again: bandsox vm start ${id}`,
