@@ -4,7 +4,7 @@ import path from 'node:path'
 import { BandSoxError, isSystemError } from '@bandsox/sdk'
 import { z } from 'zod'
 import { readJsonFile } from '../process/json-file.js'
-import type { SandboxRecord } from './record.js'
+import { type SandboxRecord, unstarted } from './record.js'
 
 const RECORD_FILE = 'sandbox.json'
 
@@ -68,12 +68,12 @@ async function readFileRecord(file: string): Promise<SandboxRecord | undefined> 
     const { version: _, name, machine, cid, port, ...rest } = record
     const runs = ['running', 'paused', 'stopping'].includes(record.state.kind)
     return {
+      ...unstarted,
       ...rest,
       name,
       machine,
       cid: runs ? cid : null,
       port: runs ? port : null,
-      importedFrom: undefined,
       limits: noLimits,
       labels: {},
       metadata: {},

@@ -12,7 +12,8 @@ export async function newOperation(name: string): Promise<RecordedOperation> {
 
 let known: OperationHolder | undefined
 
-async function self(): Promise<OperationHolder> {
+/** This process, as a holder. */
+export async function self(): Promise<OperationHolder> {
   known ??= await identifySelf() // it does not change, and every operation asks
   return known
 }

@@ -18,7 +18,7 @@ import {
 } from './check.js'
 import type { SqlRow, SqlValue } from './driver.js'
 
-const holder = object({ pid: number, startTime: number, bootId: text, pidNamespace: number })
+export const holderCheck = object({ pid: number, startTime: number, bootId: text, pidNamespace: number })
 
 const image = object({
   reference: text,
@@ -46,6 +46,16 @@ const machine = object({
   serial: optional(object({ line: oneOf('port', 'uart'), socket: text })),
   jailed: optional(boolean),
   jailReason: optional(text),
+  /** Its guest's programs stand still, since before it was paused. */
+  isFrozen: optional(boolean),
+  /** Its VMM knows which of its memory has changed since a state was saved. */
+  tracksChanges: optional(boolean),
+  /** Id of the last snapshot, since which its changes are followed. */
+  lastState: optional(text),
+  /** It goes on from a state, and has not been told yet who it is: guest port that its agent listens on until then. */
+  pendingPort: optional(number),
+  /** What a machine must have in common with it to go on from its state: `Vmm.fingerprint`. */
+  fingerprint: optional(mapOf(text)),
 })
 
 const limits: Check<Limits> = object({
@@ -69,12 +79,13 @@ const checks = {
   metadata: json(metadata),
   machine: nullable(json(machine)),
   timings: json(mapOf(number)),
-  holder: nullable(json(holder)),
+  holder: nullable(json(holderCheck)),
+  layers: json(listOf(text)),
   vsock: oneOf('auto', 'on', 'off'),
   state: oneOf('creating', 'running', 'paused', 'stopping', 'stopped', 'hibernated', 'failed'),
 }
 
-export type OperationHolder = Checked<typeof holder>
+export type OperationHolder = Checked<typeof holderCheck>
 
 /** What a process does to a sandbox; `token` tells it from another one of the same process. */
 export interface RecordedOperation {
@@ -105,6 +116,14 @@ export interface SandboxRecord extends SandboxShape {
   readonly image: Readonly<ImageOfSandbox>
   /** Its id in the earlier project's storage. */
   importedFrom: string | undefined
+  /** Its root disk is its own, and written to, as the earlier project's are. */
+  hasOwnRoot: boolean
+  /** Files of its disk above the first one, lowest first; the last is the one that is written to. */
+  layers: readonly string[]
+  /** The snapshot that it was restored from. */
+  restoredFrom: string | undefined
+  /** The pool in which it waits for somebody to take it. */
+  pool: string | undefined
   state: SandboxState
   /** Held from start to stop. */
   cid: number | null
@@ -115,6 +134,19 @@ export interface SandboxRecord extends SandboxShape {
   timings: Record<string, number>
   operation: RecordedOperation | undefined
 }
+
+/** What a sandbox has that is neither imported nor restored, and has not been started yet. */
+export const unstarted = {
+  importedFrom: undefined,
+  hasOwnRoot: false,
+  layers: [],
+  restoredFrom: undefined,
+  pool: undefined,
+  cid: null,
+  port: null,
+  machine: undefined,
+  timings: {},
+} as const satisfies Partial<SandboxRecord>
 
 /** @throws `storage-unusable` for what no code of ours has written. */
 export function recordOf(row: SqlRow): SandboxRecord {
@@ -129,6 +161,10 @@ export function recordOf(row: SqlRow): SandboxRecord {
     id: column('id', checks.text),
     name: column('name', checks.textOrNull) ?? undefined,
     importedFrom: column('imported_from', checks.textOrNull) ?? undefined,
+    hasOwnRoot: column('own_root', checks.number) !== 0,
+    layers: column('layers', checks.layers),
+    restoredFrom: column('restored_from', checks.textOrNull) ?? undefined,
+    pool: column('pool', checks.textOrNull) ?? undefined,
     image: column('image', checks.image),
     vcpu: column('vcpu', checks.number),
     memoryMib: column('memory_mib', checks.number),
@@ -195,6 +231,10 @@ export const columnsOf = (record: SandboxRecord): Record<string, SqlValue> => ({
   id: record.id,
   name: record.name ?? null,
   imported_from: record.importedFrom ?? null,
+  own_root: record.hasOwnRoot ? 1 : 0,
+  layers: JSON.stringify(record.layers),
+  restored_from: record.restoredFrom ?? null,
+  pool: record.pool ?? null,
   image: JSON.stringify(record.image),
   vcpu: record.vcpu,
   memory_mib: record.memoryMib,

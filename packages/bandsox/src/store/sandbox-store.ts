@@ -1,5 +1,4 @@
 /** The sandboxes of one storage folder: a row each, and a directory each. The row comes first and goes last. */
-import { randomBytes } from 'node:crypto'
 import { chmod, mkdir, readdir, realpath, rename, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -8,9 +7,12 @@ import { z } from 'zod'
 import { isOutOfSight } from '../process/identity.js'
 import { Database, type Tables } from './database.js'
 import { readFileRecords } from './file-records.js'
+import { newId } from './new-id.js'
 import { type AllocatorState, allocatorState, beginAfter, nextCid, nextPort, resetNumbers } from './numbers.js'
 import { abandoned, busyError, isInProgress, newOperation, replaceOperation } from './operation.js'
+import { PoolStore } from './pool-store.js'
 import { columnsOf, type MachineRecord, type RecordedOperation, recordOf, type SandboxRecord } from './record.js'
+import { SnapshotStore } from './snapshot-store.js'
 import { DATABASE_FILE, folderIdentity, openStorageFolder, VMS_FOLDER } from './storage-folder.js'
 import { hasIdentity, refuseCopy } from './storage-identity.js'
 
@@ -22,15 +24,9 @@ const SETTLING = 'cleanup'
 /** It takes some ms, but for an interrupted stop. */
 const SETTLING_MS = 6_000
 const SETTLING_POLL_MS = 20
-const ALPHABET = 'abcdefghijklmnopqrstuvwxyz234567'
-const ID_LENGTH = 10
 const SANDBOX_ID = /^sbx_[a-z2-7]{10}$/
 
-/** `sbx_` and 50 random bits in RFC 4648 base32, lower case. */
-export function newSandboxId(): string {
-  const letters = Array.from(randomBytes(ID_LENGTH), (byte) => ALPHABET[byte % ALPHABET.length])
-  return `sbx_${letters.join('')}`
-}
+export const newSandboxId = (): string => newId('sbx')
 
 /** Asked inside the transaction that gives a sandbox its numbers: throws when the host has no room for it. */
 export type Admission = (running: readonly Pick<SandboxRecord, 'id' | 'memoryMib'>[], wanted: SandboxRecord) => void
@@ -59,6 +55,8 @@ export interface Transition {
 
 export class SandboxStore {
   readonly root: string
+  readonly snapshots: SnapshotStore
+  readonly pools: PoolStore
   readonly #vms: string
   readonly #database: Database
   readonly #debug: (message: string) => void
@@ -70,6 +68,8 @@ export class SandboxStore {
     this.#vms = path.join(root, VMS_FOLDER)
     this.#database = database
     this.#debug = debug
+    this.snapshots = new SnapshotStore(root, database)
+    this.pools = new PoolStore(database)
   }
 
   /**
@@ -117,6 +117,48 @@ export class SandboxStore {
       insert(tables, entered)
     })
     return this.#claim(entered, operation)
+  }
+
+  /**
+   * Takes one out of a pool: it is this process's from then on, under an operation that leaves nothing of it, should we die.
+   *
+   * @param as What it is from now on.
+   * @returns undefined when none waits there.
+   * @throws `name-taken`.
+   */
+  async takeFromPool(
+    pool: string,
+    as: Pick<SandboxRecord, 'name' | 'env' | 'labels' | 'metadata' | 'limits' | 'createdAt'>,
+    options: { unique?: boolean } = {},
+  ): Promise<Claim | undefined> {
+    const operation = await newOperation('create')
+    const taken = await this.#database.write((tables) => {
+      const row = tables.row(
+        `SELECT * FROM sandboxes WHERE pool = $pool AND state = 'paused' AND reason IS NULL AND operation IS NULL
+         ORDER BY created_at LIMIT 1`,
+        { pool },
+      )
+      if (row === undefined) return undefined
+      const before = recordOf(row)
+      if (options.unique === true) refuseTakenName(tables, before.id, as.name)
+      const after: SandboxRecord = { ...before, ...as, pool: undefined, operation }
+      const columns = ['name', 'env', 'labels', 'metadata', 'limits', 'created_at', 'pool']
+      const changed = [...columns, 'operation', 'operation_since', 'operation_token', 'holder']
+      tables.change(
+        `UPDATE sandboxes SET ${changed.map((name) => `${name} = $${name}`).join(', ')} WHERE id = $id`,
+        pick(columnsOf(after), ['id', ...changed]),
+      )
+      return after
+    })
+    return taken === undefined ? undefined : this.#claim(taken, operation)
+  }
+
+  /** Puts a sandbox into a pool; under its claim. */
+  async putIntoPool(id: string, pool: string): Promise<void> {
+    await this.#database.write((tables) => {
+      this.#ownRecord(tables, id)
+      tables.change('UPDATE sandboxes SET pool = $pool WHERE id = $id', { id, pool })
+    })
   }
 
   /** Mode 0711: the VM's own user reaches its disk by name, and sees nothing else. */
@@ -172,6 +214,16 @@ export class SandboxStore {
     for (const { image_digest: digest, id } of rows.map((each) => row.parse(each)))
       found.set(digest, [...(found.get(digest) ?? []), id])
     return found
+  }
+
+  /** Ids of running sandboxes that were restored from a snapshot. */
+  async runningOf(snapshot: string): Promise<string[]> {
+    const rows = await this.#database.read((tables) =>
+      tables.rows('SELECT id FROM sandboxes WHERE restored_from = $snapshot AND cid IS NOT NULL ORDER BY id', {
+        snapshot,
+      }),
+    )
+    return rows.map(({ id }) => String(id))
   }
 
   /**
@@ -315,7 +367,9 @@ export class SandboxStore {
     id: string,
     change: (
       record: SandboxRecord,
-    ) => Partial<Pick<SandboxRecord, 'name' | 'labels' | 'metadata' | 'limits' | 'vcpu' | 'memoryMib'>>,
+    ) => Partial<
+      Pick<SandboxRecord, 'name' | 'labels' | 'metadata' | 'limits' | 'vcpu' | 'memoryMib' | 'layers' | 'machine'>
+    >,
     options: { unique?: boolean } = {},
   ): Promise<SandboxRecord> {
     return await this.#database.write((tables) => {
@@ -324,8 +378,10 @@ export class SandboxStore {
       if (options.unique === true) refuseTakenName(tables, id, after.name)
       tables.change(
         `UPDATE sandboxes SET name = $name, labels = $labels, metadata = $metadata, limits = $limits, vcpu = $vcpu,
-         memory_mib = $memory_mib WHERE id = $id`,
-        pick(columnsOf(after), ['id', 'name', 'labels', 'metadata', 'limits', 'vcpu', 'memory_mib']),
+         memory_mib = $memory_mib, layers = $layers, machine = $machine WHERE id = $id`,
+        pick(columnsOf(after), [
+          ...['id', 'name', 'labels', 'metadata', 'limits', 'vcpu', 'memory_mib', 'layers', 'machine'],
+        ]),
       )
       return after
     })
@@ -482,6 +538,10 @@ const COLUMNS = [
     'id',
     'name',
     'imported_from',
+    'own_root',
+    'layers',
+    'restored_from',
+    'pool',
     'image',
     'vcpu',
     'memory_mib',

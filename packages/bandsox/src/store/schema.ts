@@ -95,4 +95,64 @@ export const migrations: readonly string[] = [
     DELETE FROM events WHERE sequence <= new.sequence - ${EVENT_LIMIT};
   END;
   `,
+  `
+  -- Files of its disk above the first one, lowest first.
+  ALTER TABLE sandboxes ADD COLUMN layers TEXT NOT NULL DEFAULT '[]' CHECK (json_valid(layers));
+  -- The snapshot that it was restored from, which may be gone.
+  ALTER TABLE sandboxes ADD COLUMN restored_from TEXT;
+  -- Whether its root disk is its own, and written to, as the earlier project's are.
+  ALTER TABLE sandboxes ADD COLUMN own_root INTEGER NOT NULL DEFAULT 0 CHECK (own_root IN (0, 1));
+  UPDATE sandboxes SET own_root = 1 WHERE imported_from IS NOT NULL;
+  -- The pool in which it waits for somebody to take it; it is nobody's until then.
+  ALTER TABLE sandboxes ADD COLUMN pool TEXT;
+  CREATE INDEX sandboxes_by_origin ON sandboxes (restored_from) WHERE restored_from IS NOT NULL;
+  CREATE INDEX sandboxes_by_pool ON sandboxes (pool) WHERE pool IS NOT NULL;
+
+  CREATE TABLE snapshots (
+    id TEXT PRIMARY KEY CHECK (id GLOB 'snp_??????????'),
+    name TEXT,
+    -- A user's own; what new sandboxes of an image start from; or the moment that children are being made of.
+    purpose TEXT NOT NULL CHECK (purpose IN ('snapshot', 'template', 'fork')),
+    -- All that a template depends on, as a digest: there is one of each.
+    template_key TEXT UNIQUE,
+    -- Where it was taken.
+    sandbox TEXT NOT NULL,
+    base TEXT REFERENCES snapshots (id),
+    metadata TEXT NOT NULL CHECK (json_valid(metadata)),
+    created_at TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('creating', 'ready', 'deleting')),
+    -- Of its manifest: the manifest has those of the files.
+    manifest_digest TEXT,
+    -- Size and time of each file when it was last found to be whole.
+    seals TEXT CHECK (json_valid(seals)),
+    used_at TEXT,
+    -- The process that makes it, or removes it.
+    holder TEXT CHECK (json_valid(holder)),
+    CHECK ((purpose = 'template') = (template_key IS NOT NULL)),
+    CHECK ((state = 'ready') = (holder IS NULL)),
+    CHECK (state <> 'ready' OR manifest_digest IS NOT NULL)
+  ) STRICT;
+  CREATE INDEX snapshots_by_name ON snapshots (name);
+
+  -- Why there is no template for a key: it is not tried again and again.
+  CREATE TABLE template_failures (
+    key TEXT PRIMARY KEY,
+    at TEXT NOT NULL,
+    reason TEXT NOT NULL
+  ) STRICT;
+
+  CREATE TABLE pools (
+    id TEXT PRIMARY KEY,
+    image TEXT NOT NULL,
+    size INTEGER NOT NULL CHECK (size BETWEEN 1 AND 1000),
+    -- What its sandboxes are like.
+    options TEXT NOT NULL CHECK (json_valid(options)),
+    max_age_ms INTEGER NOT NULL CHECK (max_age_ms > 0),
+    created_at TEXT NOT NULL,
+    -- The process that fills it just now.
+    holder TEXT CHECK (json_valid(holder)),
+    -- Why it could not be filled, the last time.
+    failure TEXT
+  ) STRICT;
+  `,
 ]

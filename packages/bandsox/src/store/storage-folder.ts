@@ -8,7 +8,7 @@ export const DATABASE_FILE = 'bandsox.db'
 export const VMS_FOLDER = 'vms'
 
 /** What belongs to a storage folder, by its name; `leases` and `operation.lock` are of earlier versions. */
-const OURS = /^(?:bandsox\.db.*|vms|boot|images|disks|leases|tmp|operation\.lock.*|lost\+found)$/
+const OURS = /^(?:bandsox\.db.*|vms|boot|images|disks|snapshots|leases|tmp|operation\.lock.*|lost\+found)$/
 /** What the earlier project's has. */
 const EARLIER_PROJECT = ['cid_allocator.json', 'port_allocator.json', 'metadata']
 
