@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"bandsox.dev/guest/internal/shim"
+	"bandsox.dev/guest/internal/shim/digest"
 	"bandsox.dev/guest/internal/shim/kvmprobe"
 	"bandsox.dev/guest/internal/shim/launch"
 	"bandsox.dev/guest/internal/shim/overlay"
@@ -16,7 +17,7 @@ import (
 // version is set by the build: -ldflags "-X main.version=…".
 var version = "0.1.0"
 
-const usage = "usage: bandsox-shim run | adopt | probe-kvm | apply FILE CHANGES | split-state SOCKET OWNER MEMORY DEVICES BYTES | version"
+const usage = "usage: bandsox-shim run | adopt | probe-kvm | apply FILE CHANGES | digest FILE… | split-state SOCKET OWNER MEMORY DEVICES BYTES | version"
 
 // exitUsage is the status for arguments that make no sense.
 const exitUsage = 2
@@ -40,6 +41,8 @@ func dispatch(arguments []string) int {
 		return apply(arguments[1], arguments[2])
 	case command == "split-state" && len(arguments) == 6:
 		return splitState(arguments[1:])
+	case command == "digest" && len(arguments) > 1:
+		return digestFiles(arguments[1:])
 	case len(arguments) != 1:
 	case command == "run":
 		return shim.Run(os.Stdout)
@@ -67,6 +70,15 @@ func splitState(arguments []string) int {
 		Socket: arguments[0], Owner: owner, Memory: arguments[2], Devices: arguments[3], MemoryBytes: memoryBytes,
 	}
 	return save.Run(os.Stdout)
+}
+
+// digestFiles sums up files.
+func digestFiles(files []string) int {
+	if err := digest.Print(os.Stdout, files); err != nil {
+		fmt.Fprintln(os.Stderr, "bandsox-shim:", err)
+		return 1
+	}
+	return 0
 }
 
 // apply lays changes, a sparse file, over another file.
