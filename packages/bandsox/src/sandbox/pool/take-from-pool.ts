@@ -1,0 +1,84 @@
+/** Gives somebody a sandbox that waits in a pool. */
+
+import { isDeepStrictEqual } from 'node:util'
+import { messageOf } from '@bandsox/sdk'
+import type { Agent } from '../../guest/agent.js'
+import type { SandboxRecord } from '../../store/record.js'
+import { agentOf } from '../agent-of.js'
+import type { NewSandbox } from '../create.js'
+import type { Host } from '../host.js'
+import { tellIdentity } from '../identity.js'
+import { destroy, stateNow } from '../settle.js'
+import { DEFAULT_HOOKS_MS } from '../snapshot/standstill.js'
+import type { StageClock } from '../stage-clock.js'
+
+/** @returns undefined when there is no pool of its kind, or none waits in it. @throws `name-taken`; `signal.reason`. */
+export async function takeFromPool(
+  host: Host,
+  { record: wanted, unique }: NewSandbox,
+  { clock, signal }: { clock: StageClock; signal: AbortSignal | undefined },
+): Promise<{ record: SandboxRecord; agent: Agent; pool: string } | undefined> {
+  const { vcpu, memoryMib, diskMib, vsock, name, env, labels, metadata, limits, image } = wanted
+  const pool = await host.store.pools.find(image.reference, { vcpu, memoryMib, diskMib, vsock })
+  if (pool === undefined) return undefined
+  const as = { name, env, labels, metadata, limits, createdAt: new Date().toISOString() }
+  for (;;) {
+    signal?.throwIfAborted()
+    const claim = await host.store.takeFromPool(pool.id, as, { unique })
+    if (claim === undefined) return undefined
+    clock.mark('pool')
+    try {
+      // The reference may mean another image by now.
+      if (claim.record.image.digest === image.digest) {
+        const made = await handOver(host, claim.record, clock, signal)
+        await claim.release()
+        return { ...made, pool: pool.id }
+      }
+      host.info(`${claim.record.id} was of an older ${image.reference}, and is removed`)
+    } catch (error) {
+      signal?.throwIfAborted()
+      host.warn(`${claim.record.id} has waited in a pool, and is of no use: ${messageOf(error)}`)
+    }
+    await destroy(host, claim.record)
+  }
+}
+
+async function handOver(
+  host: Host,
+  record: SandboxRecord,
+  clock: StageClock,
+  signal: AbortSignal | undefined,
+): Promise<{ record: SandboxRecord; agent: Agent }> {
+  const { id, machine: facts, port } = record
+  if (facts === undefined || port === null) throw new Error('its record does not say how it runs')
+  const machine = await host.vmm.attach(host.store.directoryOf(id))
+  const agent = agentOf(host, { id, machine: facts, port })
+  try {
+    const { processes: _, ...limits } = { ...record.limits, processes: null }
+    if (!isDeepStrictEqual(record.limits, host.defaultLimits)) await machine.setLimits(limits)
+    await machine.resume()
+    clock.mark('vmm')
+    const hello = await agent.waitUntilReady({ timeoutMs: HELLO_TIMEOUT_MS, ...(signal !== undefined && { signal }) })
+    clock.mark('hello')
+    const saved = { port, hooksMs: DEFAULT_HOOKS_MS }
+    const now = await tellIdentity(host, record, { facts, port, agent, hello, saved, signal })
+    clock.mark('identity')
+    const running = await host.store.transition(id, {
+      ...{
+        state: stateNow('running'),
+        machine: { ...facts, isFrozen: false },
+        timings: { ...clock.stages },
+        isDurable: true,
+      },
+    })
+    return { record: { ...running, operation: undefined }, agent: now }
+  } catch (error) {
+    agent.close()
+    throw error
+  } finally {
+    machine.close()
+  }
+}
+
+/** It stood still, as it was, and answered before. */
+const HELLO_TIMEOUT_MS = 10_000
