@@ -14,8 +14,11 @@ import { addLogin, addLogout } from './commands/login.js'
 import { addEvents, addLogs } from './commands/logs.js'
 import { addMan } from './commands/man.js'
 import { addMetrics } from './commands/metrics.js'
+import { addPool } from './commands/pool.js'
 import { addPortForward } from './commands/port-forward.js'
+import { addSnapshot } from './commands/snapshot.js'
 import { addSystem } from './commands/system.js'
+import { addTemplate } from './commands/template.js'
 import { addTerminal } from './commands/terminal.js'
 import { addDownload, addUpload } from './commands/transfer.js'
 import { addShortcuts, addVm } from './commands/vm.js'
@@ -42,6 +45,9 @@ export function buildProgram(asJson: boolean): Command {
   addVm(program)
   addShortcuts(program)
   addImage(program)
+  addSnapshot(program)
+  addTemplate(program)
+  addPool(program)
   addLogin(program)
   addLogout(program)
   addLogs(program)

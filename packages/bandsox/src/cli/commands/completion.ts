@@ -55,5 +55,9 @@ function namesIn(storage: string | undefined): Names {
     storage === undefined ? {} : { storage: storage.replace(/^~(?=\/|$)/, homedir()) },
   )
   const load = async () => (await import('../../sandbox/known-names.js')).knownNames(config)
-  return { sandboxes: async () => (await load()).sandboxes(), images: async () => (await load()).images() }
+  return {
+    sandboxes: async () => (await load()).sandboxes(),
+    images: async () => (await load()).images(),
+    snapshots: async () => (await load()).snapshots(),
+  }
 }

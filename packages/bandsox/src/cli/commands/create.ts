@@ -21,6 +21,8 @@ export interface ShapeOptions extends LimitOptions {
   env?: Record<string, string>
   vsock?: VsockMode
   bootTimeout?: number
+  cold?: boolean
+  trackChanges?: boolean
 }
 
 /** Shape, and how its image is fetched. */
@@ -37,23 +39,30 @@ export function withMakeOptions(command: Command): Command {
     .option('--disk-size <MiB>', 'writable disk, takes what is written (default: 4096)', integerOption)
     .option('-e, --env <NAME=value>', 'variable for every command in it; may be repeated', environmentOption)
     .addOption(new Option('--vsock <mode>', 'the vsock device (default: auto)').choices(['auto', 'on', 'off']))
+    .option('--cold', 'boot it, also where a template is at hand, and make none')
+    .option('--track-changes', 'let snapshots of it hold changes only (Firecracker); it is booted, and slower')
     .option('--boot-timeout <time>', 'how long to wait for its agent (default: 60s)', durationOption)
 }
 
 /** Makes the sandbox, and shows what its image takes meanwhile. */
 export async function makeSandbox(context: Context, image: string, options: MakeOptions): Promise<LocalSandbox> {
-  const fetching = await imageOptions(options, context.signal)
+  const wanted = await createOptions(options, context.signal)
   const bandsox = await context.open()
   const { onEvent, clear } = imageProgress(context)
   try {
-    return await bandsox.create(image, { ...shapeOptions(options), ...fetching, onImageEvent: onEvent })
+    return await bandsox.create(image, { ...wanted, onImageEvent: onEvent })
   } finally {
     clear()
   }
 }
 
+export const createOptions = async (options: MakeOptions, signal: AbortSignal): Promise<CreateOptions> => ({
+  ...shapeOptions(options),
+  ...(await imageOptions(options, signal)),
+})
+
 function shapeOptions(options: ShapeOptions): CreateOptions {
-  const { name, unique, label, metadata, vcpu, mem, diskSize, env, vsock, bootTimeout } = options
+  const { name, unique, label, metadata, vcpu, mem, diskSize, env, vsock, bootTimeout, cold, trackChanges } = options
   return {
     limits: limitsFrom(options),
     ...(name !== undefined && { name }),
@@ -66,6 +75,8 @@ function shapeOptions(options: ShapeOptions): CreateOptions {
     ...(env !== undefined && { env }),
     ...(vsock !== undefined && { vsock }),
     ...(bootTimeout !== undefined && { bootTimeoutMs: bootTimeout }),
+    ...(cold !== undefined && { cold }),
+    ...(trackChanges !== undefined && { tracksChanges: trackChanges }),
   }
 }
 

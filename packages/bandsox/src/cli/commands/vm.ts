@@ -17,6 +17,7 @@ import {
 import { forEachSandbox } from '../each.js'
 import { durationOption, integerOption } from '../option-parsers.js'
 import { listText, showText } from '../vm-text.js'
+import { forkCommand, saveCommand } from './snapshot.js'
 
 export function addVm(program: Command): void {
   const vm = program.command('vm').description('the sandboxes of this host')
@@ -29,7 +30,21 @@ export function addVm(program: Command): void {
   )
   vm.addCommand(restartCommand())
   vm.addCommand(action('pause', 'halt its CPUs', 'paused', (sandbox) => sandbox.pause()))
-  vm.addCommand(action('resume', 'let its CPUs run on', 'resumed', (sandbox) => sandbox.resume()))
+  vm.addCommand(
+    action('resume', 'let its CPUs run on; load one that was hibernated', 'resumed', (sandbox, { signal }) =>
+      sandbox.resume({ signal }),
+    ),
+  )
+  vm.addCommand(
+    action(
+      'hibernate',
+      'save its state to disk and end its machine; whatever uses it wakes it up',
+      'hibernated',
+      (sandbox, { signal }) => sandbox.hibernate({ signal }),
+    ),
+  )
+  vm.addCommand(saveCommand())
+  vm.addCommand(forkCommand())
   vm.addCommand(renameCommand())
   vm.addCommand(labelCommand())
   vm.addCommand(updateCommand())

@@ -12,6 +12,7 @@ const SANDBOXES: Name[] = [
   { value: 'web', description: 'running, alpine' },
   { value: 'worker', description: 'stopped, alpine' },
 ]
+const SNAPSHOTS: Name[] = [{ value: 'trained', description: 'snp_abc' }]
 const IMAGES: Name[] = [{ value: 'alpine:3.20', inFull: 'docker.io/library/alpine:3.20' }, { value: 'bandsox/base' }]
 
 interface Setting {
@@ -24,7 +25,7 @@ interface Setting {
 async function after(line: string, { of = program, sandboxes = SANDBOXES, asked }: Setting = {}): Promise<Completion> {
   return await complete(of, line.split(' '), (storage) => {
     asked?.(storage)
-    return { sandboxes: async () => sandboxes, images: async () => IMAGES }
+    return { sandboxes: async () => sandboxes, images: async () => IMAGES, snapshots: async () => SNAPSHOTS }
   })
 }
 
@@ -81,6 +82,11 @@ describe('completion', () => {
     for (const line of ['run ', 'create --mem 512 ', 'image export ', 'image rm x '])
       assert.deepEqual(await valuesAfter(line), ['alpine:3.20', 'bandsox/base'], line)
     assert.deepEqual(await valuesAfter('run docker.io/l'), ['docker.io/library/alpine:3.20', 'bandsox/base'])
+  })
+
+  it('knows where a snapshot stands', async () => {
+    for (const line of ['snapshot restore ', 'snapshot show ', 'snapshot delete x '])
+      assert.deepEqual(await valuesAfter(line), ['trained'], line)
   })
 
   it('asks for names in the storage folder that the line names', async () => {

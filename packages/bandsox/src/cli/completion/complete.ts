@@ -19,6 +19,7 @@ export interface Completion {
 export interface Names {
   sandboxes(): Promise<Name[]>
   images(): Promise<Name[]>
+  snapshots(): Promise<Name[]>
 }
 
 export interface Name extends Candidate {
@@ -191,6 +192,8 @@ async function valuesOf(
       return { candidates: choosable(await asked.names.sandboxes(), asked) }
     case 'image':
       return { candidates: choosable(await asked.names.images(), asked) }
+    case 'snapshot':
+      return { candidates: choosable(await asked.names.snapshots(), asked) }
     case 'file':
       return { candidates: [], paths: 'files' }
     case 'folder':

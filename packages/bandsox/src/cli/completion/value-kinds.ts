@@ -5,6 +5,7 @@ import { valueNameOf } from '../command-tree.js'
 export type ValueKind =
   | 'sandbox'
   | 'image'
+  | 'snapshot'
   /** A path on this host. */
   | 'file'
   | 'folder'
@@ -15,6 +16,7 @@ const common: Record<string, ValueKind> = {
   vm: 'sandbox',
   sandbox: 'sandbox',
   image: 'image',
+  snapshot: 'snapshot',
   local: 'file',
   file: 'file',
   folder: 'folder',

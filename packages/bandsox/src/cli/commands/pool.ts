@@ -1,0 +1,87 @@
+/** `pool set`, `list`, `remove`: sandboxes that wait to be taken by `create`. */
+import type { PoolInfo, VsockMode } from '@bandsox/sdk'
+import { type Command, Option } from 'commander'
+import { contextOf } from '../context.js'
+import { IMAGE_ARGUMENT } from '../image-options.js'
+import { durationOption, integerOption } from '../option-parsers.js'
+import { durationText, table } from '../text.js'
+
+interface SetOptions {
+  size: number
+  vcpu?: number
+  mem?: number
+  diskSize?: number
+  vsock?: VsockMode
+  maxAge?: number
+  wait?: boolean
+}
+
+export function addPool(program: Command): void {
+  const pool = program.command('pool').description('sandboxes that wait to be taken by create')
+  pool
+    .command('set')
+    .argument('<image>', IMAGE_ARGUMENT)
+    .requiredOption('--size <count>', 'how many wait', integerOption)
+    .option('--vcpu <count>', 'virtual CPUs (default: 1)', integerOption)
+    .option('--mem <MiB>', 'guest memory (default: 256)', integerOption)
+    .option('--disk-size <MiB>', 'writable disk (default: 4096)', integerOption)
+    .addOption(new Option('--vsock <mode>', 'the vsock device (default: auto)').choices(['auto', 'on', 'off']))
+    .option('--max-age <time>', 'one that has waited so long is replaced (default: 1h)', durationOption)
+    .option('--wait', 'fill it before returning')
+    .description('make a pool of an image, or change it; it is refilled by itself')
+    .action(async (image: string, options: SetOptions, command: Command) => {
+      const context = contextOf(command)
+      const { size, vcpu, mem, diskSize, vsock, maxAge, wait } = options
+      const info = await (await context.open()).pools.set(image, {
+        ...{ size, waits: wait === true, signal: context.signal },
+        ...(vcpu !== undefined && { vcpu }),
+        ...(mem !== undefined && { memoryMib: mem }),
+        ...(diskSize !== undefined && { diskMib: diskSize }),
+        ...(vsock !== undefined && { vsock }),
+        ...(maxAge !== undefined && { maxAgeMs: maxAge }),
+      })
+      context.print(`Pool set: ${info.image}, ${info.ready} of ${info.size} ready`, info)
+    })
+  pool
+    .command('list')
+    .alias('ls')
+    .description('list the pools')
+    .action(async (_options: unknown, command: Command) => {
+      const context = contextOf(command)
+      const infos = await (await context.open()).pools.list()
+      context.print(listText(infos), infos)
+    })
+  pool
+    .command('remove')
+    .alias('rm')
+    .argument('<image...>', 'images, or ids of pools')
+    .description('remove a pool, and what waits in it')
+    .action(async (images: string[], _options: unknown, command: Command) => {
+      const context = contextOf(command)
+      const { pools } = await context.open()
+      for (const image of images) {
+        await pools.remove(image)
+        context.print(`Pool removed: ${image}`, { image, removed: true })
+      }
+    })
+  pool
+    .command('fill', { hidden: true })
+    .argument('<pool>', 'id of the pool')
+    .action(async (id: string, _options: unknown, command: Command) => {
+      const context = contextOf(command)
+      const filled = await (await context.open()).pools.fill(id, context.signal)
+      context.print(
+        filled === undefined ? 'somebody else fills it' : `${filled.added} added, ${filled.removed} removed`,
+        filled ?? null,
+      )
+    })
+}
+
+function listText(infos: PoolInfo[]): string {
+  if (infos.length === 0) return 'No pools found.'
+  const rows = infos.map((info) => [
+    ...[info.image, info.id, `${info.ready} of ${info.size}`, String(info.making)],
+    ...[`${info.vcpu}`, `${info.memoryMib} MiB`, durationText(info.maxAgeMs), info.failure ?? '-'],
+  ])
+  return table(['IMAGE', 'ID', 'READY', 'MAKING', 'VCPU', 'MEMORY', 'MAX AGE', 'FAILURE'], rows)
+}

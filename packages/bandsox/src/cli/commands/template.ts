@@ -1,0 +1,48 @@
+/** `template make`, `list`, `remove`: what new sandboxes start from. They are made by themselves; here ahead of time. */
+import type { Command } from 'commander'
+import { contextOf } from '../context.js'
+import { IMAGE_ARGUMENT } from '../image-options.js'
+import { snapshotListText } from '../snapshot-text.js'
+import { durationText } from '../text.js'
+import { createOptions, type MakeOptions, withMakeOptions } from './create.js'
+
+export function addTemplate(program: Command): void {
+  const template = program.command('template').description('what new sandboxes start from, made by themselves')
+  withMakeOptions(template.command('make').argument('<image>', IMAGE_ARGUMENT))
+    .description('make one now, for sandboxes of an image and a shape')
+    .action(async (image: string, options: MakeOptions, command: Command) => {
+      const context = contextOf(command)
+      const startedAt = performance.now()
+      const bandsox = await context.open()
+      const isNew = await bandsox.makeTemplate(image, await createOptions(options, context.signal))
+      const took = durationText(performance.now() - startedAt)
+      context.print(isNew ? `Template made: ${image} in ${took}` : `Template is there, or being made: ${image}`, {
+        image,
+        isNew,
+      })
+    })
+  template
+    .command('list')
+    .alias('ls')
+    .description('list the templates')
+    .action(async (_options: unknown, command: Command) => {
+      const context = contextOf(command)
+      const all = await (await context.open()).snapshots.list({ templates: true })
+      const templates = all.filter(({ purpose }) => purpose === 'template')
+      context.print(snapshotListText(templates), templates)
+    })
+  template
+    .command('remove')
+    .alias('rm')
+    .argument('[template...]', 'ids (default: all)')
+    .description('remove templates; the next sandbox has another one made')
+    .action(async (ids: string[], _options: unknown, command: Command) => {
+      const context = contextOf(command)
+      const { snapshots } = await context.open()
+      const all = (await snapshots.list({ templates: true })).filter(({ purpose }) => purpose === 'template')
+      for (const id of ids.length > 0 ? ids : all.map((each) => each.id)) {
+        const removed = await snapshots.delete(id, { force: true })
+        context.print(`Template removed: ${removed}`, { id: removed, deleted: true })
+      }
+    })
+}
