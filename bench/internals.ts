@@ -18,6 +18,7 @@ import type * as LocalBandSox from '../packages/bandsox/src/sandbox/local-bandso
 import type * as LocalSandboxModule from '../packages/bandsox/src/sandbox/local-sandbox.js'
 import type * as Prepare from '../packages/bandsox/src/sandbox/prepare.js'
 import type * as Settle from '../packages/bandsox/src/sandbox/settle.js'
+import type * as Record from '../packages/bandsox/src/store/record.js'
 import type * as SandboxStore from '../packages/bandsox/src/store/sandbox-store.js'
 import type * as Cgroup from '../packages/bandsox/src/vmm/cgroup.js'
 import type * as VmmHost from '../packages/bandsox/src/vmm/host.js'
@@ -50,6 +51,7 @@ export const { DEFAULT_DISK_MIB, storageFolders } = prepare
 export const loadBoot: typeof Prepare.loadBoot = prepare.loadBoot
 const settle = await load<typeof Settle>('sandbox/settle')
 export const { endMachine, stateNow } = settle
+export const { unstarted } = await load<typeof Record>('store/record')
 export const { newSandboxId } = await load<typeof SandboxStore>('store/sandbox-store')
 export const { cgroupSupport, machineCgroup } = await load<typeof Cgroup>('vmm/cgroup')
 export const { defaultLimits } = await load<typeof Limits>('vmm/limits')

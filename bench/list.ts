@@ -6,7 +6,16 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { openBandSox } from 'bandsox'
 import { temporaryFolder } from './host-file.js'
-import { defaultLimits, endMachine, machineFiles, newSandboxId, openHost, readConfig, stateNow } from './internals.js'
+import {
+  defaultLimits,
+  endMachine,
+  machineFiles,
+  newSandboxId,
+  openHost,
+  readConfig,
+  stateNow,
+  unstarted,
+} from './internals.js'
 import { figure, type Report } from './report.js'
 import { standInVmm } from './stand-in.js'
 import { quantile } from './statistics.js'
@@ -96,13 +105,12 @@ async function add(host: Host, index: number) {
       vsock: 'auto',
       state: stateNow('creating'),
     },
-    ...{ cid: null, port: null, createdAt: new Date().toISOString(), importedFrom: undefined, machine: undefined },
+    ...{ ...unstarted, createdAt: new Date().toISOString() },
     image: { reference: 'docker.io/library/python:3-alpine', digest: `sha256:${'5'.repeat(64)}`, config: imageConfig },
     env: { PYTHONUNBUFFERED: '1', JOB: String(index) },
     limits: { cpus: null, diskBytesPerSecond: defaultLimits.diskBytesPerSecond, diskOperationsPerSecond: 5_000 },
     labels: { team: `team-${index % 7}`, purpose: 'benchmark' },
     metadata: { request: randomUUID(), attempt: index % 3, tags: ['a', 'b'] },
-    timings: {},
   })
   await host.store.makeDirectory(id)
   return { claim, id }

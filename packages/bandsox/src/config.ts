@@ -15,6 +15,10 @@ export interface Config {
   searchPath: string[]
   /** Where a user says that Firecracker and its jailer are. */
   firecracker: { program?: string; jailer?: string }
+  /** Our own command line. */
+  cliPath: string
+  /** Whether new sandboxes start from templates; undefined: as the configuration says. */
+  templates: boolean | undefined
   /** As they are written: the option, else the variable. */
   vmm?: VmmName
   jailer?: JailerMode
@@ -50,6 +54,8 @@ export function readConfig(
     storage: path.resolve(overrides.storage ?? env['BANDSOX_STORAGE'] ?? usual),
     agentPath: path.join(packageFolder, 'native/bandsox-agent'),
     shimPath: path.join(packageFolder, 'native/bandsox-shim'),
+    cliPath: path.join(packageFolder, 'dist/cli/main.js'),
+    templates: switchFrom(env, 'BANDSOX_TEMPLATES'),
     searchPath: [
       ...(env['PATH'] ?? '').split(':').filter((folder) => folder !== ''),
       ...SYSTEM_FOLDERS,
@@ -82,6 +88,14 @@ export function readConfig(
     logLevel: env['BANDSOX_LOG_LEVEL'],
     environment: env,
   }
+}
+
+/** @throws `bad-request`. */
+function switchFrom(env: NodeJS.ProcessEnv, variable: string): boolean | undefined {
+  const text = env[variable]
+  if (text === undefined || text === '') return undefined
+  if (text === 'on' || text === 'off') return text === 'on'
+  throw new BandSoxError('bad-request', `${variable}: ${JSON.stringify(text)} is none of on, off`)
 }
 
 function programFrom<K extends string>(env: NodeJS.ProcessEnv, variable: string, key: K): { [key in K]?: string } {

@@ -194,6 +194,7 @@ export async function adoptVmm(shimPath: string, directory: string): Promise<Pro
 const keptConfigSchema = z.object({
   sandbox: z.string(),
   vmm: z.object({ argv: z.array(z.string()), uid: z.number().int().optional() }),
+  vsock: z.object({ kind: z.enum(['daemon', 'kernel', 'vmm']) }).optional(),
   cgroup: z.object({ folder: z.string() }).optional(),
   monitor: z.object({ kind: z.enum(['qmp', 'firecracker']), socket: z.string() }).optional(),
 })

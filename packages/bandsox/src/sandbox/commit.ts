@@ -10,7 +10,7 @@ import { createChecksum } from '../guest/checksum.js'
 import { copySparse } from '../image/disk.js'
 import type { ImageLimits } from '../image/layer/limits.js'
 import { type LayerFile, LayerWriter } from '../image/layer-file.js'
-import type { ImageOfSandbox, SandboxRecord } from '../store/record.js'
+import { type ImageOfSandbox, type SandboxRecord, unstarted } from '../store/record.js'
 import { newSandboxId } from '../store/sandbox-store.js'
 import { requireSameStream } from './copy/report.js'
 import { requireTools, runTool } from './copy/tool.js'
@@ -150,14 +150,10 @@ function helperRecord(
   return {
     id: newSandboxId(),
     ...shape,
+    ...unstarted,
     image,
-    importedFrom: undefined,
-    cid: null,
-    port: null,
     state: stateNow('creating'),
     createdAt: new Date().toISOString(),
-    machine: undefined,
-    timings: {},
   }
 }
 

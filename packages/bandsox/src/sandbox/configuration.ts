@@ -44,6 +44,14 @@ const configurationSchema = registryConfigSchema.extend({
   vmm: z.enum(VMM_NAMES).default('auto'),
   /** Whether Firecracker is put into a jail by its jailer; `auto`: where that can be. */
   jailer: z.enum(JAILER_MODES).default('auto'),
+  /** What new sandboxes start from where they can, made by themselves: see docs/snapshots.md. */
+  templates: z
+    .strictObject({
+      enabled: z.boolean().default(true),
+      /** The least recently used one goes when there are more. Each takes what an idle guest has in memory. */
+      max: z.int().min(1).max(1_000).default(8),
+    })
+    .prefault({}),
   host: z
     .strictObject({
       /** When root runs us, each VM's processes get a user and a group of their own: this range's, by the VM's CID. */

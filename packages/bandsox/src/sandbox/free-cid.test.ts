@@ -60,35 +60,35 @@ async function sandboxBeside(t: TestScope, inUse: readonly number[], fails?: Err
     ...{ files: machineFiles, hostname: 'box', vsock: 'auto', cid, port, uid: 1_900_000_000 + cid },
     limits: defaultLimits,
   })
-  return { host, id: record.id, specOf, tried }
+  return { host, id: record.id, specOf, start: vmm.start, tried }
 }
 
 const held = async ({ store }: Host) => (await store.list()).map(({ cid, port }) => [cid, port])
 
 describe('starting on a free CID', () => {
   it('takes the first where nobody else has it', async (t) => {
-    const { host, id, specOf, tried } = await sandboxBeside(t, [])
-    assert.equal((await startOnFreeCid(host, id, { specOf })).spec.cid, 3)
+    const { host, id, specOf, start, tried } = await sandboxBeside(t, [])
+    assert.equal((await startOnFreeCid(host, id, { specOf, start })).spec.cid, 3)
     assert.deepEqual([tried, await held(host)], [[3], [[3, 9000]]])
   })
 
   it('passes over those that others of this host have, and holds, records and starts the same one', async (t) => {
-    const { host, id, specOf, tried } = await sandboxBeside(t, [3, 4, 6])
-    const { spec } = await startOnFreeCid(host, id, { specOf })
+    const { host, id, specOf, start, tried } = await sandboxBeside(t, [3, 4, 6])
+    const { spec } = await startOnFreeCid(host, id, { specOf, start })
     assert.deepEqual([spec.cid, spec.uid, spec.port], [5, 1_900_000_005, 9000])
     assert.deepEqual([tried, await held(host)], [[3, 4, 5], [[5, 9000]]])
   })
 
   it('does not take any other failure for it', async (t) => {
-    const { host, id, specOf, tried } = await sandboxBeside(t, [3], new BandSoxError('vmm-failed', 'no'))
-    await assert.rejects(startOnFreeCid(host, id, { specOf }), hasCode('vmm-failed', /^no$/))
+    const { host, id, specOf, start, tried } = await sandboxBeside(t, [3], new BandSoxError('vmm-failed', 'no'))
+    await assert.rejects(startOnFreeCid(host, id, { specOf, start }), hasCode('vmm-failed', /^no$/))
     assert.deepEqual([tried, await held(host)], [[3, 4], [[4, 9000]]])
   })
 
   it('stops between two tries when asked to', async (t) => {
-    const { host, id, specOf, tried } = await sandboxBeside(t, [3])
+    const { host, id, specOf, start, tried } = await sandboxBeside(t, [3])
     const signal = AbortSignal.abort(new Error('enough'))
-    await assert.rejects(startOnFreeCid(host, id, { specOf, signal }), /enough/)
+    await assert.rejects(startOnFreeCid(host, id, { specOf, start, signal }), /enough/)
     assert.deepEqual([tried, await held(host)], [[3], [[3, 9000]]])
   })
 })

@@ -9,17 +9,20 @@ import type { Host } from './host.js'
  * so has another user's BandSox. Which they are, only a start tells; the next CID is tried then, so that none is tried twice.
  *
  * @param specOf The machine with these numbers.
- * @throws What `Vmm.start` throws but `cid-in-use`; `host-resource` when no CID is left; what `admit` throws; `signal.reason`.
+ * @param start Boots it, or loads it.
+ * @throws What `start` throws but `cid-in-use`; `host-resource` when no CID is left; what `admit` throws; `signal.reason`.
  */
 export async function startOnFreeCid(
   host: Host,
   id: string,
   {
     specOf,
+    start,
     admit,
     signal,
   }: {
     specOf: (numbers: { cid: number; port: number }) => Promise<MachineSpec>
+    start: (spec: MachineSpec) => Promise<{ machine: Machine; facts: MachineFacts }>
     admit?: Admission
     signal?: AbortSignal | undefined
   },
@@ -28,7 +31,7 @@ export async function startOnFreeCid(
   for (;;) {
     const spec = await specOf(numbers)
     try {
-      return { spec, ...(await host.vmm.start(spec)) }
+      return { spec, ...(await start(spec)) }
     } catch (error) {
       if (!(error instanceof BandSoxError && error.code === 'cid-in-use')) throw error
       host.debug(error.message)

@@ -1,7 +1,7 @@
 /** The names of the sandboxes and images in a storage folder, to be chosen from. Reads, and sets nothing right. */
 import { ImageStore } from '../image/image-store.js'
 import { formatReference, parseReference } from '../image/source/reference.js'
-import { readNames } from '../store/read-names.js'
+import { readNames, readSnapshotNames } from '../store/read-names.js'
 import { readConfiguration } from './configuration.js'
 import { storageFolders } from './storage-folders.js'
 
@@ -26,6 +26,14 @@ export function knownNames({ storage, configFile }: { storage: string; configFil
         ids.push({ value: id, description: name === null ? about : `${name}, ${about}` })
       }
       return [...names, ...ids]
+    },
+    /** Names and ids. */
+    async snapshots(): Promise<KnownName[]> {
+      const rows = await readSnapshotNames(storage)
+      return [
+        ...rows.flatMap(({ id, name }) => (name === null ? [] : [{ value: name, description: id }])),
+        ...rows.map(({ id, name, sandbox }) => ({ value: id, description: name ?? `of ${sandbox}` })),
+      ]
     },
     /** References, as short as they may be written, and ids of images without one. */
     async images(): Promise<KnownName[]> {

@@ -9,6 +9,7 @@ import {
   type SandboxInfo,
 } from '@bandsox/sdk'
 import { ImageStore } from '../image/image-store.js'
+import { startDetached } from '../process/detached.js'
 import type { AllocatorState } from '../store/numbers.js'
 import type { SandboxRecord } from '../store/record.js'
 import { filtered } from '../store/sandbox-filter.js'
@@ -18,7 +19,7 @@ import type { HostTools, Kvm } from '../vmm/host.js'
 import { hostVmm, type VmmName } from '../vmm/host-vmm.js'
 import { findLayer } from './commit.js'
 import { type Configuration, readConfiguration } from './configuration.js'
-import { createSandbox } from './create.js'
+import { createSandbox, createSandboxRecord, type NewSandbox } from './create.js'
 import { type DiskUsage, diskUsage } from './disk-usage.js'
 import { sandboxEvents } from './events.js'
 import type { Host } from './host.js'
@@ -27,10 +28,14 @@ import { type ImportOptions, type ImportReport, importStorage } from './import/i
 import { usualLimits } from './limits.js'
 import { type ImageSettings, LocalImages } from './local-images.js'
 import { LocalSandbox } from './local-sandbox.js'
+import { LocalPools } from './pool/local-pools.js'
 import { storageFolders } from './prepare.js'
+import { type BackgroundJobs, quickStart, refillPools } from './quick-start.js'
 import { type Finding, findProblems, reconcile } from './reconcile.js'
 import { sandboxInfo } from './sandbox-info.js'
 import { settleAndLook } from './settle.js'
+import { LocalSnapshots } from './snapshot/local-snapshots.js'
+import { makeTemplate } from './template/make-template.js'
 
 export interface OpenOptions {
   /** Folder of all state. Default: `BANDSOX_STORAGE`, else `/var/lib/bandsox` for root, else `$XDG_DATA_HOME/bandsox`. */
@@ -71,6 +76,10 @@ export interface LocalConfig {
   debug?: (message: string) => void
   info?: (message: string) => void
   warn: (message: string) => void
+  /** Our own command line, for what goes on when this process has ended; absent: nothing does. */
+  cliPath?: string
+  /** Whether new sandboxes start from templates. Default: the configuration's. */
+  templates?: boolean | undefined
   /** What is done about what dead processes have left. Default `apply`; `all`: also what loses data. */
   reconcile?: 'apply' | 'all' | 'look'
   /** Told of each of these before it is set right. */
@@ -81,13 +90,19 @@ export interface LocalConfig {
 
 export class LocalBandSox implements BandSox {
   readonly images: LocalImages
+  readonly snapshots: LocalSnapshots
+  readonly pools: LocalPools
   readonly #host: Host
   readonly #tools: HostTools
+  readonly #jobs: BackgroundJobs | undefined
 
-  private constructor(host: Host, tools: HostTools) {
+  private constructor(host: Host, tools: HostTools, jobs: BackgroundJobs | undefined) {
     this.#host = host
     this.#tools = tools
     this.images = host.images
+    this.snapshots = new LocalSnapshots(host)
+    this.pools = new LocalPools(host, (id) => jobs?.fillPool(id))
+    this.#jobs = jobs
   }
 
   /**
@@ -110,12 +125,25 @@ export class LocalBandSox implements BandSox {
       host.store.close()
       throw error
     }
-    return new LocalBandSox(host, toolsOf(config))
+    const jobs = backgroundJobs(host, config)
+    await refillPools(host, jobs)
+    return new LocalBandSox(host, toolsOf(config), jobs)
   }
 
   async create(image: string, options: CreateOptions = {}): Promise<LocalSandbox> {
-    const { record, agent } = await createSandbox(this.#host, image, options)
+    const isCold = options.cold === true || options.tracksChanges === true
+    const quick = isCold ? undefined : quickStart(this.#host, this.#jobs)
+    const { record, agent } = await createSandbox(this.#host, image, options, quick)
     return new LocalSandbox(this.#host, record.id, { agent, record })
+  }
+
+  /**
+   * Makes now what later sandboxes of the image, and of this shape, will start from.
+   *
+   * @returns False when there is one already, or somebody makes it.
+   */
+  async makeTemplate(image: string, options: CreateOptions = {}): Promise<boolean> {
+    return await makeTemplate(this.#host, await createSandboxRecord(this.#host, image, options), options.signal)
   }
 
   async get(idOrName: string): Promise<LocalSandbox> {
@@ -128,7 +156,11 @@ export class LocalBandSox implements BandSox {
     const looked = await Promise.all((await this.#host.store.list()).map((record) => this.#look(record)))
     const found = looked.filter((each) => each !== undefined)
     const runs = new Map(found.map(({ record, run }) => [record, run]))
-    const matching = filtered([...runs.keys()], filter)
+    // What waits in a pool is nobody's.
+    const matching = filtered(
+      [...runs.keys()].filter(({ pool }) => pool === undefined),
+      filter,
+    )
     return await Promise.all(matching.map((record) => sandboxInfo(this.#host, record, runs.get(record))))
   }
 
@@ -185,6 +217,22 @@ const toolsOf = ({ shimPath, searchPath, kvm, firecracker, storage }: LocalConfi
   firecracker: { ...firecracker, storage },
 })
 
+function backgroundJobs(host: Host, { cliPath, storage }: LocalConfig): BackgroundJobs | undefined {
+  if (cliPath === undefined) return undefined
+  const start = (words: string[]) =>
+    startDetached([process.execPath, cliPath, '--storage', storage, ...words], (error) =>
+      host.warn(`cannot start bandsox ${words.join(' ')}: ${error.message}`),
+    )
+  return {
+    makeTemplate: ({ record: { image, vcpu, memoryMib, diskMib, vsock } }: NewSandbox) =>
+      start([
+        ...['template', 'make', image.reference, '--pull', 'never', '--vsock', vsock],
+        ...['--vcpu', String(vcpu), '--mem', String(memoryMib), '--disk-size', String(diskMib)],
+      ]),
+    fillPool: (id) => start(['pool', 'fill', id]),
+  }
+}
+
 /** What all parts of the library work with. Its store is the caller's to close. @throws as `SandboxStore.open`. */
 export async function openHost(config: LocalConfig): Promise<Host> {
   const { storage, shimPath, warn, debug = () => undefined, info = () => undefined } = config
@@ -197,6 +245,11 @@ export async function openHost(config: LocalConfig): Promise<Host> {
       throw error
     })
     return configuration
+  }
+  const readConfigured = async () => {
+    const configuration = await readOnce()
+    const enabled = config.templates ?? configuration.templates.enabled
+    return { ...configuration, templates: { ...configuration.templates, enabled } }
   }
   const { vmm, choice } = hostVmm(toolsOf(config), async () => {
     const { vmm, jailer } = await readOnce()
@@ -216,7 +269,7 @@ export async function openHost(config: LocalConfig): Promise<Host> {
     vmmChoice: choice,
     shimPath,
     defaultLimits: { ...usualLimits, ...config.defaultLimits },
-    configuration: readOnce,
+    configuration: readConfigured,
     debug,
     info,
     warn,

@@ -4,6 +4,7 @@ import {
   BandSoxError,
   type ExecOptions,
   type Files,
+  type ForkOptions,
   type ForwardOptions,
   type Job,
   type LinkReport,
@@ -15,6 +16,8 @@ import {
   type SandboxInfo,
   type SandboxMetrics,
   type SandboxState,
+  type SnapshotInfo,
+  type SnapshotOptions,
   type StartOptions,
   type StateName,
 } from '@bandsox/sdk'
@@ -23,6 +26,7 @@ import { type ExecRequest, startJob } from '../guest/job.js'
 import { parseSignal } from '../guest/signal.js'
 import { readRun, standsStill } from '../process/shim.js'
 import type { SandboxRecord } from '../store/record.js'
+import type { Claim } from '../store/sandbox-store.js'
 import type { Machine } from '../vmm/vmm.js'
 import { agentOf } from './agent-of.js'
 import { changeSandbox } from './change.js'
@@ -45,6 +49,11 @@ import {
   stateNow,
   vsockIsGone,
 } from './settle.js'
+import { forkSandbox } from './snapshot/fork.js'
+import { dropHibernated, hibernateSandbox, wakeSandbox } from './snapshot/hibernate.js'
+import { snapshotInfo } from './snapshot/snapshot-info.js'
+import { freezeForPause, thaw } from './snapshot/standstill.js'
+import { takeSnapshot } from './snapshot/take.js'
 import { startSandbox } from './start.js'
 import { stopMachine } from './stop.js'
 import { vmmLog } from './vmm-log.js'
@@ -52,6 +61,9 @@ import { waitForState } from './wait.js'
 
 /** A guest that waits for its disk tries again at once. */
 const STALL_MS = 100
+/** Operations that a hibernated sandbox is woken up for. */
+const WAKING: readonly Operation[] = ['exec', 'transfer']
+const WAKE_PATIENCE_MS = 60_000
 
 export class LocalSandbox implements Sandbox {
   readonly id: string
@@ -100,6 +112,31 @@ export class LocalSandbox implements Sandbox {
     await this.#exclusively('start', (record) => this.#startMachine(record, options))
   }
 
+  async snapshot(options: SnapshotOptions = {}): Promise<SnapshotInfo> {
+    return await this.#exclusively('snapshot', async (record) => {
+      const taken = await takeSnapshot(this.#host, record, this.#agentOf(record), options)
+      return await snapshotInfo(this.#host, taken.record, taken.manifest)
+    })
+  }
+
+  async fork(options: ForkOptions = {}): Promise<LocalSandbox[]> {
+    const claim = await this.#claimFor('fork')
+    try {
+      const agent = this.#agentOf(claim.record)
+      const children = await forkSandbox(this.#host, claim.record, agent, options, () => claim.release())
+      return children.map((child) => new LocalSandbox(this.#host, child.record.id, child))
+    } finally {
+      await claim.release()
+    }
+  }
+
+  async hibernate({ signal }: { signal?: AbortSignal } = {}): Promise<void> {
+    await this.#exclusively('hibernate', async (record) => {
+      await hibernateSandbox(this.#host, record, this.#agentOf(record), signal)
+      this.#closeAgent()
+    })
+  }
+
   async restart(options: StartOptions = {}): Promise<void> {
     await this.#exclusively('restart', async (record) => {
       const isAtRest = record.state.kind === 'stopped' || record.state.kind === 'failed'
@@ -120,6 +157,7 @@ export class LocalSandbox implements Sandbox {
       await endMachine(this.#host, claim.record)
       this.#closeAgent()
       await this.#host.store.transition(this.id, { state: stateNow('stopped'), releaseNumbers: true })
+      await dropHibernated(this.#host, this.id)
       this.#host.info(`killed ${this.id}`)
     } finally {
       await claim.release()
@@ -127,21 +165,47 @@ export class LocalSandbox implements Sandbox {
   }
 
   async pause(): Promise<void> {
-    await this.#exclusively('pause', async () => {
+    await this.#exclusively('pause', async (record) => {
+      const agent = this.#agentOf(record)
+      const isFrozen = await freezeForPause(this.#host, this.id, agent)
       // Connections do not outlive a pause on every VMM, and nobody is told: they are closed first, ours here, those of others by the
       // driver. What runs over them goes on when the machine does.
-      this.#agent?.quiesce(new BandSoxError('link-lost', `sandbox ${this.id} was paused`))
-      await this.#withMachine((machine) => machine.pause())
-      await this.#host.store.transition(this.id, { state: stateNow('paused') })
+      agent.quiesce(new BandSoxError('link-lost', `sandbox ${this.id} was paused`))
+      try {
+        await this.#withMachine((machine) => machine.pause())
+      } catch (error) {
+        if (isFrozen) await thaw(this.#host, this.id, agent)
+        throw error
+      }
+      const machine = record.machine && { ...record.machine, isFrozen }
+      await this.#host.store.transition(this.id, {
+        state: stateNow('paused'),
+        ...(machine !== undefined && { machine }),
+      })
       this.#host.info(`paused ${this.id}`)
     })
   }
 
-  async resume(): Promise<void> {
-    await this.#exclusively('resume', async ({ state }) => {
+  async resume(options: StartOptions = {}): Promise<void> {
+    await this.#exclusively('resume', async (record) => {
+      const { state } = record
+      if (state.kind === 'hibernated') {
+        await this.#startMachine(record, options)
+        return
+      }
       if (state.kind === 'paused' && state.reason !== undefined) await this.#resumeStalled(state)
-      else await this.#withMachine((machine) => machine.resume())
-      await this.#host.store.transition(this.id, { state: stateNow('running') })
+      else {
+        await this.#withMachine(async (machine) => {
+          await machine.resume()
+          await machine.attachVsock() // taken out for a snapshot meanwhile
+        })
+      }
+      if (record.machine?.isFrozen === true) await thaw(this.#host, this.id, this.#agentOf(record))
+      const machine = record.machine && { ...record.machine, isFrozen: false }
+      await this.#host.store.transition(this.id, {
+        state: stateNow('running'),
+        ...(machine !== undefined && { machine }),
+      })
       this.#host.info(`resumed ${this.id}`)
     })
   }
@@ -258,11 +322,18 @@ export class LocalSandbox implements Sandbox {
   }
 
   async #startMachine(record: SandboxRecord, options: StartOptions): Promise<void> {
-    const started = await startSandbox(this.#host, record, options)
+    const isHibernated = record.state.kind === 'hibernated'
+    const started = await (isHibernated ? wakeSandbox : startSandbox)(this.#host, record, options)
     this.#keepAgent(started.agent, started.record)
   }
 
   async #stopMachine(record: SandboxRecord, signal: AbortSignal | undefined): Promise<SandboxRecord> {
+    if (record.state.kind === 'hibernated') {
+      const given = await this.#host.store.transition(this.id, { state: stateNow('stopped'), isDurable: true })
+      await dropHibernated(this.#host, this.id)
+      this.#host.info(`stopped ${this.id}: its state was given up`)
+      return given
+    }
     await this.#host.store.transition(this.id, { state: stateNow('stopping') })
     const machine = await this.#host.vmm.attach(this.#directory)
     try {
@@ -305,12 +376,24 @@ export class LocalSandbox implements Sandbox {
   }
 
   async #allowed(operation: Operation): Promise<SandboxRecord> {
-    const record = await this.#record()
+    const found = await this.#record()
+    const record = found.state.kind === 'hibernated' && WAKING.includes(operation) ? await this.#woken() : found
     requireAllowed(operation, this.id, record.state)
     if (!standsStill(this.#directory)) return record
     const settled = await this.#settled()
     requireAllowed(operation, this.id, settled.state)
     return settled
+  }
+
+  /** Whoever uses it wakes it up; of several at once one does, and the others wait for that. */
+  async #woken(): Promise<SandboxRecord> {
+    try {
+      await this.resume()
+    } catch (error) {
+      if (!(error instanceof BandSoxError && (error.code === 'busy' || error.code === 'wrong-state'))) throw error
+      await waitForState(this.#host, this.id, ['running'], { timeoutMs: WAKE_PATIENCE_MS })
+    }
+    return await this.#record()
   }
 
   async #record(): Promise<SandboxRecord> {
@@ -325,14 +408,24 @@ export class LocalSandbox implements Sandbox {
     return settled
   }
 
-  async #exclusively(operation: Operation, work: (record: SandboxRecord) => Promise<unknown>): Promise<void> {
+  async #exclusively<T>(operation: Operation, work: (record: SandboxRecord) => Promise<T>): Promise<T> {
+    const claim = await this.#claimFor(operation)
+    try {
+      return await work(claim.record)
+    } finally {
+      await claim.release()
+    }
+  }
+
+  async #claimFor(operation: Operation): Promise<Claim> {
     requireAllowed(operation, this.id, (await this.#settled()).state) // the plainer of two reasons, when it is busy as well
     const claim = await claimSettled(this.#host, this.id, operation)
     try {
       requireAllowed(operation, this.id, claim.record.state)
-      await work(claim.record)
-    } finally {
+      return claim
+    } catch (error) {
       await claim.release()
+      throw error
     }
   }
 

@@ -15,7 +15,7 @@ import type { SandboxRecord } from '../store/record.js'
 import { VMS_FOLDER } from '../store/storage-folder.js'
 import { removeMachineCgroup } from '../vmm/cgroup.js'
 import { type Host, machineFiles } from './host.js'
-import { isLive, settle } from './settle.js'
+import { isLive, leavesNothing, settle } from './settle.js'
 
 /** Something that is not as it should be, and what would set it right. */
 export interface Finding {
@@ -38,7 +38,12 @@ const MARK = `${SANDBOX_MARK}=`
 
 /** Looks, and changes nothing. */
 export async function findProblems(host: Host): Promise<Finding[]> {
-  return [...(await wrongRecords(host)), ...(await strangeEntries(host)), ...(await strangeProcesses(host))]
+  return [
+    ...(await wrongRecords(host)),
+    ...(await strangeEntries(host)),
+    ...(await strangeProcesses(host)),
+    ...(await unfinishedSnapshots(host)),
+  ]
 }
 
 /**
@@ -85,7 +90,7 @@ async function problemOf(
   if (operation !== undefined) {
     if (await isInProgress(operation)) return undefined
     const problem = `process ${operation.holder.pid} has died at its ${operation.name}`
-    const isUnfinished = state.kind === 'creating' || operation.name === 'delete'
+    const isUnfinished = leavesNothing(state, operation.name)
     return { problem, action: isUnfinished ? 'remove it' : 'write down what is left, and release what it held' }
   }
   if (!isLive(state)) return undefined
@@ -98,6 +103,13 @@ async function problemOf(
     }
   if (!shimAlive) return { problem: 'its shim has died', action: 'put another one beside its VMM' }
   return undefined
+}
+
+/** What of a snapshot that was never whole, or was to be gone, nobody can have back. */
+async function unfinishedSnapshots(host: Host): Promise<Finding[]> {
+  return (await host.store.snapshots.remains()).map(({ subject, problem, remove }) => ({
+    ...{ subject, problem, action: 'remove what there is of it', apply: remove },
+  }))
 }
 
 async function strangeEntries(host: Host): Promise<Finding[]> {

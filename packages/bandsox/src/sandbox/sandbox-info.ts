@@ -27,6 +27,7 @@ export async function sandboxInfo(host: Host, record: SandboxRecord, run?: ShimR
     vsock: machine?.vsock && cid !== null && port !== null ? { cid, port, backend: machine.vsock.backend } : null,
     vmmPid: isLive(record.state) ? vmmPid(run ?? (await readRun(directory))) : null,
     createdAt: record.createdAt,
+    restoredFrom: record.restoredFrom ?? null,
     importedFrom: record.importedFrom ?? null,
     directory,
     timings: record.timings,

@@ -3,6 +3,8 @@ import { rm, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { BandSoxError, isSystemError, messageOf, type SandboxState } from '@bandsox/sdk'
+import type { Agent } from '../guest/agent.js'
+import { thawGuest } from '../guest/freeze.js'
 import { isAlive } from '../process/identity.js'
 import { removeUnfinished } from '../process/json-file.js'
 import {
@@ -19,6 +21,7 @@ import type { SandboxRecord } from '../store/record.js'
 import type { Claim } from '../store/sandbox-store.js'
 import { agentOf } from './agent-of.js'
 import type { Host } from './host.js'
+import { tellIdentity } from './identity.js'
 import { describeLastWords, type LastWords, lastWords, noWords } from './last-words.js'
 import { stopMachine } from './stop.js'
 
@@ -27,10 +30,20 @@ const KILL_TIMEOUT_MS = 10_000
 /** A shim clears up in some ms, where nothing is in its way. */
 const SHIM_POLL_MS = 20
 
+/** Operations that end with a sandbox that is somebody's, or with none. */
+const LEAVING_NOTHING: readonly string[] = ['delete', 'create', 'restore', 'template', 'pool']
+/** Operations in which a running machine stands still for a while, or its guest's programs do. */
+const STANDSTILLS: readonly string[] = ['snapshot', 'fork', 'hibernate', 'pause', 'resume', 'commit']
+const THAW_TIMEOUT_MS = 5_000
+
 /** States in which a VMM process should be there. */
 const LIVE: readonly SandboxState['kind'][] = ['running', 'paused', 'stopping']
 
 export const isLive = ({ kind }: SandboxState): boolean => LIVE.includes(kind)
+
+/** Whether a sandbox is removed whose process has died at an operation. */
+export const leavesNothing = ({ kind }: SandboxState, interrupted: string | undefined): boolean =>
+  kind === 'creating' || (interrupted !== undefined && LEAVING_NOTHING.includes(interrupted))
 
 export const stateNow = (kind: Exclude<SandboxState['kind'], 'failed'>): SandboxState => ({
   kind,
@@ -155,10 +168,10 @@ async function setRight(
   interrupted: string | undefined,
 ): Promise<SandboxRecord | undefined> {
   const { id, state } = record
-  // Of these two nothing is worth keeping: it never was there, or was to be gone.
-  if (state.kind === 'creating' || interrupted === 'delete') {
+  // Of these nothing is worth keeping: it never was anybody's, or was to be gone.
+  if (leavesNothing(state, interrupted)) {
     await destroy(host, record)
-    host.info(`removed ${id}, whose ${state.kind === 'creating' ? 'creation' : 'removal'} had been interrupted`)
+    host.info(`removed ${id}, whose ${interrupted === 'delete' ? 'removal' : 'creation'} had been interrupted`)
     return undefined
   }
   if (!isLive(state)) {
@@ -177,6 +190,11 @@ async function setRight(
     host.info(`stopped ${id}, whose stop had been interrupted`)
     return await host.store.transition(id, { state: stateNow('stopped'), releaseNumbers: true })
   }
+  if (now.vmmAlive && state.kind === 'running' && standsStillBy(record, interrupted)) {
+    await goOn(host, record)
+    host.info(`${id} goes on: its ${interrupted ?? 'resume'} had been interrupted`)
+    return await host.store.read(id)
+  }
   if (now.vmmAlive) {
     const told = stateBy(now.status, state)
     if (told === state) return await host.store.read(id)
@@ -187,6 +205,38 @@ async function setRight(
   const words = now.run === undefined ? noWords : await lastWords(host.store.directoryOf(id), now.run.startedAt)
   host.info(`${id} has ended: ${now.exit === undefined ? 'nobody saw how' : describeEnd(now.exit, words)}`)
   return await host.store.transition(id, { state: stateAfterExit(now.exit, words), releaseNumbers: true })
+}
+
+const standsStillBy = ({ machine }: SandboxRecord, interrupted: string | undefined): boolean =>
+  machine?.pendingPort !== undefined || (interrupted !== undefined && STANDSTILLS.includes(interrupted))
+
+/** Lets a machine run on that stood still for something that its process died at, and its guest's programs. */
+async function goOn(host: Host, record: SandboxRecord): Promise<void> {
+  const { id, machine: facts, port } = record
+  const machine = await host.vmm.attach(host.store.directoryOf(id))
+  const agent = agentOf(host, { id, machine: facts, port: facts?.pendingPort ?? port })
+  let now: Agent | undefined
+  try {
+    await machine.resume()
+    await machine.attachVsock()
+    if (facts?.pendingPort === undefined || port === null) {
+      await thawGuest(agent, { timeoutMs: THAW_TIMEOUT_MS })
+      return
+    }
+    const hello = await agent.waitUntilReady({ timeoutMs: THAW_TIMEOUT_MS })
+    const { pendingPort, ...known } = facts
+    now = await tellIdentity(host, record, {
+      ...{ facts, port, agent, hello, saved: { port: pendingPort, hooksMs: THAW_TIMEOUT_MS } },
+    })
+    await host.store.transition(id, { state: record.state, machine: known })
+  } catch (error) {
+    // Its programs go on by themselves in a while; a guest that does not answer is not kept from being stopped.
+    host.warn(`sandbox ${id} goes on, and its agent does not answer: ${messageOf(error)}`)
+  } finally {
+    now?.close()
+    agent.close()
+    machine.close()
+  }
 }
 
 async function finishStop(host: Host, record: SandboxRecord): Promise<void> {

@@ -1,6 +1,6 @@
 /**
- * Starts the machine of a sandbox whose directory, disk and boot files are there; the same for a new one and for one that was
- * stopped.
+ * Starts the machine of a sandbox whose directory, disk and boot files are there: by booting it, or by loading a state; the same for a new
+ * one and for one that was stopped.
  */
 import { chown, link, rm } from 'node:fs/promises'
 import path from 'node:path'
@@ -9,12 +9,13 @@ import type { Agent } from '../guest/agent.js'
 import { describeExit, readRun } from '../process/shim.js'
 import { FIRST_CID } from '../store/numbers.js'
 import type { MachineRecord, SandboxRecord } from '../store/record.js'
-import type { Machine, MachineSpec } from '../vmm/vmm.js'
+import type { Machine, MachineSpec, MachineState } from '../vmm/vmm.js'
 import { admitWithin, hostMemoryMib } from './admission.js'
 import { agentOf } from './agent-of.js'
 import { type ConsolePosition, consolePosition, consoleSaysReady, consoleTail } from './console.js'
 import { startOnFreeCid } from './free-cid.js'
 import { type Host, IMPORTED_ROOT, machineFiles } from './host.js'
+import { hostnameOf, tellIdentity } from './identity.js'
 import { describeLastWords, lastWords } from './last-words.js'
 import { loadBoot } from './prepare.js'
 import type { Releases } from './releases.js'
@@ -24,6 +25,17 @@ import { type StageClock, stageClock } from './stage-clock.js'
 /** Of the time for a boot, how long the console's word is waited for before the link is tried without it. */
 const HINT_SHARE = 0.75
 
+/** What a machine is loaded from, in place of being booted. */
+export interface SavedMachine {
+  state: MachineState
+  /** What the machine was when it was saved. */
+  machine: MachineRecord
+  /** Guest port that its agent listens on. */
+  port: number
+  /** The guest's hooks hear of it, and may take so long together. */
+  hooksMs: number
+}
+
 export interface StartMachineOptions {
   bootTimeoutMs: number
   signal: AbortSignal | undefined
@@ -32,6 +44,10 @@ export interface StartMachineOptions {
   clock?: StageClock
   /** See `MachineSpec`. */
   overlayAsData?: boolean
+  saved?: SavedMachine | undefined
+  tracksChanges?: boolean | undefined
+  /** Called when a saved machine is there, and has not run yet. */
+  beforeRunning?: (facts: MachineRecord) => Promise<void>
 }
 
 export interface StartedMachine {
@@ -50,8 +66,10 @@ export interface StartedMachine {
 export async function startMachine(
   host: Host,
   record: SandboxRecord,
-  { bootTimeoutMs, signal, releases, clock = stageClock(), overlayAsData = false }: StartMachineOptions,
+  options: StartMachineOptions,
 ): Promise<StartedMachine> {
+  const { bootTimeoutMs, signal, releases, clock = stageClock(), saved, tracksChanges, beforeRunning } = options
+  const { overlayAsData = false } = options
   const directory = host.store.directoryOf(record.id)
   const printed = await consolePosition(directory)
   clock.mark('files')
@@ -60,20 +78,40 @@ export async function startMachine(
   releases.add('CID and port', () => host.store.releaseNumbers(record.id))
   releases.add('the VMM', async () => void (await endMachine(host, record)))
   const starting = startOnFreeCid(host, record.id, {
-    specOf: async (numbers) => ({
-      ...(await machineSpec(host, record, numbers)),
-      serialLine: configuration.qemu.serialLine,
-      overlayAsData,
-    }),
+    specOf: async (numbers) => {
+      const spec = await machineSpec(host, record, numbers, saved?.machine)
+      await ownDisks(spec)
+      return { ...spec, overlayAsData, ...(tracksChanges !== undefined && { trackDirtyPages: tracksChanges }) }
+    },
+    start: (spec) =>
+      saved === undefined
+        ? host.vmm.start(spec)
+        : host.vmm.load(spec, saved.state, {
+            ...{ signal, trackDirtyPages: tracksChanges === true, resume: beforeRunning === undefined },
+          }),
     admit,
     signal,
   })
-  const { spec, machine, facts } = await starting.catch(async (error: unknown) => {
+  const {
+    spec,
+    machine,
+    facts: told,
+  } = await starting.catch(async (error: unknown) => {
     if (!(error instanceof BandSoxError && error.code === 'boot-failed')) throw error
     throw await explained(error, record.id, directory, printed, bootTimeoutMs)
   })
   releases.add('our hold on the VMM', async () => machine.close())
   clock.mark('vmm')
+  const facts: MachineRecord = {
+    ...told,
+    startedAt: new Date().toISOString(),
+    fingerprint: await host.vmm.fingerprint(spec),
+    ...(tracksChanges !== undefined && { tracksChanges }),
+  }
+  if (beforeRunning !== undefined) {
+    await beforeRunning(facts)
+    await machine.resume()
+  }
   if (facts.jailed === false) host.info(`${record.id} is not in a jail: ${facts.jailReason}`)
   if (facts.vsock !== null) {
     host.debug(`Configuring ${facts.vmm} vsock: CID=${spec.cid}, socket=${path.join(directory, facts.vsock.socket)}`)
@@ -82,17 +120,20 @@ export async function startMachine(
   } else {
     host.info(`${record.id} has no vsock, its agent is reached over the serial line: ${facts.vsockReason}`)
   }
-  const agent = agentOf(host, { id: record.id, machine: facts, port: spec.port })
-  releases.add('connections', async () => agent.close())
   const waiting = { printed, hasVsock: facts.vsock !== null, timeoutMs: bootTimeoutMs, signal }
-  const hello = await whenReady(machine, agent, spec, waiting)
+  const port = saved?.port ?? spec.port
+  const first = agentOf(host, { id: record.id, machine: facts, port })
+  releases.add('connections', async () => first.close())
+  const hello = await whenReady(machine, first, spec, { ...waiting, boots: saved === undefined })
   clock.mark('hello')
+  const agent = await tellIdentity(host, record, {
+    ...{ facts, port: spec.port, agent: first, hello, signal },
+    ...(saved !== undefined && { saved: { port: saved.port, hooksMs: saved.hooksMs } }),
+  })
+  releases.add('more connections', async () => agent.close())
+  clock.mark('identity')
   machine.close()
-  return {
-    agent,
-    facts: { ...facts, startedAt: new Date().toISOString() },
-    timings: { ...clock.stages, ...guestStages(hello.stages) },
-  }
+  return { agent, facts, timings: { ...clock.stages, ...(saved === undefined && guestStages(hello.stages)) } }
 }
 
 /** Hard links to what all share: today's kernel and agent, also for a disk that was made with earlier ones. */
@@ -115,31 +156,44 @@ async function replaceLink(from: string, to: string): Promise<void> {
   }
 }
 
-/** What is started; the disks that it writes to become the VM's own. */
-async function machineSpec(
+/**
+ * What is started.
+ *
+ * @param saved What the machine was when its state was saved, which is to be loaded: its devices are those again.
+ */
+export async function machineSpec(
   host: Host,
   record: SandboxRecord,
   { cid, port }: { cid: number; port: number },
+  saved?: MachineRecord,
 ): Promise<MachineSpec> {
   const directory = host.store.directoryOf(record.id)
-  const { first, count } = (await host.configuration()).host.vmUsers
+  const configuration = await host.configuration()
+  const { first, count } = configuration.host.vmUsers
   const isRoot = process.getuid?.() === 0
   if (isRoot && cid - FIRST_CID >= count)
     throw new BandSoxError('host-resource', `no user is left for a machine with CID ${cid}: there are ${count}`, {
       hint: 'give machines more of them: host.vmUsers.count in the configuration file',
     })
-  const uid = first + (cid - FIRST_CID)
   // One that was imported may have been killed: its kernel replays the journal, and writes for that alone.
-  const isRootWritable = record.importedFrom !== undefined
-  const files = isRootWritable ? { ...machineFiles, root: IMPORTED_ROOT } : machineFiles
-  if (isRoot) {
-    for (const disk of isRootWritable ? [files.overlay, files.root] : [files.overlay])
-      await chown(path.join(directory, disk), uid, uid)
-  }
+  const isRootWritable = record.hasOwnRoot
   const { id: sandboxId, vcpu, memoryMib, vsock } = record
-  const limits = { ...record.limits, processes: null }
-  const hostname = record.name ?? record.id.replace('_', '-')
-  return { sandboxId, directory, vcpu, memoryMib, vsock, cid, port, uid, files, isRootWritable, hostname, limits }
+  return {
+    ...{ sandboxId, directory, vcpu, memoryMib, vsock, cid, port, isRootWritable },
+    uid: first + (cid - FIRST_CID),
+    files: isRootWritable ? { ...machineFiles, root: IMPORTED_ROOT } : machineFiles,
+    ...(record.layers.length > 0 && { layers: record.layers }),
+    hostname: hostnameOf(record),
+    limits: { ...record.limits, processes: null },
+    serialLine: saved?.serial?.line ?? configuration.qemu.serialLine,
+  }
+}
+
+/** The disks that a machine writes to become its own user's; what lies below is others' as well. */
+async function ownDisks({ directory, files, layers, isRootWritable, uid }: MachineSpec): Promise<void> {
+  if (process.getuid?.() !== 0) return
+  const written = [layers?.at(-1) ?? files.overlay, ...(isRootWritable === true ? [files.root] : [])]
+  for (const disk of written) await chown(path.join(directory, disk), uid, uid)
 }
 
 /** @throws What ended the VMM, with what guest and VMM printed last, rather than a mere lack of an answer. */
@@ -152,9 +206,11 @@ async function whenReady(
     hasVsock,
     timeoutMs,
     signal,
+    boots,
   }: {
     printed: ConsolePosition | undefined
     hasVsock: boolean
+    boots: boolean
     timeoutMs: number
     signal: AbortSignal | undefined
   },
@@ -167,13 +223,14 @@ async function whenReady(
   const either = signal === undefined ? ended.signal : AbortSignal.any([signal, ended.signal])
   try {
     const startedAt = performance.now()
-    await consoleSaysReady(spec.directory, {
-      port: spec.port,
-      hasVsock,
-      after,
-      timeoutMs: timeoutMs * HINT_SHARE,
-      signal: either,
-    })
+    if (boots)
+      await consoleSaysReady(spec.directory, {
+        port: spec.port,
+        hasVsock,
+        after,
+        timeoutMs: timeoutMs * HINT_SHARE,
+        signal: either,
+      })
     return await agent.waitUntilReady({ timeoutMs: timeoutMs - (performance.now() - startedAt), signal: either })
   } catch (error) {
     signal?.throwIfAborted()

@@ -17,6 +17,11 @@ export interface MachineSpec {
   files: { kernel: string; initramfs: string; root: string; overlay: string }
   /** The root disk is this machine's alone, and its file system may have to be repaired by its journal. Default false. */
   isRootWritable?: boolean
+  /**
+   * Layers over `files.overlay`, which then is only read, and may be shared with others: qcow2 files of the same size, the lowest first.
+   * Only the last is written. Default: none.
+   */
+  layers?: readonly string[]
   /** The writable disk is not the machine's own layer but what it is to look at; its own is in memory. Default false. */
   overlayAsData?: boolean
   /** Host name inside the guest. */

@@ -4,7 +4,7 @@ import path from 'node:path'
 import { BandSoxError, messageOf } from '@bandsox/sdk'
 import { copyEmptyDisk, copySparse, emptyDisk } from '../../image/disk.js'
 import type { AllocatorState } from '../../store/numbers.js'
-import type { SandboxRecord } from '../../store/record.js'
+import { type SandboxRecord, unstarted } from '../../store/record.js'
 import { newSandboxId } from '../../store/sandbox-store.js'
 import { type Host, IMPORTED_ROOT, machineFiles } from '../host.js'
 import { storageFolders } from '../prepare.js'
@@ -224,13 +224,11 @@ function newRecord(
       digest: `imported:${earlierId}`,
       config: { env: [DEFAULT_PATH], user: '', workingDir: '', entrypoint: [], cmd: [], stopSignal: '' },
     },
+    ...unstarted,
     importedFrom: earlierId,
-    cid: null,
-    port: null,
+    hasOwnRoot: true,
     state: stateNow('creating'),
     createdAt,
-    machine: undefined,
-    timings: {},
   }
 }
 

@@ -2,7 +2,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { BandSoxError } from '@bandsox/sdk'
 import { z } from 'zod'
-import type { ShimClient } from '../../process/shim.js'
+import { readShimConfig, type ShimClient } from '../../process/shim.js'
 import type { LiveLimits } from '../limits.js'
 import { attachShim, ShimMachine } from '../shim-machine.js'
 import type { Machine, MachineState, StateKind } from '../vmm.js'
@@ -11,6 +11,7 @@ import { awaitLoaded } from './load.js'
 import { withQmp } from './qmp.js'
 import { saveState } from './save.js'
 import { forgetSaved } from './state-files.js'
+import { hasVsockDevice, plugVsock, unplugVsock } from './vsock-plug.js'
 
 const MIB = 1024 * 1024
 /** An emulated guest gives some hundred MiB in a second. */
@@ -75,6 +76,26 @@ export class QemuMachine extends ShimMachine implements Machine {
 
   async metrics(): Promise<undefined> {
     return undefined // QEMU keeps none of its own
+  }
+
+  async detachVsock(): Promise<boolean> {
+    return await withQmp(this.#qmpSocket, async (qmp) => {
+      if (!(await hasVsockDevice(qmp))) return false
+      await this.shim.shutVsock()
+      try {
+        await unplugVsock(qmp)
+      } catch (error) {
+        if (await hasVsockDevice(qmp)) await this.shim.openVsock() // the guest has kept it
+        throw error
+      }
+      return true
+    })
+  }
+
+  async attachVsock(): Promise<void> {
+    if ((await readShimConfig(this.directory))?.vsock?.kind !== 'daemon') return
+    await withQmp(this.#qmpSocket, plugVsock)
+    await this.shim.openVsock()
   }
 
   async saveState(folder: string, kind: StateKind): Promise<MachineState> {

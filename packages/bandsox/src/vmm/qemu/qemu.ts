@@ -24,6 +24,7 @@ import { qemuFingerprint } from './fingerprint.js'
 import { findQemu, findVsockBackend, type VsockBackend } from './host.js'
 import { beginOfWords, endUnloaded, explained, requireLoadable } from './load.js'
 import { attachMachine, onlyWhole, type QemuMachine } from './machine.js'
+import { checkLayer, createLayer } from './qcow2.js'
 import { linkLoaded, loadedFiles, removeLoaded, STATE_FOLDERS } from './state-files.js'
 
 /** Descriptors a VMM needs: disks, sockets, eventfds. The daemon holds one per vsock connection, up to 1023. */
@@ -95,6 +96,8 @@ export function qemuDriver(tools: HostTools): Vmm {
     mergeState: async () => {
       throw onlyWhole('merge states')
     },
+    makeLayer: createLayer,
+    checkLayer,
     capabilities: async () => ({
       states: ['full'],
       vsockAfterPause: true,

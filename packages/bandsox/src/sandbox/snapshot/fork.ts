@@ -1,0 +1,68 @@
+/** Makes children of a running sandbox, which go on where it is. */
+import { BandSoxError, type ForkOptions, messageOf } from '@bandsox/sdk'
+import type { Agent } from '../../guest/agent.js'
+import type { SandboxRecord } from '../../store/record.js'
+import { checkedName } from '../description.js'
+import type { Host } from '../host.js'
+import { destroy } from '../settle.js'
+import { restoreFrom } from './restore.js'
+import { withMoment } from './take.js'
+
+const MAX_CHILDREN = 100
+
+export interface Child {
+  record: SandboxRecord
+  agent: Agent
+}
+
+/**
+ * All of them, or none. The caller has the claim on the parent, which goes on as soon as its state is saved, whatever their number.
+ *
+ * @param goesOn Called when it does: what follows does not need it any more.
+ * @throws `bad-request`, and as `takeSnapshot` and `restoreFrom`.
+ */
+export async function forkSandbox(
+  host: Host,
+  record: SandboxRecord,
+  agent: Agent,
+  { count = 1, name, ...options }: ForkOptions,
+  goesOn: () => Promise<void>,
+): Promise<Child[]> {
+  if (!Number.isSafeInteger(count) || count < 1 || count > MAX_CHILDREN)
+    throw new BandSoxError(
+      'bad-request',
+      `count: ${String(count)} is not allowed; it must be an integer from 1 to ${MAX_CHILDREN}`,
+    )
+  const names = Array.from({ length: count }, (_, index) => {
+    if (name === undefined) return undefined
+    return checkedName(count === 1 ? name : `${name}-${index + 1}`)
+  })
+  return await withMoment(host, record, agent, options, async (moment) => {
+    await goesOn()
+    const made = await Promise.allSettled(
+      names.map((each) =>
+        restoreFrom(host, moment, { ...options, ...(each !== undefined && { name: each }) }, { operation: 'fork' }),
+      ),
+    )
+    const children = made.flatMap((each) => (each.status === 'fulfilled' ? [each.value] : []))
+    const failed = made.find((each) => each.status === 'rejected')
+    if (failed === undefined) {
+      host.info(`made ${children.length} of ${record.id}: ${children.map((child) => child.record.id).join(', ')}`)
+      return children
+    }
+    for (const child of children) await giveUp(host, child)
+    throw failed.reason
+  })
+}
+
+async function giveUp(host: Host, { record, agent }: Child): Promise<void> {
+  agent.close()
+  const claim = await host.store.claim(record.id, 'delete')
+  if (claim === undefined) return
+  try {
+    await destroy(host, claim.record)
+  } catch (error) {
+    await claim.abandon() // the next command tries it again
+    host.warn(`after a failed fork: ${messageOf(error)}`)
+  }
+}

@@ -1,0 +1,96 @@
+/** The snapshots of this host. */
+import { BandSoxError, type RestoreOptions, type SnapshotCheck, type SnapshotInfo, type Snapshots } from '@bandsox/sdk'
+import type { SnapshotRecord } from '../../store/snapshot-store.js'
+import { checkedName } from '../description.js'
+import type { Host } from '../host.js'
+import { LocalSandbox } from '../local-sandbox.js'
+import { exportSnapshot, importSnapshot } from './archive.js'
+import { checkFiles } from './files.js'
+import { manifestOf, restoreSnapshot } from './restore.js'
+import { snapshotInfo } from './snapshot-info.js'
+
+export class LocalSnapshots implements Snapshots {
+  readonly #host: Host
+
+  constructor(host: Host) {
+    this.#host = host
+  }
+
+  async list({ templates = false }: { templates?: boolean } = {}): Promise<SnapshotInfo[]> {
+    const records = await this.#host.store.snapshots.list(templates ? ['snapshot', 'template'] : ['snapshot'])
+    const infos: SnapshotInfo[] = []
+    for (const record of records) {
+      try {
+        infos.push(await this.#info(record))
+      } catch (error) {
+        // One whose folder is damaged must not keep anybody from the others; who looks at it alone is told.
+        if (!(error instanceof BandSoxError && error.code === 'snapshot-damaged')) throw error
+        this.#host.warn(error.message)
+      }
+    }
+    return infos
+  }
+
+  /** Of all that are whole, by their rows. */
+  async ids(): Promise<string[]> {
+    return (await this.#host.store.snapshots.list()).map(({ id }) => id)
+  }
+
+  async get(idOrName: string): Promise<SnapshotInfo> {
+    return await this.#info(await this.#host.store.snapshots.find(idOrName))
+  }
+
+  async restore(idOrName: string, options: RestoreOptions = {}): Promise<LocalSandbox> {
+    const snapshot = await this.#host.store.snapshots.find(idOrName)
+    const { record, agent } = await restoreSnapshot(this.#host, snapshot, options)
+    return new LocalSandbox(this.#host, record.id, { agent, record })
+  }
+
+  async rename(idOrName: string, name: string): Promise<void> {
+    const { id } = await this.#host.store.snapshots.find(idOrName)
+    await this.#host.store.snapshots.describe(id, { name: checkedName(name) })
+    this.#host.info(`renamed ${id} to ${name}`)
+  }
+
+  async delete(idOrName: string, { force = false }: { force?: boolean } = {}): Promise<string> {
+    const { id } = await this.#host.store.snapshots.find(idOrName)
+    await this.#host.store.snapshots.remove(id, ({ sandboxes, snapshots }) => {
+      if (snapshots.length > 0)
+        throw new BandSoxError(
+          'snapshot-in-use',
+          `cannot delete snapshot ${id}: ${snapshots.join(', ')} hold what changed since`,
+          {
+            hint: 'delete those first',
+          },
+        )
+      if (sandboxes.length > 0 && !force)
+        throw new BandSoxError(
+          'snapshot-in-use',
+          `cannot delete snapshot ${id}: its memory is mapped by running sandboxes: ${sandboxes.join(', ')}`,
+          { hint: 'stop them first, or use --force: they keep what they need of it until they end' },
+        )
+    })
+    this.#host.info(`deleted ${id}`)
+    return id
+  }
+
+  async verify(idOrName: string, { signal }: { signal?: AbortSignal } = {}): Promise<SnapshotCheck> {
+    const record = await this.#host.store.snapshots.find(idOrName)
+    const { files } = await manifestOf(this.#host, record)
+    const folder = this.#host.store.snapshots.folderOf(record.id)
+    await checkFiles(this.#host, folder, record.id, files, {}, { all: true, signal })
+    return { id: record.id, files: files.map(({ name, sizeBytes }) => ({ name, sizeBytes })) }
+  }
+
+  async export(idOrName: string, file: string, options: { signal?: AbortSignal } = {}): Promise<{ bytes: number }> {
+    return await exportSnapshot(this.#host, await this.#host.store.snapshots.find(idOrName), file, options)
+  }
+
+  async import(file: string, options: { name?: string; signal?: AbortSignal } = {}): Promise<SnapshotInfo> {
+    return await this.#info(await importSnapshot(this.#host, file, options))
+  }
+
+  async #info(record: SnapshotRecord): Promise<SnapshotInfo> {
+    return await snapshotInfo(this.#host, record, await manifestOf(this.#host, record))
+  }
+}
