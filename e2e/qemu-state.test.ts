@@ -163,6 +163,38 @@ test('a machine is saved again, twice in a pause, and one that was loaded is sav
   assert.ok(!namesIn(directory).includes('saved'))
 })
 
+test('a loaded machine gives memory back, which its file has no part in, and survives its shim', async () => {
+  await using storage = await temporaryStorage()
+  await using host = await stateHost(storage.folder)
+  const { vmm, sandbox, machine } = host
+  await sandbox.pause()
+  const state = await machine.saveState(await host.stateFolder('state'), 'full')
+  const spec = await host.beside(0)
+  await sandbox.resume()
+  const digest = await digestOf(state.memory)
+  const clone = await loaded(vmm, spec, state)
+  await clone.agent.waitUntilReady({ timeoutMs: READY_MS })
+  const { run } = await readRun(spec.directory)
+  assert.ok(run)
+  const ownMib = () =>
+    Number(/^Anonymous:\s+(\d+) kB/m.exec(readFileSync(`/proc/${run.vmm.pid}/smaps_rollup`, 'utf8'))?.[1]) / 1024
+  await output(clone.agent, 'mkdir /mnt/much && mount -t tmpfs none /mnt/much')
+  await output(clone.agent, 'dd if=/dev/urandom of=/mnt/much/file bs=1M count=80')
+  const much = ownMib()
+  await output(clone.agent, 'rm /mnt/much/file')
+  await clone.machine.setMemory(80)
+  await until(() => ownMib() < much - 25, 'the freed memory to be given back', 30_000)
+  await clone.machine.setMemory(256)
+  assert.equal(readFileSync(path.join(spec.directory, 'vmm.log'), 'utf8'), '', 'QEMU has nothing to complain of')
+  process.kill(run.shim.pid, 'SIGKILL')
+  await until(async () => !(await readRun(spec.directory)).shimAlive, 'the shim to end')
+  clone.machine.close()
+  const adopted = { ...clone, machine: await vmm.attach(spec.directory) }
+  assert.equal(await output(adopted.agent, 'echo whole'), 'whole')
+  assert.deepEqual(await end(adopted), [])
+  assert.equal(await digestOf(state.memory), digest)
+})
+
 test('a save that fails leaves nothing, and the machine as it was', async (t) => {
   if (!isRoot) return t.skip('only root can mount a small file system')
   await using storage = await temporaryStorage()

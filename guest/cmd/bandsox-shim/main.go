@@ -17,7 +17,8 @@ import (
 // version is set by the build: -ldflags "-X main.version=…".
 var version = "0.1.0"
 
-const usage = "usage: bandsox-shim run | adopt | probe-kvm | apply FILE CHANGES | digest FILE… | split-state SOCKET OWNER MEMORY DEVICES BYTES | version"
+const usage = "usage: bandsox-shim run | adopt | probe-kvm | apply FILE CHANGES | digest FILE… |" +
+	" split-state SOCKET OWNER MEMORY DEVICES BYTES | version"
 
 // exitUsage is the status for arguments that make no sense.
 const exitUsage = 2

@@ -181,6 +181,19 @@ func TestProgramHasTheDescriptorsOfFilesAndNoOthers(t *testing.T) {
 	m.wantFiles(leftAfterEnd...)
 }
 
+func TestProgramMayOnlyReadWhatIsToBeRead(t *testing.T) {
+	m := newMachine(t, "cat <&3; echo more >&3 || echo refused", settings{
+		"files": []settings{{"read": "state/devices"}}, "removeFolders": []string{"state"},
+	})
+	m.must(os.Mkdir(m.path("state"), 0o700))
+	m.write("state/devices", "the devices")
+	m.wantStatus(m.mustStart("run"), 0)
+	if said := m.read("console.log"); !strings.HasSuffix(said, "the devicesrefused\n") {
+		t.Errorf("the program said %q", said)
+	}
+	m.wantFiles(leftAfterEnd...)
+}
+
 func TestFailedExecLeavesNothing(t *testing.T) {
 	m := newMachine(t, "", settings{"vmm": settings{"argv": []string{"/nowhere/qemu"}}, "files": []settings{{"listen": "qmp.sock"}}})
 	reply := m.mustFail("run", "vmm-start-failed")

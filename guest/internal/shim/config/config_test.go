@@ -40,6 +40,17 @@ func TestOnlyTheNecessaryIsAccepted(t *testing.T) {
 	}
 }
 
+func TestConfigurationOfALoadedMachineIsAccepted(t *testing.T) {
+	config, err := Parse([]byte(`{"version":1,"sandbox":"s","vmm":{"argv":["x"],"readOnly":"loaded/memory"},"console":{"log":"c","maxBytes":4096},
+		"files":[{"read":"loaded/devices"}],"removeFolders":["loaded"]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if config.VMM.ReadOnly != "loaded/memory" || config.Files[0].Read != "loaded/devices" {
+		t.Errorf("it reads as %+v", config)
+	}
+}
+
 func TestConfigurationOfAFirecrackerIsAccepted(t *testing.T) {
 	config, err := Parse([]byte(`{"version":1,"sandbox":"s","vmm":{"argv":["x"],"folder":"vmm","newPidNamespace":true},"console":{"log":"c","maxBytes":4096},
 		"vsock":{"kind":"vmm","socket":"vsock.sock","vmmSocket":"vmm/v.sock"},"monitor":{"kind":"firecracker","socket":"vmm/api.sock"},
@@ -73,6 +84,10 @@ func TestMistakesAreRefused(t *testing.T) {
 		{"vmm.uid", `4294967295`, "above"},
 		{"vmm.folder", `"/"`, "vmm: folder"},
 		{"vmm.folder", `"a/../.."`, "vmm: folder"},
+		{"vmm.readOnly", `"/etc/passwd"`, "vmm: readOnly"},
+		{"vmm.readOnly", `"../memory"`, "vmm: readOnly"},
+		{"vmm", `{"argv":["x"],"readOnly":"memory","folder":"vmm"}`, "runs in the directory itself"},
+		{"vmm", `{"argv":["x"],"readOnly":"memory","maxFiles":255}`, "maxFiles above 255"},
 		{"vmm.maxFiles", `3`, "maxFiles"},
 		{"vmm.maxFiles", `100000000`, "maxFiles"},
 		{"vmm.maxProcesses", `1`, "maxProcesses"},
@@ -89,6 +104,9 @@ func TestMistakesAreRefused(t *testing.T) {
 		{"cgroup.settings", `{"cpu.max":""}`, "cpu.max"},
 		{"files", `[{}]`, "files[0]: exactly one"},
 		{"files", `[{"listen":"a","open":"b"}]`, "files[0]: exactly one"},
+		{"files", `[{"open":"a","read":"b"}]`, "files[0]: exactly one"},
+		{"files", `[{"read":"/etc/passwd"}]`, "not a plain path"},
+		{"files", `[{"read":"shim.json"}]`, "belongs to the shim"},
 		{"files", `[{"listen":"/abs.sock"}]`, "not a plain path"},
 		{"files", `[{"listen":"` + strings.Repeat("x", 108) + `"}]`, "longer than 107"},
 		{"files", `[{"listen":"shim.sock"}]`, "belongs to the shim"},

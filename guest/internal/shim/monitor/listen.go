@@ -75,6 +75,9 @@ func (i impatient) Read(bytes []byte) (int, error) {
 		if n > 0 || !i.isLoading || i.isStopping() || !errors.Is(err, os.ErrDeadlineExceeded) {
 			return n, err
 		}
+		if i.isAsking() {
+			continue // it answers when it has loaded
+		}
 		if err := i.ask(); err != nil {
 			return 0, err
 		}
@@ -186,13 +189,18 @@ func (s *session) hearShutdown(data json.RawMessage) {
 
 // ask asks what the machine does, unless a question is under way: then it asks once more after the answer.
 func (s *session) ask() error {
-	if s.asked > s.answered && time.Since(s.askedAt) < answerLimit {
+	if s.isAsking() {
 		s.again = true
 		return nil
 	}
 	s.asked++
 	s.askedAt, s.again = time.Now(), false
 	return s.send("query-status", s.asked)
+}
+
+// isAsking says that a question is under way.
+func (s *session) isAsking() bool {
+	return s.asked > s.answered && time.Since(s.askedAt) < answerLimit
 }
 
 func (s *session) send(command string, id uint64) error {

@@ -174,6 +174,32 @@ func TestMachineIsAskedAtFirstAndAfterEachEvent(t *testing.T) {
 	v.wantReport()
 }
 
+func TestAMachineThatLoadsAStateIsAskedUntilItHas(t *testing.T) {
+	v := watched(t, starting)
+	v.accept()
+	v.answer("inmigrate")
+	v.answer("inmigrate")
+	v.wantNoChange()
+	// Half a line comes before the patience with it ends.
+	id := v.wantCommand("query-status")
+	answer := fmt.Sprintf(`{"return": {"status": "paused"}, "id": %d}`, id)
+	_, err := v.conn.Write([]byte(answer[:20]))
+	v.must(err)
+	time.Sleep(3 * loadingPoll)
+	v.say(answer[20:])
+	v.wantChange("paused", "")
+	// From now on it tells by itself.
+	v.must(v.conn.SetReadDeadline(time.Now().Add(5 * loadingPoll)))
+	if line, err := v.reader.ReadBytes('\n'); err == nil {
+		t.Errorf("it is asked on: %s", line)
+	}
+	v.must(v.conn.SetReadDeadline(time.Now().Add(patience)))
+	v.say(`{"event": "RESUME"}`)
+	v.answer("running")
+	v.wantChange("running", "")
+	v.wantReport()
+}
+
 func TestQuestionsDoNotPileUp(t *testing.T) {
 	v := watched(t, starting)
 	v.accept()

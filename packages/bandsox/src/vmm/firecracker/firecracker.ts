@@ -4,10 +4,9 @@ import { missingPrivileges } from '../../process/privileges.js'
 import { consoleConfig, SANDBOX_MARK, type ShimConfig, startShim } from '../../process/shim.js'
 import { type CgroupSupport, cgroupSupport, machineCgroup, requireLimits } from '../cgroup.js'
 import { type HostTools, type Kvm, probeKvm } from '../host.js'
-import { digestOf, hostCpu } from '../host-cpu.js'
+import { hostCpu } from '../host-cpu.js'
 import { lazily } from '../lazily.js'
 import { linksOf, SERIAL_SOCKET, VSOCK_SOCKET } from '../links.js'
-import { shapeOf } from '../shape.js'
 import { attachStarted } from '../shim-machine.js'
 import type { MachineFacts, MachineSpec, Vmm } from '../vmm.js'
 import {
@@ -19,6 +18,7 @@ import {
   METRICS_LOG,
   vmConfiguration,
 } from './configuration.js'
+import { firecrackerFingerprint } from './fingerprint.js'
 import { type Beginning, type Folder, folderOf, JAIL, JAILED_PROGRAM, makeFolder, removeFolders } from './folder.js'
 import { chooseJail, type FoundFirecracker, firecrackerFinder, type Jail, type JailerMode } from './host.js'
 import { loadState, snapshotLoad } from './load.js'
@@ -107,14 +107,6 @@ export function firecrackerDriver(tools: HostTools, settings: () => Promise<Fire
     clear: removeFolders,
   }
 }
-
-/** Pure. @param cpu The host's, which the guest has seen. */
-export const firecrackerFingerprint = (spec: MachineSpec, version: string, cpu: string): Record<string, string> => ({
-  vmm: 'firecracker',
-  version,
-  cpu,
-  devices: digestOf(JSON.stringify(vmConfiguration(shapeOf(spec)))),
-})
 
 const withoutKvm = (reason: string): BandSoxError =>
   new BandSoxError('host-unsupported', `Firecracker needs KVM, which is not usable here: ${reason}`, {

@@ -209,6 +209,22 @@ describe("QEMU's command line", () => {
       assert.match(memoryOf({ vsock }) ?? '', /^memory-backend-ram,(?!.*share)/)
   })
 
+  it('maps the memory of a state privately, and reads the devices from a descriptor', () => {
+    const load = { memory: 'loaded/memory', devices: 'loaded/devices' }
+    const { argv, files } = qemuCommandLine(spec, choice({ load, vsock: 'kernel' }))
+    const [memory = ''] = valuesOf(argv, '-object')
+    assert.equal(memory, 'memory-backend-file,mem-path=loaded/memory,share=off,id=ram0,size=512M')
+    assert.deepEqual(files.at(-1), { read: 'loaded/devices' })
+    assert.equal(only(argv, '-incoming'), `fd:${3 + files.length - 1}`)
+    // All else is as where it was saved.
+    const booted = qemuCommandLine(spec, choice({ vsock: 'kernel' })).argv
+    const withoutState = argv.filter((word) => !/^(-incoming|fd:\d+|memory-backend.*)$/.test(word))
+    assert.deepEqual(
+      withoutState,
+      booted.filter((word) => !word.startsWith('memory-backend')),
+    )
+  })
+
   it('has a vsock device only when there is a backend', () => {
     const devices = (vsock: QemuChoice['vsock']) =>
       valuesOf(qemuCommandLine(spec, choice({ vsock })).argv, '-device').filter((device) => device.includes('vsock'))

@@ -3,7 +3,7 @@ import { describe, it } from 'node:test'
 import { hasCode } from '../../testing/errors.js'
 import type { MachineFacts } from '../vmm.js'
 import type { VsockBackend } from './host.js'
-import { chooseVsock, qemuDriver } from './qemu.js'
+import { chooseVsock, qemuDriver, vsockOfLoaded } from './qemu.js'
 
 describe('the vsock of a machine', () => {
   const backend: VsockBackend = { kind: 'daemon', program: '/usr/bin/vhost-device-vsock' }
@@ -17,6 +17,19 @@ describe('the vsock of a machine', () => {
     assert.deepEqual(chooseVsock('off', backend), { vsock: null, reason: 'vsock is off for this sandbox' })
     assert.deepEqual(chooseVsock('auto', none), { vsock: null, reason: 'there is nothing' })
     assert.throws(() => chooseVsock('on', none), hasCode('vsock-unavailable', /with vsock: there is nothing/))
+  })
+})
+
+describe('the vsock of a machine that is loaded from a state', () => {
+  const daemon: VsockBackend = { kind: 'daemon', program: '/usr/bin/vhost-device-vsock' }
+
+  it('is the kernel’s, or none: the daemon would share the memory', () => {
+    assert.deepEqual(vsockOfLoaded('on', { kind: 'kernel' }), { vsock: { kind: 'kernel' } })
+    assert.equal(vsockOfLoaded('off', daemon).vsock, null)
+    const { vsock, reason } = vsockOfLoaded('auto', daemon)
+    assert.equal(vsock, null)
+    assert.match(reason ?? '', /vhost-device-vsock/)
+    assert.throws(() => vsockOfLoaded('on', daemon), hasCode('host-unsupported', /vhost-device-vsock/))
   })
 })
 

@@ -19,12 +19,14 @@ import { forgetSaved, keepSaved, linkSavedAgain, STATE_FILES, stateIn } from './
 /** The tool is a process to be started, on a host that may be busy. */
 const LISTEN_PATIENCE_MS = 10_000
 const LISTEN_POLL_MS = 2
-/** The tool watches the progress; here only the end is waited for. */
-const END_POLL_MS = [5, 10, 20, 50, 100, 200] as const
+/** The tool watches the progress, and ends with the stream, mostly: then QEMU has a moment to say so itself. */
+const PROGRESS_POLL_MS = 200
+const END_POLL_MS = 5
 /** What the tool still writes when QEMU has sent all, or has given up. */
 const TOOL_END_MS = 30_000
 /** The most that QEMU takes, in bytes per second: as fast as it goes. */
 const NO_BANDWIDTH_LIMIT = 0x7fffffffffff
+const CUT_MS = 1_000
 const MIB = 1024 * 1024
 /** What the tool says of a stream that breaks off: why, QEMU knows. */
 const CUT = 'stream-cut'
@@ -76,8 +78,9 @@ async function sendState({ shimPath, directory, qmpSocket }: Saving, state: Mach
     await withQmp(qmpSocket, (qmp) => migrate(qmp, socket))
     const failure = await endOfMigration(qmpSocket, tool)
     if (failure === undefined) return await within(tool.done, enough)
-    enough.abort() // it may still wait for a QEMU that never came
-    const said = await tool.failure()
+    // It ends with the stream, and knows more if it was what failed; unless QEMU never came.
+    await tool.endedWithin(CUT_MS)
+    const said = tool.hasEnded() ? await tool.failure() : undefined
     if (said !== undefined && !said.isCut) throw said.error
     throw new BandSoxError('vmm-control', `QEMU could not save the state of its machine: ${printableLine(failure)}`)
   } finally {
@@ -96,16 +99,17 @@ async function migrate(qmp: Qmp, socket: string): Promise<void> {
 
 /** @returns Why it failed; undefined when it did not. */
 async function endOfMigration(qmpSocket: string, tool: Tool): Promise<string | undefined> {
-  for (let round = 0; ; round++) {
+  for (;;) {
+    if (tool.hasEnded()) await delay(END_POLL_MS)
+    else await tool.endedWithin(PROGRESS_POLL_MS)
     const { status, 'error-desc': reason } = migrationSchema.parse(
       await withQmp(qmpSocket, async (qmp) => {
-        if (tool.hasFailed()) await qmp.execute('migrate_cancel')
+        if (tool.hasEnded() && (await tool.failure()) !== undefined) await qmp.execute('migrate_cancel')
         return await qmp.execute('query-migrate')
       }),
     )
     if (status === 'completed') return undefined
     if (status === 'failed' || status === 'cancelled') return reason ?? `the migration has ${status}`
-    await delay(END_POLL_MS[Math.min(round, END_POLL_MS.length - 1)])
   }
 }
 
@@ -124,7 +128,8 @@ async function within(done: Promise<void>, enough: AbortController): Promise<voi
 interface Tool {
   /** Resolves when QEMU can connect. @throws What ended the tool before. */
   listening(): Promise<void>
-  hasFailed(): boolean
+  hasEnded(): boolean
+  endedWithin(timeoutMs: number): Promise<void>
   /** Resolves when it has ended: with why it failed, or undefined when it did not. */
   failure(): Promise<ToolFailure | undefined>
   done: Promise<void>
@@ -149,10 +154,15 @@ function startTool({
   signal: AbortSignal
 }): Tool {
   let failed: ToolFailure | undefined
+  let hasEnded = false
   const done = runTool(shimPath, directory, socket, state, signal)
-  const ended = done.catch((error: unknown) => {
-    failed = { error, isCut: error instanceof StreamCut }
-  })
+  const ended = done
+    .catch((error: unknown) => {
+      failed = { error, isCut: error instanceof StreamCut }
+    })
+    .then(() => {
+      hasEnded = true
+    })
   return {
     async listening() {
       const deadline = performance.now() + LISTEN_PATIENCE_MS
@@ -163,7 +173,13 @@ function startTool({
         await delay(LISTEN_POLL_MS)
       }
     },
-    hasFailed: () => failed !== undefined,
+    hasEnded: () => hasEnded,
+    async endedWithin(timeoutMs) {
+      const limit = new AbortController()
+      const late = delay(timeoutMs, undefined, { signal: limit.signal }).catch(() => undefined) // cut short below
+      await Promise.race([ended, late])
+      limit.abort()
+    },
     async failure() {
       await ended
       return failed
