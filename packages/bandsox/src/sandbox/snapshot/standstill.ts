@@ -8,8 +8,8 @@ import type { Host } from '../host.js'
 
 /** Without hooks: to freeze takes some ms, to sync what is not written yet as long as the disk takes. */
 const FREEZE_TIMEOUT_MS = 60_000
-/** In the guest's own time: should nobody ever come back, it goes on by itself. */
-const LEASE_MS = 60_000
+/** In the guest’s own time, and in that of what is restored: should nobody ever come back, it goes on by itself. */
+const LEASE_MS = 300_000
 const THAW_TIMEOUT_MS = 10_000
 const PAUSE_PATIENCE_MS = 2_000
 export const DEFAULT_HOOKS_MS = 10_000
