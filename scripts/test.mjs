@@ -51,6 +51,8 @@ if (isWanted('unit') && !values.soak) {
 }
 if (isWanted('e2e')) {
   process.env.BANDSOX_TEST_STORAGE = storage
+  // Tests that create a sandbox would have a template made beside it, each in its own storage: those of templates ask for it.
+  process.env.BANDSOX_TEMPLATES = 'off'
   if (values.soak) process.env.BANDSOX_SOAK = '1'
   const timeoutMs = values.soak ? SOAK_FILE_TIMEOUT_MS : E2E_FILE_TIMEOUT_MS
   // Two at a time: a VM under emulation keeps one core busy while it boots.

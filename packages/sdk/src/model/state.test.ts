@@ -33,7 +33,7 @@ describe('the state table', () => {
 
   it('lets commands and files only into what runs', () => {
     assert.deepEqual([allowedIn.exec, allowedIn.transfer, allowedIn.pause], [['running'], ['running'], ['running']])
-    assert.deepEqual(allowedIn.resume, ['paused'])
+    assert.deepEqual(allowedIn.resume, ['paused', 'hibernated'])
   })
 
   it('leaves no state that can be neither stopped nor deleted', () => {

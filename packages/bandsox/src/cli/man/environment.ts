@@ -12,6 +12,7 @@ export const environmentVariables: readonly Described[] = [
   { name: 'BANDSOX_JAIL', meaning: 'auto, on or off: whether Firecracker is jailed, where --jailer does not say' },
   { name: 'BANDSOX_FIRECRACKER', meaning: 'firecracker to use, in place of the one that init has fetched' },
   { name: 'BANDSOX_JAILER', meaning: 'jailer to use, in place of the one that init has fetched' },
+  { name: 'BANDSOX_TEMPLATES', meaning: 'on or off: whether create starts from templates, and has them made' },
   { name: 'BANDSOX_LOG_LEVEL', meaning: 'what to log, where --log-level does not say' },
   { name: 'BANDSOX_DISK_BANDWIDTH_MBPS', meaning: 'disk bandwidth of new VMs in MiB/s, 0 for no limit (default: 200)' },
   { name: 'BANDSOX_DISK_IOPS', meaning: 'disk operations per second of new VMs, 0 for no limit (default: 5000)' },
