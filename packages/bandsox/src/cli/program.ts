@@ -10,6 +10,7 @@ import { addExec, addRun } from './commands/exec.js'
 import { addImage } from './commands/image.js'
 import { addImport } from './commands/import.js'
 import { addInit } from './commands/init.js'
+import { addJobs } from './commands/jobs.js'
 import { addLogin, addLogout } from './commands/login.js'
 import { addEvents, addLogs } from './commands/logs.js'
 import { addMan } from './commands/man.js'
@@ -45,6 +46,7 @@ export function buildProgram(asJson: boolean): Command {
   addVm(program)
   addShortcuts(program)
   addImage(program)
+  addJobs(program)
   addSnapshot(program)
   addTemplate(program)
   addPool(program)

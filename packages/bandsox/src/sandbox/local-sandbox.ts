@@ -7,6 +7,7 @@ import {
   type ForkOptions,
   type ForwardOptions,
   type Job,
+  type JobInfo,
   type LinkReport,
   type Operation,
   type PortForward,
@@ -22,7 +23,8 @@ import {
   type StateName,
 } from '@bandsox/sdk'
 import type { Agent } from '../guest/agent.js'
-import { type ExecRequest, startJob } from '../guest/job.js'
+import { listGuestJobs } from '../guest/guest-jobs.js'
+import { attachToJob, type ExecRequest, startJob } from '../guest/job.js'
 import { parseSignal } from '../guest/signal.js'
 import { readRun, standsStill } from '../process/shim.js'
 import type { SandboxRecord } from '../store/record.js'
@@ -52,7 +54,7 @@ import {
 import { forkSandbox } from './snapshot/fork.js'
 import { dropHibernated, hibernateSandbox, wakeSandbox } from './snapshot/hibernate.js'
 import { snapshotInfo } from './snapshot/snapshot-info.js'
-import { freezeForPause, thaw } from './snapshot/standstill.js'
+import { freezeForPause, thaw, thawAfterPause } from './snapshot/standstill.js'
 import { takeSnapshot } from './snapshot/take.js'
 import { startSandbox } from './start.js'
 import { stopMachine } from './stop.js'
@@ -61,6 +63,7 @@ import { waitForState } from './wait.js'
 
 /** A guest that waits for its disk tries again at once. */
 const STALL_MS = 100
+const JOBS_TIMEOUT_MS = 10_000
 /** Operations that a hibernated sandbox is woken up for. */
 const WAKING: readonly Operation[] = ['exec', 'transfer']
 const WAKE_PATIENCE_MS = 60_000
@@ -101,6 +104,19 @@ export class LocalSandbox implements Sandbox {
       const stopSignal = parseSignal(config.stopSignal)
       return { argv, ...(stopSignal !== undefined && { stopSignal }) }
     })
+  }
+
+  async jobs({ signal }: { signal?: AbortSignal } = {}): Promise<JobInfo[]> {
+    const agent = await this.#agentFor('exec')
+    const jobs = await listGuestJobs(agent, { timeoutMs: JOBS_TIMEOUT_MS, ...(signal !== undefined && { signal }) })
+    return jobs.map(({ job, pid, command, startedMs, from, to, ended, pty, attached }) => ({
+      ...{ id: job, pid, command, startedMs, keptFrom: from, outputBytes: to },
+      ...{ hasEnded: ended, hasTerminal: pty, isAttached: attached },
+    }))
+  }
+
+  attach(job: string, options: Pick<ExecOptions, 'signal' | 'link'> = {}): Job {
+    return attachToJob(() => this.#agentFor('exec'), job, options)
   }
 
   async forward(options: ForwardOptions): Promise<PortForward> {
@@ -200,7 +216,7 @@ export class LocalSandbox implements Sandbox {
           await machine.attachVsock() // taken out for a snapshot meanwhile
         })
       }
-      if (record.machine?.isFrozen === true) await thaw(this.#host, this.id, this.#agentOf(record))
+      await thawAfterPause(this.#host, record, this.#agentOf(record))
       const machine = record.machine && { ...record.machine, isFrozen: false }
       await this.#host.store.transition(this.id, {
         state: stateNow('running'),

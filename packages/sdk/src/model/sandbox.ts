@@ -117,6 +117,24 @@ export interface Job {
   resize(cols: number, rows: number): void
 }
 
+/** A command in the guest, as its agent knows it. */
+export interface JobInfo {
+  id: string
+  /** In the guest. */
+  pid: number
+  /** What it is, shortened. */
+  command: string
+  /** Since the guest's boot. */
+  startedMs: number
+  /** Offsets of its output: what is kept of it goes from the first to the second, which is how much there was in all. */
+  keptFrom: number
+  outputBytes: number
+  hasEnded: boolean
+  hasTerminal: boolean
+  /** Somebody reads its output. */
+  isAttached: boolean
+}
+
 export type ChecksumName = 'xxh64' | 'sha256' | 'md5'
 
 export interface TransferOptions {
@@ -354,6 +372,15 @@ export interface Sandbox extends AsyncDisposable {
   info(): Promise<SandboxInfo>
   /** Runs a command: a list is run as it is, a string by `/bin/sh -c`. The image's entrypoint is not involved. */
   exec(command: string | readonly string[], options?: ExecOptions): Job
+  /** The commands that run in it, or have just ended, whoever began them: also those of the sandbox that it was restored from. */
+  jobs(options?: { signal?: AbortSignal }): Promise<JobInfo[]>
+  /**
+   * Takes a command over that runs already, from the oldest output that the guest has kept of it. Whoever had it is left without. It runs
+   * on when its output is not read to the end, or `signal` aborts.
+   *
+   * @param job Its id, as `jobs` has it. @throws `not-found` where its output or end is awaited, when there is none.
+   */
+  attach(job: string, options?: Pick<ExecOptions, 'signal' | 'link'>): Job
   /** Runs the image's entrypoint with `command` (default: the image's own) as its arguments. */
   run(command?: readonly string[], options?: ExecOptions): Job
   /**

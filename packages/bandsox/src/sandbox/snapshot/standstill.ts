@@ -107,7 +107,11 @@ async function freeze(
     for (const warning of frozen.warnings) host.warn(`sandbox ${id}: ${warning}`)
     return true
   } catch (error) {
-    if (!(error instanceof BandSoxError && error.code === 'agent-incompatible')) throw error
+    if (!(error instanceof BandSoxError && error.code === 'agent-incompatible')) {
+      // It may have frozen them all the same, a moment after it was given up.
+      await thawAfterPause(host, { id, machine: undefined }, agent)
+      throw error
+    }
     host.warn(`sandbox ${id}: its programs run on until its machine stands still: ${messageOf(error)}`)
     return false
   }
@@ -126,6 +130,20 @@ export async function freezeForPause(host: Host, id: string, agent: Agent): Prom
   } catch (error) {
     host.debug(`the programs of sandbox ${id} were not frozen before its machine: ${messageOf(error)}`)
     return false
+  }
+}
+
+/** Whether they stood still is not always known: a guest may have taken longer to freeze them than it was waited for. */
+export async function thawAfterPause(
+  host: Host,
+  { id, machine }: Pick<SandboxRecord, 'id' | 'machine'>,
+  agent: Agent,
+): Promise<void> {
+  if (machine?.isFrozen === true) return await thaw(host, id, agent)
+  try {
+    await thawGuest(agent, { timeoutMs: PAUSE_PATIENCE_MS, signal: AbortSignal.timeout(PAUSE_PATIENCE_MS) })
+  } catch (error) {
+    host.debug(`sandbox ${id} was resumed, and its agent not asked to let its programs go on: ${messageOf(error)}`)
   }
 }
 

@@ -1,0 +1,48 @@
+/** `jobs` and `attach`: the commands that run in a sandbox, whoever began them. */
+import type { JobInfo } from '@bandsox/sdk'
+import type { Command } from 'commander'
+import { attach } from '../attach.js'
+import { contextOf } from '../context.js'
+import { sizeText, table } from '../text.js'
+
+const VM_ARGUMENT = 'id, id prefix or name'
+
+export function addJobs(program: Command): void {
+  program
+    .command('jobs')
+    .argument('<vm>', VM_ARGUMENT)
+    .description('list the commands that run in a sandbox, also those that it was restored with')
+    .action(async (vm: string, _options: unknown, command: Command) => {
+      const context = contextOf(command)
+      const jobs = await (await (await context.open()).get(vm)).jobs({ signal: context.signal })
+      context.print(listText(jobs), jobs)
+    })
+  program
+    .command('attach')
+    .argument('<vm>', VM_ARGUMENT)
+    .argument('<job>', 'id of the command, or the beginning of it; see jobs')
+    .description("show what a command writes that runs already; exits with the command's own status, Ctrl-C leaves it")
+    .action(async (vm: string, job: string, _options: unknown, command: Command) => {
+      const context = contextOf(command)
+      const sandbox = await (await context.open()).get(vm)
+      const matching = (await sandbox.jobs({ signal: context.signal })).filter(({ id }) => id.startsWith(job))
+      const id = matching.length === 1 ? (matching[0]?.id ?? job) : job
+      process.exitCode = await attach(context, sandbox.attach(id, { signal: context.signal }))
+    })
+}
+
+function listText(jobs: JobInfo[]): string {
+  if (jobs.length === 0) return 'No commands found.'
+  const rows = jobs.map((job) => [
+    ...[job.id.slice(0, ID_LETTERS), String(job.pid), statusText(job), sizeText(job.outputBytes), job.command],
+  ])
+  return table(['ID', 'PID', 'STATUS', 'OUTPUT', 'COMMAND'], rows)
+}
+
+/** Enough to tell them apart: they are random. */
+const ID_LETTERS = 12
+
+const statusText = ({ hasEnded, isAttached }: JobInfo): string => {
+  if (hasEnded) return 'ended'
+  return isAttached ? 'running, attached' : 'running'
+}
