@@ -1,21 +1,23 @@
 /** A sandbox on QEMU whose machine's state can be saved, and machines beside it that are loaded from that. */
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
-import { chmod, mkdir, rm } from 'node:fs/promises'
+import { chmod, mkdir, rm, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import type { BandSox, Sandbox } from 'bandsox'
-import { readConfig } from 'bandsox/internal/config.js'
+import { imageSettings, readConfig } from 'bandsox/internal/config.js'
 import { LocalBandSox, type LocalConfig, openHost } from 'bandsox/internal/sandbox/local-bandsox.js'
-import type { LoadOptions, Machine, MachineSpec, MachineState, Vmm } from 'bandsox/internal/vmm/vmm.js'
+import type { LoadOptions, Machine, MachineSpec, MachineState, SerialLine, Vmm } from 'bandsox/internal/vmm/vmm.js'
 import { agentAt, machineBeside } from './firecracker.js'
 import { namesIn } from './storage.js'
 
-const config = (storage: string): LocalConfig => ({
-  ...readConfig(process.env, { storage }),
-  vmm: 'qemu',
-  warn: () => undefined,
-})
+/** Beside the storage's folder, in which it would be a stranger. */
+const configFileOf = (storage: string): string => `${storage}.config.json`
+
+function config(storage: string): LocalConfig {
+  const read = readConfig(process.env, { storage, configFile: configFileOf(storage) })
+  return { ...read, images: imageSettings(read), vmm: 'qemu', warn: () => undefined }
+}
 
 export const openOnQemu = (storage: string): Promise<LocalBandSox> => LocalBandSox.open(config(storage))
 
@@ -31,8 +33,16 @@ export interface StateHost extends AsyncDisposable {
   beside(index: number, over?: Partial<MachineSpec>): Promise<MachineSpec>
 }
 
-/** @param create Options of the sandbox; it has no vsock unless they say so, whose daemon no state can be saved with. */
-export async function stateHost(storage: string, create: Parameters<BandSox['create']>[1] = {}): Promise<StateHost> {
+/**
+ * @param create Options of the sandbox; it has no vsock unless they say so, whose daemon no state can be saved with.
+ * @param serialLine Of the sandbox, and of machines beside it.
+ */
+export async function stateHost(
+  storage: string,
+  create: Parameters<BandSox['create']>[1] = {},
+  serialLine: SerialLine = 'port',
+): Promise<StateHost> {
+  await writeFile(configFileOf(storage), JSON.stringify({ qemu: { serialLine } }))
   const bandsox = await openOnQemu(storage)
   const sandbox = await bandsox.create('bandsox/base', { vsock: 'off', diskMib: 64, ...create })
   const { directory, id, memoryMib } = await sandbox.info()
@@ -52,13 +62,14 @@ export async function stateHost(storage: string, create: Parameters<BandSox['cre
     async beside(index, over = {}) {
       const spec = await machineBeside({ directory, id }, { cid: 100 + index, port })
       await chmod(spec.directory, 0o711) // as a sandbox's: QEMU's user goes by it
-      return { ...spec, vsock: 'off', memoryMib, ...over }
+      return { ...spec, vsock: 'off', memoryMib, serialLine, ...over }
     },
     async [Symbol.asyncDispose]() {
       machine.close()
       store.close()
       await sandbox.delete({ force: true })
       await bandsox[Symbol.asyncDispose]()
+      await rm(configFileOf(storage))
     },
   }
 }

@@ -211,7 +211,7 @@ async function prepare(
     ...(vsock !== null && { vsock: vsockConfig(spec, vsock.kind) }),
     serial:
       serialLineOf(spec) === 'uart'
-        ? { kind: 'uart', socket: SERIAL_SOCKET }
+        ? { kind: 'uart', socket: SERIAL_SOCKET, ...(loads && { awake: true }) }
         : { kind: 'port', socket: SERIAL_SOCKET, line: AGENT_SERIAL_SOCKET },
     monitor: { kind: 'qmp', socket: EVENTS_SOCKET },
     ...(groups.usable && { cgroup: machineCgroup(groups.parent, spec, accelerator.kind) }),

@@ -86,7 +86,8 @@ async function sendState({ shimPath, directory, qmpSocket }: Saving, state: Mach
   } finally {
     enough.abort()
     await tool.failure()
-    await rm(path.join(directory, socket), { force: true }) // of a tool that was killed
+    // Of a tool that was killed.
+    for (const name of [socket, `${socket}.new`]) await rm(path.join(directory, name), { force: true })
   }
 }
 
