@@ -15,6 +15,11 @@ const GUEST_PATIENCE_MS = 10_000
 /** QEMU lets go of the device a moment after it is gone, and the daemon makes its socket anew. */
 const SOCKET_PATIENCE_MS = 5_000
 const POLL_MS = 2
+/**
+ * QEMU does not wait until the daemon has read what it is told last of the queues, and a host that connects before ends its only worker:
+ * without this pause 10 times of 1238, with hosts that connect all the time.
+ */
+const SETTLE_MS = 50
 
 const DEVICES = '/machine/peripheral'
 const devicesSchema = z.array(z.object({ name: z.string() }))
@@ -61,6 +66,7 @@ export async function plugVsock(qmp: Control): Promise<void> {
     GUEST_PATIENCE_MS,
     () => new BandSoxError('guest-silent', `the guest did not take a vsock device within ${GUEST_PATIENCE_MS} ms`),
   )
+  await delay(SETTLE_MS)
 }
 
 async function addDevice(qmp: Control): Promise<void> {
