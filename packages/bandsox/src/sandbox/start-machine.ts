@@ -111,6 +111,7 @@ export async function startMachine(
   if (beforeRunning !== undefined) {
     await beforeRunning(facts)
     await machine.resume()
+    await machine.attachVsock()
   }
   if (facts.jailed === false) host.info(`${record.id} is not in a jail: ${facts.jailReason}`)
   if (facts.vsock !== null) {

@@ -111,9 +111,10 @@ export function qemuCommandLine(spec: MachineSpec, choice: QemuChoice): { argv: 
 }
 
 function memoryBackend({ load, vsock }: QemuChoice): string {
+  // vhost-user needs the guest's memory shared with the daemon: the file is a copy then.
+  if (load !== undefined && vsock === 'daemon') return `memory-backend-file,mem-path=${load.memory},share=on`
   // Many machines map the file; what each of them writes is its own.
   if (load !== undefined) return `memory-backend-file,mem-path=${load.memory},share=off`
-  // vhost-user needs the guest's memory shared with the daemon.
   return vsock === 'daemon' ? 'memory-backend-memfd,share=on' : 'memory-backend-ram'
 }
 

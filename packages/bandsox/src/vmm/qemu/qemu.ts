@@ -25,7 +25,7 @@ import { findQemu, findVsockBackend, type VsockBackend } from './host.js'
 import { beginOfWords, endUnloaded, explained, requireLoadable } from './load.js'
 import { attachMachine, onlyWhole, type QemuMachine } from './machine.js'
 import { checkLayer, createLayer } from './qcow2.js'
-import { linkLoaded, loadedFiles, removeLoaded, STATE_FOLDERS } from './state-files.js'
+import { copyMemory, linkLoaded, loadedFiles, removeLoaded, SHARED_MEMORY, STATE_FOLDERS } from './state-files.js'
 
 /** Descriptors a VMM needs: disks, sockets, eventfds. The daemon holds one per vsock connection, up to 1023. */
 const MAX_FILES = 4096
@@ -84,7 +84,9 @@ export function qemuDriver(tools: HostTools): Vmm {
       let started: Awaited<ReturnType<typeof startProcess>> | undefined
       try {
         started = await startProcess(spec, true)
-        await started.machine.awaitLoaded(options.resume ?? true, options.signal)
+        const { resume = true } = options
+        await started.machine.awaitLoaded(resume, options.signal)
+        if (resume) await started.machine.attachVsock()
         return started
       } catch (error) {
         if (started !== undefined) await endUnloaded(started.machine)
@@ -147,18 +149,15 @@ export function chooseVsock(
 }
 
 /**
- * A daemon shares the guest's memory, which a loaded machine maps privately.
+ * A daemon shares the guest's memory, which a loaded machine maps privately: where it must be there all the same, the memory is copied.
  *
- * @throws `host-unsupported` when it must be there all the same.
+ * @throws as {@link chooseVsock}.
  */
 export function vsockOfLoaded(mode: VsockMode, backend: VsockBackend): ReturnType<typeof chooseVsock> {
   const chosen = chooseVsock(mode, backend)
-  if (chosen.vsock?.kind !== 'daemon') return chosen
-  const reason = 'a machine that was loaded from a state cannot have the vsock of vhost-device-vsock'
-  if (mode === 'auto') return { vsock: null, reason }
-  throw new BandSoxError('host-unsupported', reason, {
-    hint: 'do without: --vsock auto; or as root: modprobe vhost_vsock',
-  })
+  if (chosen.vsock?.kind !== 'daemon' || mode === 'on') return chosen
+  const reason = 'vhost-device-vsock needs a copy of the memory that it was loaded from; the serial line is as quick'
+  return { vsock: null, reason: `${reason} (--vsock on makes one)` }
 }
 
 /** It has ended before it could be attached to: then its words say why. */
@@ -181,13 +180,17 @@ async function prepare(
   },
 ): Promise<ShimConfig> {
   await checkLayers(spec)
+  // The device comes when the machine runs: no state has it.
+  const sharesMemory = loads && vsock?.kind === 'daemon'
+  if (sharesMemory) await copyMemory(spec.directory, path.join(spec.directory, loadedFiles.memory), spec.uid)
   const isRoot = process.getuid?.() === 0
   const choice: QemuChoice = {
     program,
     accelerator: accelerator.kind,
     vsock: vsock?.kind ?? null,
     serialLine: serialLineOf(spec),
-    ...(loads && { load: loadedFiles }),
+    ...(loads && { load: { ...loadedFiles, ...(sharesMemory && { memory: SHARED_MEMORY }) } }),
+    ...(sharesMemory && { plugsVsockLater: true }),
   }
   const { argv, files } = qemuCommandLine(spec, choice)
   if (vsock?.kind === 'daemon') await linkOrCopyProgram(vsock.program, path.join(spec.directory, VSOCK_DAEMON_FILE))
@@ -204,11 +207,11 @@ async function prepare(
         groups: accelerator.kind === 'kvm' ? accelerator.groups : [],
       }),
       maxFiles: MAX_FILES,
-      ...(loads && { readOnly: loadedFiles.memory }),
+      ...(loads && !sharesMemory && { readOnly: loadedFiles.memory }),
     },
     files,
     console: consoleConfig,
-    ...(vsock !== null && { vsock: vsockConfig(spec, vsock.kind) }),
+    ...(vsock !== null && { vsock: vsockConfig(spec, vsock.kind, sharesMemory) }),
     serial:
       serialLineOf(spec) === 'uart'
         ? { kind: 'uart', socket: SERIAL_SOCKET, ...(loads && { awake: true }) }
@@ -227,7 +230,12 @@ async function checkLayers({ directory, files, layers = [] }: MachineSpec): Prom
   for (const layer of layers) await checkLayer(path.join(directory, layer), size)
 }
 
-function vsockConfig(spec: MachineSpec, backend: 'kernel' | 'daemon'): NonNullable<ShimConfig['vsock']> {
+/** @param isShut Hosts are kept from the daemon until its device is there. */
+function vsockConfig(
+  spec: MachineSpec,
+  backend: 'kernel' | 'daemon',
+  isShut: boolean,
+): NonNullable<ShimConfig['vsock']> {
   if (backend === 'kernel') return { kind: 'kernel', socket: VSOCK_SOCKET, cid: spec.cid }
   return {
     kind: 'daemon',
@@ -241,6 +249,7 @@ function vsockConfig(spec: MachineSpec, backend: 'kernel' | 'daemon'): NonNullab
     ],
     waitFor: VHOST_USER_SOCKET,
     daemonSocket: DAEMON_SOCKET,
+    ...(isShut && { shut: true }),
   }
 }
 

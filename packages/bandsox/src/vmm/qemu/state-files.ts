@@ -1,7 +1,8 @@
 /** The files of a state in a VM's directory: those that the machine was loaded from, and those that it was saved into last. */
-import { mkdir, rm } from 'node:fs/promises'
+import { chmod, chown, mkdir, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { isSystemError } from '@bandsox/sdk'
+import { runCommand } from '../../process/run.js'
 import { linkState } from '../link-or-copy.js'
 import type { MachineState } from '../vmm.js'
 
@@ -14,8 +15,12 @@ export const LOADED_FOLDER = 'loaded'
  * gets the same.
  */
 const SAVED_FOLDER = 'saved'
+/** A copy of its memory, where the machine must share what it maps with another process. */
+const SHARED_FOLDER = 'shared'
 /** Of every machine, as each can be saved. */
-export const STATE_FOLDERS = [LOADED_FOLDER, SAVED_FOLDER]
+export const STATE_FOLDERS = [LOADED_FOLDER, SAVED_FOLDER, SHARED_FOLDER]
+
+export const SHARED_MEMORY = `${SHARED_FOLDER}/${STATE_FILES.memory}`
 
 export const loadedFiles = {
   devices: `${LOADED_FOLDER}/${STATE_FILES.devices}`,
@@ -33,8 +38,21 @@ export async function linkLoaded(directory: string, state: MachineState): Promis
   await linkInto(path.join(directory, LOADED_FOLDER), state)
 }
 
-export const removeLoaded = (directory: string): Promise<void> =>
-  rm(path.join(directory, LOADED_FOLDER), { recursive: true, force: true })
+export async function removeLoaded(directory: string): Promise<void> {
+  for (const folder of [LOADED_FOLDER, SHARED_FOLDER])
+    await rm(path.join(directory, folder), { recursive: true, force: true })
+}
+
+/** A memory of the machine's own, which its user may write to: its blocks are shared where the file system can, else it is a sparse copy. */
+export async function copyMemory(directory: string, memory: string, uid: number): Promise<void> {
+  const [folder, copy] = [path.join(directory, SHARED_FOLDER), path.join(directory, SHARED_MEMORY)]
+  await mkdir(folder, { mode: 0o700 })
+  await runCommand(['cp', '--reflink=auto', '--sparse=always', '--', memory, copy])
+  await chmod(copy, 0o600)
+  if (process.getuid?.() !== 0) return
+  await chown(copy, uid, uid)
+  await chown(folder, uid, uid)
+}
 
 /** It holds on to the files, not to their names: they may be removed elsewhere, and take their room until the machine runs again. */
 export async function keepSaved(directory: string, state: MachineState): Promise<void> {
