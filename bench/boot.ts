@@ -34,7 +34,7 @@ export async function measureBoot({ runs, signal }: { runs: number; signal: Abor
 
 async function bootSandbox(bandsox: BandSox): Promise<Boot> {
   const started = performance.now()
-  await using sandbox = await bandsox.create(IMAGE)
+  await using sandbox = await bandsox.create(IMAGE, { cold: true })
   const helloMs = performance.now() - started
   await sandbox.exec(['true']).wait()
   const execMs = performance.now() - started

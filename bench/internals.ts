@@ -14,7 +14,7 @@ import type * as Shim from '../packages/bandsox/src/process/shim.js'
 import type * as UnixSocket from '../packages/bandsox/src/process/unix-socket.js'
 import type * as Create from '../packages/bandsox/src/sandbox/create.js'
 import type * as Host from '../packages/bandsox/src/sandbox/host.js'
-import type * as LocalBandSox from '../packages/bandsox/src/sandbox/local-bandsox.js'
+import type * as LocalBandSoxModule from '../packages/bandsox/src/sandbox/local-bandsox.js'
 import type * as LocalSandboxModule from '../packages/bandsox/src/sandbox/local-sandbox.js'
 import type * as Prepare from '../packages/bandsox/src/sandbox/prepare.js'
 import type * as Settle from '../packages/bandsox/src/sandbox/settle.js'
@@ -44,7 +44,10 @@ export const { consoleConfig, readRun, SANDBOX_MARK, startShim } = await load<ty
 export const { connectUnixSocket } = await load<typeof UnixSocket>('process/unix-socket')
 export const { createSandbox } = await load<typeof Create>('sandbox/create')
 export const { machineFiles } = await load<typeof Host>('sandbox/host')
-export const { openHost } = await load<typeof LocalBandSox>('sandbox/local-bandsox')
+const localBandSox = await load<typeof LocalBandSoxModule>('sandbox/local-bandsox')
+export const { openHost } = localBandSox
+export const LocalBandSox: typeof LocalBandSoxModule.LocalBandSox = localBandSox.LocalBandSox
+export type LocalBandSox = LocalBandSoxModule.LocalBandSox
 export const { LocalSandbox } = await load<typeof LocalSandboxModule>('sandbox/local-sandbox')
 const prepare = await load<typeof Prepare>('sandbox/prepare')
 export const { DEFAULT_DISK_MIB, storageFolders } = prepare

@@ -20,7 +20,9 @@ async function build() {
 
 try {
   await build()
-  const child = spawn(process.execPath, [join(output, 'main.js'), ...process.argv.slice(2)], { stdio: 'inherit' })
+  // Sandboxes are booted, and nothing is made in the background: what starts from templates is measured by itself.
+  const env = { ...process.env, BANDSOX_TEMPLATES: 'off' }
+  const child = spawn(process.execPath, [join(output, 'main.js'), ...process.argv.slice(2)], { stdio: 'inherit', env })
   process.on('SIGINT', () => undefined) // the child got it too, and cleans up before it ends
   child.once('close', (code) => {
     process.exitCode = code ?? 1

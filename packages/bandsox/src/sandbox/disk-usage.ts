@@ -13,7 +13,11 @@ export interface DiskUsage {
   storage: string
   /** What each part takes, in bytes of the disk: sparse files count by what was written, hard links once. */
   images: { count: number; bytes: number; unusedCount: number; unusedBytes: number }
+  /** What images and snapshots take as well counts there. */
   sandboxes: { count: number; bytes: number; atRestCount: number; atRestBytes: number }
+  snapshots: { count: number; bytes: number; unusedCount: number; unusedBytes: number }
+  /** What new sandboxes start from. */
+  templates: { count: number; bytes: number; unusedCount: number; unusedBytes: number }
   /** Kernel, initramfs, empty disks, database. */
   otherBytes: number
   freeBytes: number
@@ -28,6 +32,8 @@ export async function diskUsage(host: Host): Promise<DiskUsage> {
   // Images before sandboxes, which hold hard links to their disks.
   const imageBytes = await bytesOf(folders.images, seen)
   const unused = images.filter(({ usedBy }) => usedBy.length === 0)
+  const snapshots = await snapshotUsage(host, 'snapshot', seen)
+  const templates = await snapshotUsage(host, 'template', seen)
   const records = await host.store.list()
   let bytes = 0
   let atRestBytes = 0
@@ -46,11 +52,30 @@ export async function diskUsage(host: Host): Promise<DiskUsage> {
       unusedCount: unused.length,
       unusedBytes: unused.reduce((sum, { diskBytes, layerBytes }) => sum + diskBytes + layerBytes, 0),
     },
+    ...{ snapshots, templates },
     sandboxes: { count: records.length, bytes, atRestCount: atRest.length, atRestBytes },
     otherBytes: await bytesOf(root, seen),
     freeBytes: bavail * bsize,
     totalBytes: blocks * bsize,
   }
+}
+
+/** Not in use: no running sandbox was started from it. */
+async function snapshotUsage(
+  host: Host,
+  purpose: 'snapshot' | 'template',
+  seen: Set<string>,
+): Promise<DiskUsage['snapshots']> {
+  const usage = { count: 0, bytes: 0, unusedCount: 0, unusedBytes: 0 }
+  for (const { id } of await host.store.snapshots.list([purpose])) {
+    const bytes = await bytesOf(host.store.snapshots.folderOf(id), seen)
+    usage.count++
+    usage.bytes += bytes
+    if ((await host.store.runningOf(id)).length > 0) continue
+    usage.unusedCount++
+    usage.unusedBytes += bytes
+  }
+  return usage
 }
 
 /** @param seen Files that were counted already, and those of this count. What vanishes meanwhile takes nothing. */

@@ -1,6 +1,7 @@
 /** `system df`, `info` and `prune`: what the storage takes, what the host gives, and how to get room back. */
 import { messageOf } from '@bandsox/sdk'
 import type { Command } from 'commander'
+import type { LocalBandSox } from '../../sandbox/local-bandsox.js'
 import { type Context, contextOf } from '../context.js'
 import { counted, sizeText, table } from '../text.js'
 
@@ -12,7 +13,7 @@ export function addSystem(program: Command): void {
     .action(async (_options: unknown, command: Command) => {
       const context = contextOf(command)
       const usage = await (await context.open()).diskUsage()
-      const { images, sandboxes, otherBytes, freeBytes, totalBytes } = usage
+      const { images, snapshots, templates, sandboxes, otherBytes, freeBytes, totalBytes } = usage
       const rows = [
         [
           'images',
@@ -26,6 +27,9 @@ export function addSystem(program: Command): void {
           sizeText(sandboxes.bytes),
           `${sizeText(sandboxes.atRestBytes)} of ${sandboxes.atRestCount}`,
         ],
+        ...Object.entries({ snapshots, templates }).map(([name, { count, bytes, unusedCount, unusedBytes }]) => [
+          ...[name, String(count), sizeText(bytes), `${sizeText(unusedBytes)} of ${unusedCount}`],
+        ]),
         ['other', '-', sizeText(otherBytes), '-'],
       ]
       const text = table(['TYPE', 'COUNT', 'SIZE', 'NOT IN USE'], rows)
@@ -54,6 +58,7 @@ export function addSystem(program: Command): void {
     .command('prune')
     .option('--all', 'also images that no VM uses')
     .option('--layers', 'also the layers that were kept for the next image')
+    .option('--templates', 'also templates that no running VM was started from; the next VM has another one made')
     .option('--stopped', 'also VMs that are stopped or failed, with their disks')
     .option('--dry-run', 'say what would go, and remove nothing')
     .description('remove what nothing refers to')
@@ -64,10 +69,11 @@ interface PruneOptions {
   all?: boolean
   layers?: boolean
   stopped?: boolean
+  templates?: boolean
   dryRun?: boolean
 }
 
-async function prune(context: Context, { all, layers, stopped, dryRun }: PruneOptions): Promise<void> {
+async function prune(context: Context, { all, layers, stopped, templates, dryRun }: PruneOptions): Promise<void> {
   const bandsox = await context.open()
   const removed: string[] = []
   const atRest = stopped === true ? await bandsox.list({ states: ['stopped', 'failed'] }) : []
@@ -86,18 +92,25 @@ async function prune(context: Context, { all, layers, stopped, dryRun }: PruneOp
     if (!context.isJson)
       context.print(`VM ${dryRun === true ? 'would be deleted' : 'deleted'}: ${id} (${state.kind})`, undefined)
   }
+  const unusedTemplates = templates === true ? await withoutUsers(bandsox) : []
   if (dryRun === true) {
     const unused = all === true ? (await bandsox.diskUsage()).images.unusedCount : 0
     const images = all === true ? `, and up to ${counted(unused, 'image')} removed` : ''
-    return context.print(`${counted(removed.length, 'VM')} would be deleted${images}`, {
-      sandboxes: removed,
-      unusedImages: unused,
+    const others = templates === true ? `, ${counted(unusedTemplates.length, 'template')} removed` : ''
+    return context.print(`${counted(removed.length, 'VM')} would be deleted${images}${others}`, {
+      ...{ sandboxes: removed, unusedImages: unused, templates: unusedTemplates },
     })
   }
+  for (const id of unusedTemplates) await bandsox.snapshots.delete(id, { force: true })
   const { images } = await bandsox.images.prune({ ...(all === true && { all }), ...(layers === true && { layers }) })
   const freedBytes = Math.max(0, (await bandsox.diskUsage()).freeBytes - before)
   context.print(
-    `removed ${counted(removed.length, 'VM')} and ${counted(images.length, 'image')}, about ${sizeText(freedBytes)} are free again`,
-    { sandboxes: removed, images, freedBytes },
+    `removed ${counted(removed.length, 'VM')}, ${counted(unusedTemplates.length, 'template')} and ${counted(images.length, 'image')}, about ${sizeText(freedBytes)} are free again`,
+    { sandboxes: removed, templates: unusedTemplates, images, freedBytes },
   )
+}
+
+async function withoutUsers(bandsox: LocalBandSox): Promise<string[]> {
+  const all = await bandsox.snapshots.list({ templates: true })
+  return all.filter(({ purpose, usedBy }) => purpose === 'template' && usedBy.length === 0).map(({ id }) => id)
 }
