@@ -101,11 +101,12 @@ async function prune(context: Context, { all, layers, stopped, templates, dryRun
       ...{ sandboxes: removed, unusedImages: unused, templates: unusedTemplates },
     })
   }
+  const ofTemplates = templates === true ? `, ${counted(unusedTemplates.length, 'template')}` : ''
   for (const id of unusedTemplates) await bandsox.snapshots.delete(id, { force: true })
   const { images } = await bandsox.images.prune({ ...(all === true && { all }), ...(layers === true && { layers }) })
   const freedBytes = Math.max(0, (await bandsox.diskUsage()).freeBytes - before)
   context.print(
-    `removed ${counted(removed.length, 'VM')}, ${counted(unusedTemplates.length, 'template')} and ${counted(images.length, 'image')}, about ${sizeText(freedBytes)} are free again`,
+    `removed ${counted(removed.length, 'VM')}${ofTemplates} and ${counted(images.length, 'image')}, about ${sizeText(freedBytes)} are free again`,
     { sandboxes: removed, templates: unusedTemplates, images, freedBytes },
   )
 }
