@@ -5,6 +5,9 @@ import { runSteps } from './lib/step.mjs'
 import { tour } from './lib/tour.mjs'
 import { setUp } from './setup.mjs'
 
+// It shows a boot, and leaves nothing: a template would be made behind its back.
+process.env.BANDSOX_TEMPLATES = 'off'
+
 const storage = storageFolder(process.env, process.getuid?.() === 0)
 const failed = await setUp()
 if (failed.length === 0) failed.push(...(await runSteps(tour(storage), console.log)))

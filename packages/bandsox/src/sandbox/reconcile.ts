@@ -33,7 +33,7 @@ export interface Finding {
 const REMOVAL = { recursive: true, force: true, maxRetries: 12, retryDelay: 50 } as const
 /** What shim and start make in a VM's directory, and can make again. */
 const OURS =
-  /\.(?:sock|json|log|log\.1|err|in|out|lock|tmp)$|^(?:kernel|initramfs|root\.(?:squashfs|ext4)|vsock|vhost-device-vsock|firecracker|vmm|jail)$/
+  /\.(?:sock|json|log|log\.1|err|in|out|lock|tmp)$|^(?:kernel|initramfs|root\.(?:squashfs|ext4)|vsock|vhost-device-vsock|firecracker|vmm|jail|loaded|saved|shared)$/
 const MARK = `${SANDBOX_MARK}=`
 
 /** Looks, and changes nothing. */
