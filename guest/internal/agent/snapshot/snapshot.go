@@ -111,6 +111,9 @@ func (g *Guest) Freeze(message wire.Message) (wire.Frozen, error) {
 
 func (g *Guest) runHooks(moment string, message wire.Message, andGoOn bool) []*hooks.Failure {
 	limit := time.Duration(message.Integer("hooksMs", defaultHooksMs)) * time.Millisecond
+	if limit == 0 {
+		return nil // nobody wants them: run with no time, each would be killed, and fail
+	}
 	runner := hooks.Runner{Folder: g.Hooks, Reaper: g.Reaper, Stop: g.stopped}
 	return runner.Run(moment, time.Now().Add(limit), andGoOn)
 }

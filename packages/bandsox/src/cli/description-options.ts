@@ -1,6 +1,6 @@
 /** Labels, metadata and limits on the command line, where they are typed; what is allowed in them the library says. */
 import { type JsonValue, type Limits, type Metadata, type StateName, stateNames } from '@bandsox/sdk'
-import { InvalidArgumentError } from 'commander'
+import { type Command, InvalidArgumentError } from 'commander'
 
 /** `key=value`; repeated options add up. */
 export function labelOption(text: string, before: Record<string, string> = {}): Record<string, string> {
@@ -90,6 +90,17 @@ export function shareOption(text: string): LimitOption {
   if (text === 'none') return text
   if (/^\d{1,4}(?:\.\d{1,4})?$/.test(text)) return Number(text)
   throw new InvalidArgumentError('it must be a number such as 0.5, or none.')
+}
+
+export function withLimitOptions(command: Command): Command {
+  return command
+    .option(
+      '--cpus <number>',
+      "host CPUs' worth of time, such as 0.5, or none; needs cgroup v2 (default: none)",
+      shareOption,
+    )
+    .option('--disk-rate <MiB/s>', 'disk bandwidth, reads and writes together, or none (default: 200)', rateOption)
+    .option('--disk-iops <count>', 'disk operations per second, or none (default: 5000)', rateOption)
 }
 
 const MIB = 1024 * 1024

@@ -3,12 +3,11 @@ import type { CreateOptions, Metadata, VsockMode } from '@bandsox/sdk'
 import { type Command, Option } from 'commander'
 import type { LocalSandbox } from '../../sandbox/local-sandbox.js'
 import { type Context, contextOf } from '../context.js'
-import { type LimitOptions, labelOption, limitsFrom, metadataOption } from '../description-options.js'
+import { type LimitOptions, labelOption, limitsFrom, metadataOption, withLimitOptions } from '../description-options.js'
 import { IMAGE_ARGUMENT, type ImageOptions, imageOptions, withImageOptions } from '../image-options.js'
 import { imageProgress } from '../image-progress.js'
 import { durationOption, environmentOption, integerOption } from '../option-parsers.js'
 import { durationText } from '../text.js'
-import { withLimitOptions } from './vm.js'
 
 export interface ShapeOptions extends LimitOptions {
   name?: string

@@ -2,7 +2,7 @@
 import type { Limits, Metadata, RestoreOptions, SnapshotInfo, SnapshotOptions } from '@bandsox/sdk'
 import { Command } from 'commander'
 import { contextOf } from '../context.js'
-import { type LimitOptions, labelOption, limitsFrom, metadataOption } from '../description-options.js'
+import { type LimitOptions, labelOption, limitsFrom, metadataOption, withLimitOptions } from '../description-options.js'
 import { durationOption, environmentOption, integerOption } from '../option-parsers.js'
 import { snapshotListText, snapshotShowText } from '../snapshot-text.js'
 import { durationText, sizeText } from '../text.js'
@@ -105,7 +105,7 @@ interface RestoreFlags extends LimitOptions {
 }
 
 const withRestoreOptions = (command: Command): Command =>
-  command
+  withLimitOptions(command)
     .option('-l, --label <key=value>', 'label to find it by; may be repeated', labelOption)
     .option('--metadata <json>', "a program's own notes on it, as a JSON object", metadataOption)
     .option('-e, --env <NAME=value>', 'variable for every command from now on; may be repeated', environmentOption)

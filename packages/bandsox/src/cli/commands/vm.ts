@@ -10,9 +10,8 @@ import {
   limitsFrom,
   metadataFilterOption,
   metadataOption,
-  rateOption,
-  shareOption,
   statesOption,
+  withLimitOptions,
 } from '../description-options.js'
 import { forEachSandbox } from '../each.js'
 import { durationOption, integerOption } from '../option-parsers.js'
@@ -202,17 +201,6 @@ function updateCommand(): Command {
         context.print(`VM updated: ${sandbox.id}`, await sandbox.info())
       })
     })
-}
-
-export function withLimitOptions(command: Command): Command {
-  return command
-    .option(
-      '--cpus <number>',
-      "host CPUs' worth of time, such as 0.5, or none; needs cgroup v2 (default: none)",
-      shareOption,
-    )
-    .option('--disk-rate <MiB/s>', 'disk bandwidth, reads and writes together, or none (default: 200)', rateOption)
-    .option('--disk-iops <count>', 'disk operations per second, or none (default: 5000)', rateOption)
 }
 
 function waitCommand(): Command {
