@@ -90,7 +90,8 @@ async function clockError(sandbox: Sandbox): Promise<number> {
   }
   const loop = 'while read -r line; do echo $EPOCHREALTIME; done'
   const job = sandbox.exec(['bash', '-c', loop], { ...ROOT, input: questions() })
-  for await (const { data } of job.output) answered(Number(Buffer.from(data).toString().trim().replace(',', '.')) * 1000)
+  for await (const { data } of job.output)
+    answered(Number(Buffer.from(data).toString().trim().replace(',', '.')) * 1000)
   return best
 }
 

@@ -123,7 +123,7 @@ func start(stages *boot.Stages) (*machine, error) {
 	machine := &machine{config: config, modules: modules, stages: stages, stopper: stopper, server: server, links: seen}
 	machine.ports = ports{present: config.Port, listeners: map[uint32]*vsock.Listener{}}
 	server.Snapshot.Freezer, server.Snapshot.NoFreezer = processes, noFreezer
-	server.Snapshot.Machine, server.Snapshot.Hooks = known, hooks.Folder
+	server.Snapshot.Machine, server.Snapshot.Hooks, server.Snapshot.UptimeMs = known, hooks.Folder, boot.UptimeMs
 	server.Snapshot.Sync, server.Snapshot.Listen, server.Snapshot.Port = root.Sync, machine.listenOn, machine.port
 	stopper.Refuse = machine.refuse
 	stopper.StopSignals = server.Reaper.StopSignals

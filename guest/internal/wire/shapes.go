@@ -101,7 +101,7 @@ var toGuest = map[string]shape{
 	"freeze":   {fields: []field{may("hooksMs", integerIn(0, maxHooksMs)), may("leaseMs", integerIn(1000, maxHooksMs))}},
 	"thaw":     {},
 	"identify": {fields: []field{
-		may("timeUs", anyInteger), may("entropy", isEntropy), may("hostname", isHostName), may("machineId", isMachineID),
+		may("timeUs", anyInteger), may("uptimeMs", anyInteger), may("entropy", isEntropy), may("hostname", isHostName), may("machineId", isMachineID),
 		may("port", integerIn(1, 1<<32-1)), may("env", identity), may("restored", isFlag), may("hooksMs", integerIn(0, maxHooksMs)),
 	}},
 	"jobs": {},

@@ -345,3 +345,15 @@ func TestAnUnattendedCommandIsHeldUpOnlyWhileSomebodyIsThere(t *testing.T) {
 		t.Fatalf("%+v", list)
 	}
 }
+
+func TestHooksWithoutTimeAreNotRun(t *testing.T) {
+	_, path, folder := newServerWithHooks(t)
+	writeHook(t, folder, "snapshot.d/10-refuse", "exit 3")
+	h := greet(t, path)
+	h.send(object{"type": "freeze", "hooksMs": 0})
+	h.expect("frozen")
+	h.send(object{"type": "thaw"})
+	h.expect("thawed")
+	h.send(object{"type": "freeze"})
+	h.expectError("hook-failed")
+}

@@ -46,6 +46,8 @@ type Guest struct {
 	Listen func(port uint32) (leave func(), err error)
 	// Port is the one listened on, 0: none. nil: there are no ports.
 	Port func() uint32
+	// UptimeMs is the time since the machine's boot, as `pong` has it. nil: a time of day is taken to be that of its coming.
+	UptimeMs func() int64
 	// LeaveJobs lets commands run on without their hosts.
 	LeaveJobs func()
 
@@ -251,7 +253,7 @@ func (g *Guest) give(message wire.Message, note func(stage string, err error)) {
 			}
 			return g.Machine.AddEntropy(data)
 		}},
-		{"timeUs", "clock", func() error { return identity.SetClock(message.Integer("timeUs", 0)) }},
+		{"timeUs", "clock", func() error { return identity.SetClock(g.timeNow(message)) }},
 		{"hostname", "hostname", func() error { return g.Machine.SetHostName(message.Text("hostname")) }},
 		{"machineId", "machineId", func() error { return g.Machine.SetMachineID(message.Text("machineId")) }},
 	} {
@@ -263,6 +265,16 @@ func (g *Guest) give(message wire.Message, note func(stage string, err error)) {
 			note(part.stage, part.give())
 		}
 	}
+}
+
+// timeNow is the host's time of day, in µs: what it was at a moment, and what has passed since, as on a busy host a message may be long
+// on its way.
+func (g *Guest) timeNow(message wire.Message) int64 {
+	us := message.Integer("timeUs", 0)
+	if g.UptimeMs == nil || !message.Has("uptimeMs") {
+		return us
+	}
+	return us + 1000*(g.UptimeMs()-message.Integer("uptimeMs", 0))
 }
 
 func (g *Guest) listen(port uint32) (leave func(), err error) {

@@ -152,6 +152,7 @@ const toGuest = {
   identify: z.object({
     type: z.literal('identify'),
     timeUs: size.optional(),
+    uptimeMs: size.optional(),
     entropy: entropy.optional(),
     hostname: z
       .string()
