@@ -1,22 +1,31 @@
-/** One command for several sandboxes: each is tried, whatever becomes of the others. */
+/** One command for several things: each is tried, whatever becomes of the others. */
 import { BandSoxError, messageOf, printable } from '@bandsox/sdk'
 import type { LocalSandbox } from '../sandbox/local-sandbox.js'
 import type { Context } from './context.js'
 
-/**
- * @throws The error of the only one; of several, the last one's, after those before it were printed.
- */
+/** @throws as {@link forEachName}. */
 export async function forEachSandbox(
   context: Context,
   names: readonly string[],
   act: (sandbox: LocalSandbox) => Promise<void>,
 ): Promise<void> {
   const bandsox = await context.open()
+  await forEachName(context, names, async (name) => await act(await bandsox.get(name)))
+}
+
+/**
+ * @throws The error of the only one; of several, the last one's, after those before it were printed.
+ */
+export async function forEachName(
+  context: Context,
+  names: readonly string[],
+  act: (name: string) => Promise<void>,
+): Promise<void> {
   const failures: unknown[] = []
   for (const name of names) {
     try {
       context.signal.throwIfAborted()
-      await act(await bandsox.get(name))
+      await act(name)
     } catch (error) {
       failures.push(error)
     }

@@ -3,6 +3,7 @@ import type { Limits, Metadata, RestoreOptions, SnapshotInfo, SnapshotOptions } 
 import { Command } from 'commander'
 import { contextOf } from '../context.js'
 import { type LimitOptions, labelOption, limitsFrom, metadataOption, withLimitOptions } from '../description-options.js'
+import { forEachName } from '../each.js'
 import { durationOption, environmentOption, integerOption } from '../option-parsers.js'
 import { snapshotListText, snapshotShowText } from '../snapshot-text.js'
 import { durationText, sizeText } from '../text.js'
@@ -193,10 +194,10 @@ const deleteCommand = (): Command =>
     .action(async (names: string[], options: { force?: boolean }, command: Command) => {
       const context = contextOf(command)
       const { snapshots } = await context.open()
-      for (const name of names) {
+      await forEachName(context, names, async (name) => {
         const id = await snapshots.delete(name, { force: options.force === true })
         context.print(`Snapshot deleted: ${id}`, { id, deleted: true })
-      }
+      })
     })
 
 const verifyCommand = (): Command =>
@@ -207,10 +208,10 @@ const verifyCommand = (): Command =>
       const context = contextOf(command)
       const { snapshots } = await context.open()
       const wanted = names.length > 0 ? names : await snapshots.ids()
-      for (const name of wanted) {
+      await forEachName(context, wanted, async (name) => {
         const check = await snapshots.verify(name, { signal: context.signal })
         context.print(`Snapshot whole: ${check.id} (${check.files.length} files)`, check)
-      }
+      })
       if (wanted.length === 0) context.print('No snapshots found.', [])
     })
 

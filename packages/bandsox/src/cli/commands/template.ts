@@ -1,6 +1,7 @@
 /** `template make`, `list`, `remove`: what new sandboxes start from. They are made by themselves; here ahead of time. */
 import type { Command } from 'commander'
 import { contextOf } from '../context.js'
+import { forEachName } from '../each.js'
 import { IMAGE_ARGUMENT } from '../image-options.js'
 import { snapshotListText } from '../snapshot-text.js'
 import { durationText } from '../text.js'
@@ -40,9 +41,9 @@ export function addTemplate(program: Command): void {
       const context = contextOf(command)
       const { snapshots } = await context.open()
       const all = (await snapshots.list({ templates: true })).filter(({ purpose }) => purpose === 'template')
-      for (const id of ids.length > 0 ? ids : all.map((each) => each.id)) {
+      await forEachName(context, ids.length > 0 ? ids : all.map((each) => each.id), async (id) => {
         const removed = await snapshots.delete(id, { force: true })
         context.print(`Template removed: ${removed}`, { id: removed, deleted: true })
-      }
+      })
     })
 }

@@ -16,7 +16,15 @@ import { checkedName } from '../description.js'
 import { requireFreeSpace } from '../free-space.js'
 import type { Host } from '../host.js'
 import { checkFiles, snapshotFiles } from './files.js'
-import { DIGEST_FILE, digestOf, MANIFEST_FILE, type Manifest, parseManifest, writeManifest } from './manifest.js'
+import {
+  checkDigestFile,
+  DIGEST_FILE,
+  digestOf,
+  MANIFEST_FILE,
+  type Manifest,
+  parseManifest,
+  writeManifest,
+} from './manifest.js'
 import { manifestOf } from './restore.js'
 
 const DIGEST = /^[0-9a-f]{64}\n$/
@@ -42,6 +50,7 @@ export async function exportSnapshot(
     )
   if (existsSync(file)) throw new BandSoxError('bad-request', `cannot export to ${file}: it is there already`)
   const folder = host.store.snapshots.folderOf(record.id)
+  await checkDigestFile(folder, record.id, record.manifestDigest ?? '')
   await checkFiles(host, folder, record.id, manifest.files, record.seals, { signal })
   const names = [DIGEST_FILE, MANIFEST_FILE, ...manifest.files.map(({ name }) => name)]
   await publishFile(path.resolve(file), async (unfinished) => {

@@ -6,6 +6,7 @@ import type { Host } from '../host.js'
 import { LocalSandbox } from '../local-sandbox.js'
 import { exportSnapshot, importSnapshot } from './archive.js'
 import { checkFiles } from './files.js'
+import { checkDigestFile } from './manifest.js'
 import { manifestOf, restoreSnapshot } from './restore.js'
 import { snapshotInfo } from './snapshot-info.js'
 
@@ -78,6 +79,7 @@ export class LocalSnapshots implements Snapshots {
     const record = await this.#host.store.snapshots.find(idOrName)
     const { files } = await manifestOf(this.#host, record)
     const folder = this.#host.store.snapshots.folderOf(record.id)
+    await checkDigestFile(folder, record.id, record.manifestDigest ?? '')
     await checkFiles(this.#host, folder, record.id, files, {}, { all: true, signal })
     return { id: record.id, files: files.map(({ name, sizeBytes }) => ({ name, sizeBytes })) }
   }

@@ -123,6 +123,16 @@ export async function readManifest(folder: string, id: string, digest: string): 
   return parseManifest(content)
 }
 
+/** Nobody here needs what is written beside the manifest; who has nothing but the folder does. @throws `snapshot-damaged`. */
+export async function checkDigestFile(folder: string, id: string, digest: string): Promise<void> {
+  const written = await readFile(path.join(folder, DIGEST_FILE), 'latin1').catch((error: unknown) => {
+    if (!isSystemError(error, 'ENOENT')) throw error
+    throw new BandSoxError('snapshot-damaged', `snapshot ${id} has lost its ${DIGEST_FILE}`, { cause: error })
+  })
+  if (written !== `${digest}\n`)
+    throw new BandSoxError('snapshot-damaged', `${DIGEST_FILE} of snapshot ${id} is not as it was written`)
+}
+
 /** @throws `snapshot-damaged` for what no version of ours has written. */
 export function parseManifest(content: Buffer): Manifest {
   if (content.length > MAX_MANIFEST_BYTES)
