@@ -51,7 +51,7 @@ export async function exportSnapshot(
   if (existsSync(file)) throw new BandSoxError('bad-request', `cannot export to ${file}: it is there already`)
   const folder = host.store.snapshots.folderOf(record.id)
   await checkDigestFile(folder, record.id, record.manifestDigest ?? '')
-  await checkFiles(host, folder, record.id, manifest.files, record.seals, { signal })
+  await checkFiles(host, { folder, title: `snapshot ${record.id}` }, manifest.files, record.seals, { signal })
   const names = [DIGEST_FILE, MANIFEST_FILE, ...manifest.files.map(({ name }) => name)]
   await publishFile(path.resolve(file), async (unfinished) => {
     const options = ['--format=posix', '--sparse', '--sparse-version=1.0', '--owner=0', '--group=0', '--numeric-owner']
@@ -90,7 +90,12 @@ export async function importSnapshot(
         )
       await copyOut(archive, entry, path.join(unfinished.folder, recorded.name), signal)
     }
-    const seals = await checkFiles(host, unfinished.folder, unfinished.id, manifest.files, {}, { all: true, signal })
+    const of = {
+      folder: unfinished.folder,
+      title: `the snapshot in ${file}`,
+      hint: 'it was damaged on its way: bring it anew',
+    }
+    const seals = await checkFiles(host, of, manifest.files, {}, { all: true, signal })
     for (const layer of manifest.layers)
       await host.vmm.checkLayer(path.join(unfinished.folder, layer), shape.diskMib * MIB)
     const manifestDigest = await writeManifest(unfinished.folder, manifest)

@@ -58,6 +58,15 @@ async function sealOf(file: string): Promise<Seals[string]> {
   return { inode: String(ino), sizeBytes: Number(size), modifiedNs: String(mtimeNs) }
 }
 
+/** What files belong to, for who is told that they are damaged. */
+export interface FilesOf {
+  folder: string
+  /** Such as `snapshot snp_…`. */
+  title: string
+  /** What to do about it. Default: that of a snapshot. */
+  hint?: string
+}
+
 /**
  * Reads those files that have been touched since they were last found to be whole.
  *
@@ -67,8 +76,7 @@ async function sealOf(file: string): Promise<Seals[string]> {
  */
 export async function checkFiles(
   host: Host,
-  folder: string,
-  id: string,
+  of: FilesOf,
   files: readonly RecordedSnapshotFile[],
   seals: Seals,
   { all = false, signal }: { all?: boolean; signal?: AbortSignal | undefined } = {},
@@ -77,21 +85,21 @@ export async function checkFiles(
   const touched: RecordedSnapshotFile[] = []
   for (const recorded of files) {
     const { name, sizeBytes } = recorded
-    const file = path.join(folder, name)
+    const file = path.join(of.folder, name)
     const seal = await sealOf(file).catch((error: unknown) => {
       if (!isSystemError(error, 'ENOENT')) throw error
-      throw damaged(id, name, 'is missing')
+      throw damaged(of, name, 'is missing')
     })
     if (seal === undefined || seal.sizeBytes !== sizeBytes)
-      throw damaged(id, name, `has ${seal?.sizeBytes} bytes instead of ${sizeBytes}`)
+      throw damaged(of, name, `has ${seal?.sizeBytes} bytes instead of ${sizeBytes}`)
     now[name] = seal
     if (all || !isSame(seal, seals[name])) touched.push(recorded)
   }
-  const paths = touched.map(({ name }) => path.join(folder, name))
+  const paths = touched.map(({ name }) => path.join(of.folder, name))
   const sums = await sumsOf(host, paths, signal)
   for (const [index, { name, digest }] of touched.entries()) {
     const found = sums[index]?.digest
-    if (found !== digest) throw damaged(id, name, `has the digest ${found} instead of ${digest}`)
+    if (found !== digest) throw damaged(of, name, `has the digest ${found} instead of ${digest}`)
   }
   return touched.length > 0 ? now : undefined
 }
@@ -103,5 +111,5 @@ const isSame = (one: Seals[string], other: Seals[string] | undefined): boolean =
   one.sizeBytes === other.sizeBytes &&
   one.modifiedNs === other.modifiedNs
 
-const damaged = (id: string, name: string, how: string): BandSoxError =>
-  new BandSoxError('snapshot-damaged', `${name} of snapshot ${id} ${how}`)
+const damaged = ({ title, hint }: FilesOf, name: string, how: string): BandSoxError =>
+  new BandSoxError('snapshot-damaged', `${name} of ${title} ${how}`, hint === undefined ? {} : { hint })

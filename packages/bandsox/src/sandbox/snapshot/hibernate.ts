@@ -80,13 +80,15 @@ export async function wakeSandbox(
   const { id, machine } = record
   const bootTimeoutMs = checkedBootTimeout(options.bootTimeoutMs)
   const folder = folderOf(host, id)
+  const remedy = `its disk is still there: give the state up (bandsox vm stop ${id}), and start it`
   const description = await readJsonFile(path.join(folder, DESCRIPTION), descriptionSchema)
   if (description === undefined || machine === undefined)
     throw new BandSoxError('snapshot-damaged', `the state of the hibernated sandbox ${id} is not there any more`, {
-      hint: `its disk is: give the state up (bandsox vm stop ${id}), and start it`,
+      hint: remedy,
     })
   await requireCompatible(host, record, { machine }, `the hibernated sandbox ${id}`)
-  await checkFiles(host, folder, id, description.files, {}, { signal: options.signal })
+  const of = { folder, title: `the hibernated sandbox ${id}`, hint: remedy }
+  await checkFiles(host, of, description.files, {}, { signal: options.signal })
   await requireFreeSpace(host.store.root, RESUME_BYTES, `sandbox ${id} to go on`)
   const releases = new Releases()
   try {

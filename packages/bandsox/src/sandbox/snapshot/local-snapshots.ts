@@ -80,7 +80,7 @@ export class LocalSnapshots implements Snapshots {
     const { files } = await manifestOf(this.#host, record)
     const folder = this.#host.store.snapshots.folderOf(record.id)
     await checkDigestFile(folder, record.id, record.manifestDigest ?? '')
-    await checkFiles(this.#host, folder, record.id, files, {}, { all: true, signal })
+    await checkFiles(this.#host, { folder, title: `snapshot ${record.id}` }, files, {}, { all: true, signal })
     return { id: record.id, files: files.map(({ name, sizeBytes }) => ({ name, sizeBytes })) }
   }
 

@@ -136,7 +136,8 @@ async function checkWhole(
   { files }: Manifest,
   signal: AbortSignal | undefined,
 ): Promise<void> {
-  const now = await checkFiles(host, host.store.snapshots.folderOf(id), id, files, seals, { signal })
+  const of = { folder: host.store.snapshots.folderOf(id), title: `snapshot ${id}` }
+  const now = await checkFiles(host, of, files, seals, { signal })
   await host.store.snapshots.used(id, now)
 }
 
