@@ -87,11 +87,17 @@ func (s Save) take() (result saved, err error) {
 	if s.MemoryBytes <= 0 || s.MemoryBytes%pageBytes != 0 {
 		return saved{}, fmt.Errorf("a memory of %d bytes has no whole pages", s.MemoryBytes)
 	}
+	gone, stop, err := starterGone()
+	if err != nil {
+		return saved{}, err
+	}
+	defer stop()
 	listener, err := s.listen()
 	if err != nil {
 		return saved{}, err
 	}
 	defer listener.Close() // nobody is waited for any more
+	defer closeWhen(gone, listener)()
 	memoryFile, err := create(s.Memory)
 	if err != nil {
 		return saved{}, firstError(err, removeSocket(s.Socket))
@@ -111,6 +117,7 @@ func (s Save) take() (result saved, err error) {
 		return saved{}, err
 	}
 	defer conn.Close() // what is left of it nobody reads
+	defer closeWhen(gone, conn)()
 	began := time.Now()
 	deviceBytes, err := Split(patient{conn}, memory, devicesFile)
 	return saved{"saved", memory.pages * pageBytes, deviceBytes, time.Since(began).Milliseconds()}, err
