@@ -9,7 +9,7 @@ import type { Machine, MachineState, StateKind } from '../vmm.js'
 import { QMP_SOCKET, throttleCommands } from './command-line.js'
 import { awaitLoaded } from './load.js'
 import { withQmp } from './qmp.js'
-import { saveState } from './save.js'
+import { giveSavingUp, saveState } from './save.js'
 import { forgetSaved } from './state-files.js'
 import { hasVsockDevice, plugVsock, unplugVsock } from './vsock-plug.js'
 
@@ -45,7 +45,10 @@ export class QemuMachine extends ShimMachine implements Machine {
 
   async resume(): Promise<void> {
     await forgetSaved(this.directory) // it is no longer as it was saved
-    await withQmp(this.#qmpSocket, (qmp) => qmp.execute('cont'))
+    await withQmp(this.#qmpSocket, async (qmp) => {
+      await giveSavingUp(qmp)
+      await qmp.execute('cont')
+    })
     await this.untilTold((status) => status !== 'paused')
   }
 

@@ -27,6 +27,9 @@ const TOOL_END_MS = 30_000
 /** The most that QEMU takes, in bytes per second: as fast as it goes. */
 const NO_BANDWIDTH_LIMIT = 0x7fffffffffff
 const CUT_MS = 1_000
+const CANCEL_PATIENCE_MS = 10_000
+/** What QEMU says of a migration that is none, or none any more. */
+const AT_REST: readonly string[] = ['none', 'completed', 'failed', 'cancelled']
 const MIB = 1024 * 1024
 /** What the tool says of a stream that breaks off: why, QEMU knows. */
 const CUT = 'stream-cut'
@@ -96,6 +99,27 @@ async function migrate(qmp: Qmp, socket: string): Promise<void> {
   // It stands still anyway. Within what may be sent at the end QEMU neither answers nor can be cancelled without harm: next to nothing.
   await qmp.execute('migrate-set-parameters', { 'max-bandwidth': NO_BANDWIDTH_LIMIT, 'downtime-limit': 1 })
   await qmp.execute('migrate', { uri: `unix:${socket}` })
+}
+
+/**
+ * Ends a saving whose process has died, should QEMU still be at it: a machine that ran on meanwhile would be stopped at its end.
+ *
+ * @throws `vmm-control`.
+ */
+export async function giveSavingUp(qmp: Qmp): Promise<void> {
+  const deadline = performance.now() + CANCEL_PATIENCE_MS
+  for (let isCancelled = false; ; ) {
+    const { status = 'none' } = migrationSchema.parse(await qmp.execute('query-migrate'))
+    if (AT_REST.includes(status)) return
+    if (!isCancelled) await qmp.execute('migrate_cancel')
+    isCancelled = true
+    if (performance.now() > deadline)
+      throw new BandSoxError(
+        'vmm-control',
+        `QEMU did not give the saving of its state up within ${CANCEL_PATIENCE_MS} ms`,
+      )
+    await delay(END_POLL_MS)
+  }
 }
 
 /** @returns Why it failed; undefined when it did not. */
