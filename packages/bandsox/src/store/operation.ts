@@ -18,6 +18,22 @@ export async function self(): Promise<OperationHolder> {
   return known
 }
 
+/** What those are at who set right what others left. */
+const SETTLING = 'cleanup'
+const AFTER = `${SETTLING} after `
+
+/** Name of the operation of who sets right what `interrupted` has left: should that one die as well, the next one knows. */
+export const settlingAfter = (interrupted: string | undefined): string =>
+  interrupted === undefined ? SETTLING : `${AFTER}${interrupted}`
+
+export const isSettling = (name: string): boolean => name === SETTLING || name.startsWith(AFTER)
+
+/** What a process that died at an operation of this name has left half-way: also when it was setting right what another had. */
+export function interruptedBy(name: string | undefined): string | undefined {
+  if (name === undefined || !isSettling(name)) return name
+  return name === SETTLING ? undefined : name.slice(AFTER.length)
+}
+
 export const isInProgress = async (operation: RecordedOperation): Promise<boolean> => await isAlive(operation.holder)
 
 /** As that of a process that is known to be dead: whoever comes next sets right what it left. */

@@ -267,6 +267,37 @@ describe('an operation', () => {
     assert.equal((await store.takeOver('sbx_aaaaaaaaaa'))?.record.operation?.name, 'delete')
   })
 
+  it('is still known when who took it over died at that as well', async (t) => {
+    const store = await storeWith(t, {})
+    const dead = { pid: 2 ** 22 + 1, startTime: 1, bootId: 'b', pidNamespace: 1 }
+    await setHolder(store, 'sbx_aaaaaaaaaa', 'snapshot', dead)
+    for (let round = 0; round < 3; round++) {
+      const claim = await store.takeOver('sbx_aaaaaaaaaa')
+      assert.equal(claim?.interrupted, 'snapshot')
+      const name = claim.record.operation?.name ?? ''
+      assert.equal(name, 'cleanup after snapshot')
+      await setHolder(store, 'sbx_aaaaaaaaaa', name, dead)
+    }
+    const claim = await store.takeOver('sbx_aaaaaaaaaa')
+    await claim?.release()
+    await setHolder(store, 'sbx_aaaaaaaaaa', 'cleanup', dead)
+    const looked = await store.takeOver('sbx_aaaaaaaaaa')
+    assert.notEqual(looked, undefined)
+    assert.equal(looked?.interrupted, undefined)
+  })
+
+  it('ends on several sandboxes at once, or on none of them', async (t) => {
+    const store = await storeWith(t)
+    const claims = await Promise.all(
+      ['sbx_aaaaaaaaaa', 'sbx_bbbbbbbbbb'].map((id) => store.insert(sampleRecord({ id }), { operation: 'restore' })),
+    )
+    const names = async () => (await store.list()).map(({ operation }) => operation?.name)
+    await assert.rejects(store.releaseTogether(['sbx_aaaaaaaaaa', 'sbx_zzzzzzzzzz']), hasCode('not-found'))
+    assert.deepEqual(await names(), ['restore', 'restore'])
+    await store.releaseTogether(claims.map(({ record: { id } }) => id))
+    assert.deepEqual(await names(), [undefined, undefined])
+  })
+
   it("is over when its pid is another process's now, or of another boot", async (t) => {
     const store = await storeWith(t, {})
     const self = await identifySelf()

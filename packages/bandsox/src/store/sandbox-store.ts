@@ -9,7 +9,16 @@ import { Database, type Tables } from './database.js'
 import { readFileRecords } from './file-records.js'
 import { newId } from './new-id.js'
 import { type AllocatorState, allocatorState, beginAfter, nextCid, nextPort, resetNumbers } from './numbers.js'
-import { abandoned, busyError, isInProgress, newOperation, replaceOperation } from './operation.js'
+import {
+  abandoned,
+  busyError,
+  interruptedBy,
+  isInProgress,
+  isSettling,
+  newOperation,
+  replaceOperation,
+  settlingAfter,
+} from './operation.js'
 import { PoolStore } from './pool-store.js'
 import { columnsOf, type MachineRecord, type RecordedOperation, recordOf, type SandboxRecord } from './record.js'
 import { SnapshotStore } from './snapshot-store.js'
@@ -19,9 +28,7 @@ import { hasIdentity, refuseCopy } from './storage-identity.js'
 /** Tried again for some seconds: a shim whose starter was just killed may still be ending its VM, and write there meanwhile. */
 const REMOVAL = { recursive: true, force: true, maxRetries: 12, retryDelay: 50 } as const
 const REMOVED_PREFIX = '.removed-'
-/** The operation of those who set right what others left. */
-const SETTLING = 'cleanup'
-/** It takes some ms, but for an interrupted stop. */
+/** To set something right takes some ms, but for an interrupted stop. */
 const SETTLING_MS = 6_000
 const SETTLING_POLL_MS = 20
 const SANDBOX_ID = /^sbx_[a-z2-7]{10}$/
@@ -242,7 +249,7 @@ export class SandboxStore {
       if (operation !== undefined && options.instead?.includes(operation.name) !== true) {
         if (!(await isInProgress(operation))) return undefined
         // Somebody who only lists has found something to set right: that is no reason to refuse anybody.
-        if (operation.name !== SETTLING || performance.now() > deadline) throw await busyError(id, operation)
+        if (!isSettling(operation.name) || performance.now() > deadline) throw await busyError(id, operation)
         await delay(SETTLING_POLL_MS)
         continue
       }
@@ -252,8 +259,8 @@ export class SandboxStore {
   }
 
   /**
-   * Takes over from a process that died at an operation, or begins to look after a sandbox that nobody works on. A removal stays
-   * one: should this process die as well, the next one goes on with it.
+   * Takes over from a process that died at an operation, or begins to look after a sandbox that nobody works on. Should this process
+   * die as well, the next one finds out what had been interrupted first; a removal stays one.
    *
    * @returns The claim, and what had been interrupted; undefined while another process works on it, or when it is gone.
    */
@@ -263,9 +270,21 @@ export class SandboxStore {
       if (record === undefined) return undefined
       const { operation } = record
       if (operation !== undefined && (await isInProgress(operation))) return undefined
-      const claim = await this.#replace(record, operation?.name === 'delete' ? 'delete' : SETTLING)
-      if (claim !== undefined) return { ...claim, interrupted: operation?.name }
+      const interrupted = interruptedBy(operation?.name)
+      const claim = await this.#replace(record, interrupted === 'delete' ? 'delete' : settlingAfter(interrupted))
+      if (claim !== undefined) return { ...claim, interrupted }
     }
+  }
+
+  /** Ends operations of this process on several sandboxes in one step: should it die, all of them are somebody's, or none. */
+  async releaseTogether(ids: readonly string[]): Promise<void> {
+    await this.#database.write((tables) => {
+      for (const id of ids) {
+        const { operation } = this.#ownRecord(tables, id)
+        replaceOperation(tables, id, operation, undefined)
+      }
+    })
+    for (const id of ids) this.#held.delete(id)
   }
 
   /** @returns undefined when another process was quicker. */

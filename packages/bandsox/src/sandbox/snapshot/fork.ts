@@ -2,10 +2,11 @@
 import { BandSoxError, type ForkOptions, messageOf } from '@bandsox/sdk'
 import type { Agent } from '../../guest/agent.js'
 import type { SandboxRecord } from '../../store/record.js'
+import type { Claim } from '../../store/sandbox-store.js'
 import { checkedName } from '../description.js'
 import type { Host } from '../host.js'
 import { destroy } from '../settle.js'
-import { restoreFrom } from './restore.js'
+import { type Restored, restoreClaimed } from './restore.js'
 import { withMoment } from './take.js'
 
 const MAX_CHILDREN = 100
@@ -40,27 +41,25 @@ export async function forkSandbox(
   return await withMoment(host, record, agent, options, async (moment) => {
     await goesOn()
     const made = await Promise.allSettled(
-      names.map((each) =>
-        restoreFrom(host, moment, { ...options, ...(each !== undefined && { name: each }) }, { operation: 'fork' }),
-      ),
+      names.map((each) => restoreClaimed(host, moment, { ...options, ...(each !== undefined && { name: each }) })),
     )
     const children = made.flatMap((each) => (each.status === 'fulfilled' ? [each.value] : []))
     const failed = made.find((each) => each.status === 'rejected')
     if (failed === undefined) {
+      // Until here they are nobody's: should we die, the next command removes them.
+      await host.store.releaseTogether(children.map(({ record: { id } }) => id))
       host.info(`made ${children.length} of ${record.id}: ${children.map((child) => child.record.id).join(', ')}`)
-      return children
+      return children.map((child) => ({ ...child, record: { ...child.record, operation: undefined } }))
     }
     for (const child of children) await giveUp(host, child)
     throw failed.reason
   })
 }
 
-async function giveUp(host: Host, { record, agent }: Child): Promise<void> {
+async function giveUp(host: Host, { record, agent, claim }: Restored & { claim: Claim }): Promise<void> {
   agent.close()
-  const claim = await host.store.claim(record.id, 'delete')
-  if (claim === undefined) return
   try {
-    await destroy(host, claim.record)
+    await destroy(host, record)
   } catch (error) {
     await claim.abandon() // the next command tries it again
     host.warn(`after a failed fork: ${messageOf(error)}`)
