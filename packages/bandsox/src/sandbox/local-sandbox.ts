@@ -52,7 +52,8 @@ import {
   vsockIsGone,
 } from './settle.js'
 import { forkSandbox } from './snapshot/fork.js'
-import { dropHibernated, hibernateSandbox, wakeSandbox } from './snapshot/hibernate.js'
+import { hibernateSandbox, wakeSandbox } from './snapshot/hibernate.js'
+import { dropHibernated } from './snapshot/hibernated-files.js'
 import { snapshotInfo } from './snapshot/snapshot-info.js'
 import { freezeForPause, thaw, thawAfterPause } from './snapshot/standstill.js'
 import { takeSnapshot } from './snapshot/take.js'

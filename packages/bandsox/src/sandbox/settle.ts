@@ -17,12 +17,13 @@ import {
   type VmmExit,
 } from '../process/shim.js'
 import { isInProgress } from '../store/operation.js'
-import type { SandboxRecord } from '../store/record.js'
+import type { MachineRecord, SandboxRecord } from '../store/record.js'
 import type { Claim } from '../store/sandbox-store.js'
 import { agentOf } from './agent-of.js'
 import type { Host } from './host.js'
 import { tellIdentity } from './identity.js'
 import { describeLastWords, type LastWords, lastWords, noWords } from './last-words.js'
+import { dropHibernated } from './snapshot/hibernated-files.js'
 import { stopMachine } from './stop.js'
 
 /** SIGKILL takes effect at once, unless the process hangs in the kernel. */
@@ -34,7 +35,8 @@ const SHIM_POLL_MS = 20
 const LEAVING_NOTHING: readonly string[] = ['delete', 'create', 'restore', 'template', 'pool']
 /** Operations in which a running machine stands still for a while, or its guest's programs do. */
 const STANDSTILLS: readonly string[] = ['snapshot', 'fork', 'hibernate', 'pause', 'resume', 'commit']
-const THAW_TIMEOUT_MS = 5_000
+/** A machine that has just been loaded on a busy host takes some seconds to answer. */
+const THAW_TIMEOUT_MS = 10_000
 
 /** States in which a VMM process should be there. */
 const LIVE: readonly SandboxState['kind'][] = ['running', 'paused', 'stopping']
@@ -135,11 +137,12 @@ export async function claimSettled(host: Host, id: string, name: string): Promis
 /** `run`: where it was looked for. */
 async function look(
   host: Host,
-  { id, state, operation }: SandboxRecord,
+  { id, state, operation, machine }: SandboxRecord,
 ): Promise<{ isSettled: boolean; run?: ShimRecords }> {
   if (operation !== undefined) return { isSettled: await isInProgress(operation) }
   if (!isLive(state)) return { isSettled: true }
   if (state.kind === 'stopping') return { isSettled: false } // and nobody is at it any more
+  if (isNameless(state, machine)) return { isSettled: false }
   const run = await readRun(host.store.directoryOf(id))
   return { isSettled: run.vmmAlive && run.shimAlive && stateBy(run.status, state) === state, run }
 }
@@ -174,6 +177,8 @@ async function setRight(
     host.info(`removed ${id}, whose ${interrupted === 'delete' ? 'removal' : 'creation'} had been interrupted`)
     return undefined
   }
+  // Of a state that was half written, or is not what the machine is any more.
+  if (state.kind !== 'hibernated') await dropHibernated(host, id)
   if (!isLive(state)) {
     // A start was interrupted: the machine never became somebody's.
     await endMachine(host, record)
@@ -190,9 +195,14 @@ async function setRight(
     host.info(`stopped ${id}, whose stop had been interrupted`)
     return await host.store.transition(id, { state: stateNow('stopped'), releaseNumbers: true })
   }
-  if (now.vmmAlive && state.kind === 'running' && standsStillBy(record, interrupted)) {
+  if (now.vmmAlive && shouldRun(record, interrupted)) {
     await goOn(host, record)
     host.info(`${id} goes on: its ${interrupted ?? 'resume'} had been interrupted`)
+    return await host.store.read(id)
+  }
+  if (now.vmmAlive && shouldStandStill(record, interrupted) && now.status?.status === 'running') {
+    await standStill(host, id)
+    host.info(`${id} stands still again: its ${interrupted} had been interrupted`)
     return await host.store.read(id)
   }
   if (now.vmmAlive) {
@@ -207,18 +217,67 @@ async function setRight(
   return await host.store.transition(id, { state: stateAfterExit(now.exit, words), releaseNumbers: true })
 }
 
-const standsStillBy = ({ machine }: SandboxRecord, interrupted: string | undefined): boolean =>
-  machine?.pendingPort !== undefined || (interrupted !== undefined && STANDSTILLS.includes(interrupted))
+/** Loaded from a state, it runs or is about to, and its guest still takes itself for what was saved. */
+export const isNameless = ({ kind }: SandboxState, machine: MachineRecord | undefined): boolean =>
+  kind === 'running' && machine?.pendingPort !== undefined
 
-/** Lets a machine run on that stood still for something that its process died at, and its guest's programs. */
-async function goOn(host: Host, record: SandboxRecord): Promise<void> {
-  const { id, machine: facts, port } = record
+/** A machine that may stand still for something that its process died at. Who was let go on by a person goes on. */
+function shouldRun({ state, machine }: SandboxRecord, interrupted: string | undefined): boolean {
+  if (state.kind === 'paused') return interrupted === 'resume' && state.reason === undefined
+  return isNameless(state, machine) || (interrupted !== undefined && STANDSTILLS.includes(interrupted))
+}
+
+/** A machine that a person has paused may have been let go for a moment, to give its vsock device back. */
+const shouldStandStill = ({ state }: SandboxRecord, interrupted: string | undefined): boolean =>
+  state.kind === 'paused' &&
+  state.reason === undefined &&
+  interrupted !== undefined &&
+  STANDSTILLS.includes(interrupted)
+
+async function standStill(host: Host, id: string): Promise<void> {
   const machine = await host.vmm.attach(host.store.directoryOf(id))
+  try {
+    await machine.pause()
+  } finally {
+    machine.close()
+  }
+}
+
+/**
+ * Lets a machine run on, and its guest's programs.
+ *
+ * @throws when the machine cannot be had to run: the next one tries again.
+ */
+async function goOn(host: Host, record: SandboxRecord): Promise<void> {
+  const { id, state, machine: facts } = record
+  const machine = await host.vmm.attach(host.store.directoryOf(id))
+  try {
+    await machine.resume()
+    await machine.attachVsock().catch((error: unknown) => {
+      host.warn(`sandbox ${id} goes on without its vsock device: ${messageOf(error)}`)
+    })
+  } finally {
+    machine.close()
+  }
+  if (state.kind === 'paused')
+    await host.store.transition(id, {
+      state: stateNow('running'),
+      ...(facts !== undefined && { machine: { ...facts, isFrozen: false } }),
+    })
+  try {
+    await tellToGoOn(host, record)
+  } catch (error) {
+    // Its programs go on by themselves in a while; a guest that does not answer is not kept from being stopped.
+    host.warn(`sandbox ${id} goes on, and its agent does not answer: ${messageOf(error)}`)
+  }
+}
+
+/** Its programs stand still, or do not; one that was loaded from a state has also to be told who it is. */
+async function tellToGoOn(host: Host, record: SandboxRecord): Promise<void> {
+  const { id, state, machine: facts, port } = record
   const agent = agentOf(host, { id, machine: facts, port: facts?.pendingPort ?? port })
   let now: Agent | undefined
   try {
-    await machine.resume()
-    await machine.attachVsock()
     if (facts?.pendingPort === undefined || port === null) {
       await thawGuest(agent, { timeoutMs: THAW_TIMEOUT_MS })
       return
@@ -228,14 +287,10 @@ async function goOn(host: Host, record: SandboxRecord): Promise<void> {
     now = await tellIdentity(host, record, {
       ...{ facts, port, agent, hello, saved: { port: pendingPort, hooksMs: THAW_TIMEOUT_MS } },
     })
-    await host.store.transition(id, { state: record.state, machine: known })
-  } catch (error) {
-    // Its programs go on by themselves in a while; a guest that does not answer is not kept from being stopped.
-    host.warn(`sandbox ${id} goes on, and its agent does not answer: ${messageOf(error)}`)
+    await host.store.transition(id, { state, machine: known })
   } finally {
     now?.close()
     agent.close()
-    machine.close()
   }
 }
 

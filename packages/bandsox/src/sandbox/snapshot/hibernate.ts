@@ -1,5 +1,5 @@
 /** A sandbox whose machine's state lies on the disk, and nothing of it in memory; and its way back. */
-import { mkdir, open, rename, rm } from 'node:fs/promises'
+import { mkdir, open, rename } from 'node:fs/promises'
 import path from 'node:path'
 import { BandSoxError, isSystemError, type StartOptions } from '@bandsox/sdk'
 import { z } from 'zod'
@@ -14,19 +14,15 @@ import { endMachine, stateNow } from '../settle.js'
 import { startMachine } from '../start-machine.js'
 import { requireCompatible } from './compatible.js'
 import { checkFiles, recordFiles, snapshotFiles } from './files.js'
+import { dropHibernated, hibernatedFolder, unfinishedFolder } from './hibernated-files.js'
 import { fileSchema } from './manifest.js'
 import { stateIn } from './restore.js'
 import { atStandstill, DEFAULT_HOOKS_MS } from './standstill.js'
+import { forgetLastState } from './take.js'
 
-/** In the VM's directory; the name that it has until it is whole comes with `.new`. */
-const FOLDER = 'hibernated'
 const DESCRIPTION = 'hibernated.json'
-const REMOVAL = { recursive: true, force: true } as const
 
 const descriptionSchema = z.strictObject({ port: z.int().positive(), files: z.array(fileSchema).max(8) })
-
-const folderOf = (host: Host, id: string): string => path.join(host.store.directoryOf(id), FOLDER)
-const unfinishedOf = (host: Host, id: string): string => `${folderOf(host, id)}.new`
 
 /**
  * The caller has the claim on it.
@@ -41,9 +37,10 @@ export async function hibernateSandbox(
 ): Promise<void> {
   const { id, port } = record
   if (port === null) throw new BandSoxError('internal', `sandbox ${id} runs, and its record does not say how`)
-  const [folder, unfinished] = [folderOf(host, id), unfinishedOf(host, id)]
+  const [folder, unfinished] = [hibernatedFolder(host, id), unfinishedFolder(host, id)]
   await dropHibernated(host, id)
   await mkdir(unfinished, { mode: 0o700 })
+  await forgetLastState(host, record)
   try {
     await atStandstill(host, record, agent, { signal }, async (machine, itEnds) => {
       await machine.saveState(unfinished, 'full')
@@ -79,7 +76,7 @@ export async function wakeSandbox(
 ): Promise<{ agent: Agent; record: SandboxRecord }> {
   const { id, machine } = record
   const bootTimeoutMs = checkedBootTimeout(options.bootTimeoutMs)
-  const folder = folderOf(host, id)
+  const folder = hibernatedFolder(host, id)
   const remedy = `its disk is still there: give the state up (bandsox vm stop ${id}), and start it`
   const description = await readJsonFile(path.join(folder, DESCRIPTION), descriptionSchema)
   if (description === undefined || machine === undefined)
@@ -110,11 +107,6 @@ export async function wakeSandbox(
     for (const failure of await releases.run()) host.warn(`after a failed resume: ${failure}`)
     throw error
   }
-}
-
-/** Gives the state up. */
-export async function dropHibernated(host: Host, id: string): Promise<void> {
-  for (const folder of [unfinishedOf(host, id), folderOf(host, id)]) await rm(folder, REMOVAL)
 }
 
 async function syncFolder(folder: string): Promise<void> {
