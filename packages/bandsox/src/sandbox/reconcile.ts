@@ -10,12 +10,13 @@ import { isSystemError, messageOf } from '@bandsox/sdk'
 import { identify, isAlive, isOutOfSight, type ProcessIdentity } from '../process/identity.js'
 import { workingFolder } from '../process/jailed-folder.js'
 import { located, readRun, readShimConfig, SANDBOX_MARK } from '../process/shim.js'
-import { isInProgress } from '../store/operation.js'
+import { interruptedBy, isInProgress } from '../store/operation.js'
 import type { SandboxRecord } from '../store/record.js'
 import { VMS_FOLDER } from '../store/storage-folder.js'
 import { removeMachineCgroup } from '../vmm/cgroup.js'
 import { type Host, machineFiles } from './host.js'
-import { isLive, leavesNothing, settle } from './settle.js'
+import { removeMembers } from './pool/fill-pool.js'
+import { isLive, isNameless, leavesNothing, settle } from './settle.js'
 
 /** Something that is not as it should be, and what would set it right. */
 export interface Finding {
@@ -40,6 +41,7 @@ const MARK = `${SANDBOX_MARK}=`
 export async function findProblems(host: Host): Promise<Finding[]> {
   return [
     ...(await wrongRecords(host)),
+    ...(await membersOfNoPool(host)),
     ...(await strangeEntries(host)),
     ...(await strangeProcesses(host)),
     ...(await unfinishedSnapshots(host)),
@@ -85,12 +87,12 @@ async function wrongRecords(host: Host): Promise<Finding[]> {
 
 async function problemOf(
   host: Host,
-  { id, state, operation }: SandboxRecord,
+  { id, state, operation, machine }: SandboxRecord,
 ): Promise<{ problem: string; action: string } | undefined> {
   if (operation !== undefined) {
     if (await isInProgress(operation)) return undefined
     const problem = `process ${operation.holder.pid} has died at its ${operation.name}`
-    const isUnfinished = leavesNothing(state, operation.name)
+    const isUnfinished = leavesNothing(state, interruptedBy(operation.name))
     return { problem, action: isUnfinished ? 'remove it' : 'write down what is left, and release what it held' }
   }
   if (!isLive(state)) return undefined
@@ -102,7 +104,27 @@ async function problemOf(
       action: 'write that down, and release its CID and port',
     }
   if (!shimAlive) return { problem: 'its shim has died', action: 'put another one beside its VMM' }
+  if (isNameless(state, machine))
+    return { problem: 'it was loaded from a state, and was not told who it is', action: 'tell it, and let it go on' }
   return undefined
+}
+
+/** Sandboxes that wait in a pool which was removed meanwhile, or for a template: nobody can ever take them. */
+async function membersOfNoPool(host: Host): Promise<Finding[]> {
+  const waiting = (await host.store.list()).filter(
+    ({ pool, operation }) => pool !== undefined && operation === undefined,
+  )
+  if (waiting.length === 0) return []
+  // Read after the sandboxes: a pool is there before what waits in it.
+  const pools = new Set((await host.store.pools.list()).map(({ id }) => id))
+  return waiting
+    .filter(({ pool }) => pool !== undefined && !pools.has(pool))
+    .map(({ id }) => ({
+      subject: `sandbox ${id}`,
+      problem: 'it waits in a pool that is no more',
+      action: 'remove it',
+      apply: async () => void (await removeMembers(host, [id])),
+    }))
 }
 
 /** What of a snapshot that was never whole, or was to be gone, nobody can have back. */

@@ -79,7 +79,9 @@ async function addOne(host: Host, pool: PoolRecord, signal: AbortSignal | undefi
     })
     agent.close()
     await claim.release()
-    host.info(`${record.id} waits in the pool of ${pool.image}`)
+    // Whoever removes a pool leaves those alone that are just being made.
+    if ((await host.store.pools.read(pool.id)) === undefined) await removeMembers(host, [record.id])
+    else host.info(`${record.id} waits in the pool of ${pool.image}`)
   } catch (error) {
     agent.close()
     await destroy(host, record)
