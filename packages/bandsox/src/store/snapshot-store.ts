@@ -1,5 +1,5 @@
 /** The snapshots of one storage folder: a row each, and a folder each. The row comes first and goes last. */
-import { mkdir, readdir, rename, rm } from 'node:fs/promises'
+import { mkdir, open, readdir, rename, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { BandSoxError, isSystemError, type Metadata } from '@bandsox/sdk'
 import { isAlive } from '../process/identity.js'
@@ -148,6 +148,7 @@ export class SnapshotStore {
       discard,
       publish: async ({ manifestDigest, seals }) => {
         await rename(folder, this.folderOf(id))
+        await syncFolder(this.#folder) // before a row says that it is there
         const record = await this.#database.writeDurably((tables) => {
           tables.change(
             `UPDATE snapshots SET state = 'ready', holder = NULL, manifest_digest = $manifestDigest, seals = $seals
@@ -316,6 +317,11 @@ export class SnapshotStore {
   async #removeFolders(id: string): Promise<void> {
     for (const name of [id, `${UNFINISHED_PREFIX}${id}`]) await rm(path.join(this.#folder, name), REMOVAL)
   }
+}
+
+async function syncFolder(folder: string): Promise<void> {
+  await using handle = await open(folder, 'r')
+  await handle.sync()
 }
 
 const hasTemplate = (tables: Tables, key: string): boolean =>

@@ -147,12 +147,20 @@ async function save(
   options: Pick<TakeOptions, 'hooksTimeoutMs' | 'diff' | 'signal'>,
 ): Promise<Taken> {
   const still = { hooksMs: checkedHooksTimeout(options.hooksTimeoutMs), signal: options.signal }
+  await forgetLastState(host, record)
   const { result, pauseMs, isFrozen } = await atStandstill(host, record, agent, still, async (machine) => {
     // The machine's state first: with it, its VMM has written to its disks what it had kept for later.
     await machine.saveState(folder, options.diff === true ? 'diff' : 'full')
     return await saveDisk(host, record, folder)
   })
   return { names: [snapshotFiles.memory, snapshotFiles.devices, ...result], pauseMs, isFrozen }
+}
+
+/** A VMM that is saved counts changes from then on: until the new state is there for good, none can be built on. */
+export async function forgetLastState(host: Host, { id, machine }: SandboxRecord): Promise<void> {
+  if (machine?.lastState === undefined) return
+  const { lastState: _, ...known } = machine
+  await host.store.describe(id, () => ({ machine: known }))
 }
 
 async function manifestFor(
