@@ -2,6 +2,7 @@
 import { BandSoxError, messageOf } from '@bandsox/sdk'
 import type { Agent } from '../../guest/agent.js'
 import { freezeGuest, thawGuest } from '../../guest/freeze.js'
+import { describeExit, endOfRun, readRun } from '../../process/shim.js'
 import type { SandboxRecord } from '../../store/record.js'
 import type { Machine } from '../../vmm/vmm.js'
 import type { Host } from '../host.js'
@@ -24,7 +25,7 @@ export interface Standstill<T> {
 /**
  * @param record As the caller's claim on it says: running, or paused, which it stays.
  * @param work Done while the machine stands still. Once it has called `itEnds`, nothing goes on.
- * @throws `hook-failed`, what the agent, the VMM and `work` throw, `signal.reason`. It goes on then as before.
+ * @throws `hook-failed`, what the agent, the VMM and `work` throw, `signal.reason`. It goes on then as before; `vmm-failed` when it has ended.
  */
 export async function atStandstill<T>(
   host: Host,
@@ -58,14 +59,38 @@ export async function atStandstill<T>(
       )
       return { result, pauseMs: performance.now() - startedAt, isFrozen }
     } finally {
-      if (goesOn) {
-        await machine.attachVsock()
-        if (isFrozen) await thaw(host, record.id, agent)
-      }
+      if (goesOn) await goOn(host, record.id, agent, isFrozen)
     }
+  } catch (error) {
+    throw (await endOf(host, record.id, error)) ?? error
   } finally {
     machine.close()
   }
+}
+
+/** Also when its shim, by which everything goes, has died meanwhile. */
+async function goOn(host: Host, id: string, agent: Agent, isFrozen: boolean): Promise<void> {
+  const directory = host.store.directoryOf(id)
+  if (!(await readRun(directory)).vmmAlive) return
+  try {
+    const machine = await host.vmm.attach(directory)
+    await machine.attachVsock().finally(() => machine.close())
+  } catch (error) {
+    host.warn(`sandbox ${id} goes on without its vsock device: ${messageOf(error)}`)
+  }
+  if (isFrozen) await thaw(host, id, agent)
+}
+
+/** What is told in place of all that fails in a machine that has ended. */
+async function endOf(host: Host, id: string, error: unknown): Promise<BandSoxError | undefined> {
+  const directory = host.store.directoryOf(id)
+  if ((await readRun(directory)).vmmAlive) return undefined
+  const exit = await endOfRun(directory)
+  const how = exit === undefined ? 'nobody saw how' : describeExit(exit)
+  return new BandSoxError('vmm-failed', `sandbox ${id} has ended while it stood still: ${how}`, {
+    cause: error,
+    hint: `its disk is there: bandsox vm start ${id}`,
+  })
 }
 
 /** Where no state can hold it, a guest must run to give it back: its programs, which were frozen before the pause, do not. */
@@ -108,8 +133,8 @@ async function freeze(
     return true
   } catch (error) {
     if (!(error instanceof BandSoxError && error.code === 'agent-incompatible')) {
-      // It may have frozen them all the same, a moment after it was given up.
-      await thawAfterPause(host, { id, machine: undefined }, agent)
+      // It may have come to that all the same, with nobody left to hear of it.
+      if (!(error instanceof BandSoxError && error.code === 'hook-failed')) await goOn(host, id, agent, true)
       throw error
     }
     host.warn(`sandbox ${id}: its programs run on until its machine stands still: ${messageOf(error)}`)
