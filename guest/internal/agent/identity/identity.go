@@ -67,7 +67,7 @@ func (m *Machine) control(request uintptr, argument unsafe.Pointer) error {
 }
 
 // SetClock sets the time of day, in µs since 1970.
-func SetClock(us int64) error {
+func (m *Machine) SetClock(us int64) error {
 	now := syscall.NsecToTimeval(us * int64(time.Microsecond))
 	if err := syscall.Settimeofday(&now); err != nil {
 		return fmt.Errorf("cannot set the clock: %w", err)

@@ -15,7 +15,6 @@ import (
 	"bandsox.dev/guest/internal/agent/failure"
 	"bandsox.dev/guest/internal/agent/freezer"
 	"bandsox.dev/guest/internal/agent/hooks"
-	"bandsox.dev/guest/internal/agent/identity"
 	"bandsox.dev/guest/internal/agent/reaper"
 	"bandsox.dev/guest/internal/wire"
 )
@@ -30,6 +29,14 @@ const (
 // stands still.
 const syncLimit = 10 * time.Second
 
+// Identity takes what a machine is to be: package identity has the real one.
+type Identity interface {
+	AddEntropy(data []byte) error
+	SetClock(us int64) error
+	SetHostName(name string) error
+	SetMachineID(id string) error
+}
+
 // Guest freezes the machine and gives it an identity. What it has not is left out, and said: the agent may serve without a machine.
 type Guest struct {
 	Reaper *reaper.Reaper
@@ -37,7 +44,7 @@ type Guest struct {
 	Freezer   *freezer.Freezer
 	NoFreezer string
 	// Machine is nil where the machine is somebody else's, as in tests.
-	Machine *identity.Machine
+	Machine Identity
 	// Hooks is the folder of the image's hooks; "": none.
 	Hooks string
 	// Sync writes to the disks what waits to be written. nil: nothing.
@@ -253,7 +260,7 @@ func (g *Guest) give(message wire.Message, note func(stage string, err error)) {
 			}
 			return g.Machine.AddEntropy(data)
 		}},
-		{"timeUs", "clock", func() error { return identity.SetClock(g.timeNow(message)) }},
+		{"timeUs", "clock", func() error { return g.Machine.SetClock(g.timeNow(message)) }},
 		{"hostname", "hostname", func() error { return g.Machine.SetHostName(message.Text("hostname")) }},
 		{"machineId", "machineId", func() error { return g.Machine.SetMachineID(message.Text("machineId")) }},
 	} {

@@ -201,15 +201,22 @@ func booted(t *testing.T, words ...string) *vmm {
 // dial gives a connection to the agent; nil when it was refused.
 func (v *vmm) dial() net.Conn {
 	v.t.Helper()
+	conn := v.dialTo(9000)
+	if !readOK(v.t, conn) {
+		return nil
+	}
+	return conn
+}
+
+// dialTo asks for a port, and does not read the answer.
+func (v *vmm) dialTo(port int) net.Conn {
+	v.t.Helper()
 	conn, err := net.Dial("unix", v.path("v.sock"))
 	must(v.t, err)
 	v.t.Cleanup(func() { conn.Close() })
 	must(v.t, conn.SetDeadline(time.Now().Add(patience)))
-	_, err = io.WriteString(conn, "CONNECT 9000\n")
+	_, err = fmt.Fprintf(conn, "CONNECT %d\n", port)
 	must(v.t, err)
-	if !readOK(v.t, conn) {
-		return nil
-	}
 	return conn
 }
 

@@ -28,8 +28,10 @@ type snapshotState struct {
 	BootID   string
 	Uptime   time.Duration
 	LastPort uint32
-	Mmds     any
-	Memory   memoryMarks
+	// AgentPort is the one that the agent listens on by then.
+	AgentPort uint32
+	Mmds      any
+	Memory    memoryMarks
 }
 
 func (v *vmm) createSnapshot(request snapshotCreate) error {
@@ -53,6 +55,7 @@ func (v *vmm) createSnapshot(request snapshotCreate) error {
 	v.memory.Top = randomMark()
 	state := snapshotState{
 		Release: v.release, Config: v.config, BootID: v.bootID, Uptime: v.machine.Uptime(), Mmds: v.mmds, Memory: v.memory,
+		AgentPort: v.machine.Port(),
 	}
 	if v.device != nil {
 		state.LastPort = v.device.LastPort()
@@ -156,7 +159,7 @@ func (v *vmm) restore(request snapshotLoad) (reason string) {
 	}
 	v.isLoaded, v.bootID, v.mmds, v.memory = true, state.BootID, state.Mmds, state.Memory
 	v.gate.Close()
-	if err := v.startMachine(state.Uptime); err != nil {
+	if err := v.startMachine(state.Uptime, state.AgentPort); err != nil {
 		return "Failed to build microVM from snapshot: " + err.Error()
 	}
 	v.state, v.hasSnapshot = paused, true

@@ -203,3 +203,25 @@ func TestATapOfACloneIsNamedByAnOverride(t *testing.T) {
 	same.wantEnd(1)
 	other.wantDone("PUT", "/snapshot/load", load(v, object{"network_overrides": []object{{"iface_id": "eth0", "host_dev_name": name + "c"}}}))
 }
+
+func TestAnIdentityIsToldOnTheConsoleAndItsPortIsSavedWithTheMachine(t *testing.T) {
+	v := booted(t)
+	a := greet(t, v.dial())
+	a.send(object{"type": "identify", "port": 9007, "hostname": "other", "timeUs": 1, "entropy": "AAECAwQFBgcICQoLDA0ODw=="})
+	identified := a.expect("identified")
+	if failures := identified.Texts("failures"); len(failures) != 0 || identified.Integer("port", 0) != 9007 {
+		t.Fatal(failures, identified.Integer("port", 0))
+	}
+	v.awaitConsole("told: hostname other")
+	v.awaitConsole("told: entropy be45cb2605bf36be (16 bytes)")
+	v.wantDone("PATCH", "/vm", state("Paused"))
+	v.wantDone("PUT", "/snapshot/create", v.snapshot("Full"))
+	clone := start(t)
+	clone.wantDone("PUT", "/snapshot/load", load(v, nil))
+	if conn := clone.dialTo(9000); readOK(t, conn) {
+		t.Error("the clone's agent is still on the port of the boot")
+	}
+	if conn := clone.dialTo(9007); !readOK(t, conn) {
+		t.Error("the clone's agent is not on the port that was saved")
+	}
+}

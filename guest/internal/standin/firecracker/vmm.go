@@ -138,15 +138,15 @@ func (v *vmm) start() error {
 		return err
 	}
 	v.bootID = randomUUID()
-	if err := v.startMachine(0); err != nil {
+	if err := v.startMachine(0, 0); err != nil {
 		return refuse("Start microvm error: %v", err)
 	}
 	v.state = running
 	return nil
 }
 
-// startMachine lets the guest begin, or go on after so much uptime.
-func (v *vmm) startMachine(uptime time.Duration) error {
+// startMachine lets the guest begin, or go on after so much uptime, with its agent on a port.
+func (v *vmm) startMachine(uptime time.Duration, port uint32) error {
 	output := io.Writer(v.host.Output)
 	if v.serial.SerialOutPath != nil {
 		file, err := openNonblock(*v.serial.SerialOutPath)
@@ -172,7 +172,7 @@ func (v *vmm) startMachine(uptime time.Duration) error {
 	var err error
 	v.machine, err = machine.Start(machine.Settings{
 		BootArguments: arguments, Version: agentVersion, BootID: v.bootID, Gate: v.gate, Vsock: v.device, UART: uart,
-		IsLoaded: v.isLoaded, Uptime: uptime, BootTime: v.faults.BootTakes, Panics: v.faults.GuestPanics, Silent: v.faults.GuestSilent,
+		IsLoaded: v.isLoaded, Uptime: uptime, Port: port, BootTime: v.faults.BootTakes, Panics: v.faults.GuestPanics, Silent: v.faults.GuestSilent,
 		End: func() { v.end(statusOK) },
 	})
 	if err == nil {

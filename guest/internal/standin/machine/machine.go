@@ -1,6 +1,8 @@
 // Package machine plays the guest of a stand-in VMM: the agent's real code in this process, behind a hybrid vsock and a UART. Its
 // commands and files are those of the host that it runs on.
 //
+// What it is told of its identity it says on the console, and keeps to itself: the host that it runs on has one of its own.
+//
 // What it does not keep: a machine that was loaded has its agent begin anew, so jobs and transfers of the saved one are unknown to it;
 // and the agent's clocks go on while the machine is paused, so that a long pause may end a serial session (another begins). A process
 // that is killed leaves the machine's commands behind: they are processes of this host.
@@ -56,6 +58,8 @@ type Settings struct {
 	// IsLoaded is a machine that goes on rather than boots, Uptime after its kernel started.
 	IsLoaded bool
 	Uptime   time.Duration
+	// Port is the one that the agent of a loaded machine listens on; 0: as its boot arguments say.
+	Port uint32
 	// BootTime is what a kernel takes; 0: little.
 	BootTime time.Duration
 	Panics   bool
@@ -80,6 +84,7 @@ type Machine struct {
 	stopping sync.Once
 	// frozen are the processes that a pause has stopped.
 	frozen []int
+	ports  ports
 }
 
 // Start begins the boot, or lets a loaded machine go on, and returns at once. The agent's console is this process's: one machine
@@ -95,10 +100,16 @@ func Start(settings Settings) (*Machine, error) {
 		return nil, err
 	}
 	adoptOrphans()
+	m.ports.present = m.config.Port
+	if settings.Port != 0 {
+		m.ports.present = settings.Port
+	}
 	m.server = &serve.Server{
 		Version: settings.Version, BootID: settings.BootID, Reaper: reaper.New(), UptimeMs: m.uptimeMs,
 		Stages: m.stagesDone, Shutdown: m.Stop, Links: m.links.Message,
 	}
+	m.server.Snapshot.Machine, m.server.Snapshot.NoFreezer = told{}, "a stand-in has no control groups"
+	m.server.Snapshot.Listen, m.server.Snapshot.Port = m.listenOn, m.Port
 	go m.run()
 	return m, nil
 }
@@ -193,19 +204,19 @@ func (m *Machine) listen() *hybrid.Port {
 	if m.settings.Silent == SilentDeaf {
 		return nil
 	}
-	return device.Listen(m.config.Port)
+	return m.listenFirst()
 }
 
 // serveVsock says what the real agent says (bandsox-agent's machine.go), and serves.
 func (m *Machine) serveVsock(port *hybrid.Port) {
 	if port == nil {
-		err := fmt.Errorf("cannot listen on vsock port %d: no such device", m.config.Port)
+		err := fmt.Errorf("cannot listen on vsock port %d: no such device", m.Port())
 		m.links.VsockWaits(err)
 		m.say("%s waits for vsock: %v", m.settings.Version, err)
 		return
 	}
-	m.links.VsockListens(m.config.Port)
-	m.serveOn(port, fmt.Sprintf("vsock port %d", m.config.Port))
+	m.links.VsockListens(m.Port())
+	m.serveOn(port, fmt.Sprintf("vsock port %d", m.Port()))
 }
 
 func (m *Machine) serveSerial() {
