@@ -1,18 +1,18 @@
 /** Fills a pool with sandboxes that were restored from a template, and are ready to be anybody's; removes those that have waited too long. */
 import { BandSoxError, messageOf } from '@bandsox/sdk'
-import { startJob } from '../../guest/job.js'
 import type { PoolRecord } from '../../store/pool-store.js'
 import { createSandboxRecord, type NewSandbox } from '../create.js'
 import type { Host } from '../host.js'
 import { destroy, stateNow } from '../settle.js'
-import { manifestOf, restoreClaimed } from '../snapshot/restore.js'
+import { restoreClaimed } from '../snapshot/restore.js'
 import { freezeForPause } from '../snapshot/standstill.js'
+import { manifestOf } from '../snapshot/whole.js'
 import { makeTemplate } from '../template/make-template.js'
 import { templateKey } from '../template/template-key.js'
+import { warmUp } from '../template/warm-up.js'
 
 /** Of a sandbox on its way into a pool. */
 const FILLING = 'pool'
-const WARM_UP = ['/bin/true']
 
 /**
  * @returns How many were added, and removed; undefined while another process fills it, or when there is no such pool.
@@ -63,11 +63,7 @@ async function addOne(host: Host, pool: PoolRecord, signal: AbortSignal | undefi
   const as = { ...wanted.record, restoredFrom: template.id, pool: pool.id }
   const { record, agent, claim } = await restoreClaimed(host, moment, options, { as, operation: FILLING })
   try {
-    // A guest's first command takes ten times as long as its second.
-    const warm = startJob(async () => agent, { argv: WARM_UP }, options)
-    await warm.wait().catch((error: unknown) => {
-      if (!(error instanceof BandSoxError && error.code === 'command-not-found')) throw error
-    })
+    await warmUp(agent, signal)
     const isFrozen = await freezeForPause(host, record.id, agent)
     agent.quiesce(new BandSoxError('link-lost', `sandbox ${record.id} waits in a pool`))
     const machine = await host.vmm.attach(host.store.directoryOf(record.id))

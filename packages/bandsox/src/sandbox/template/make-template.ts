@@ -1,7 +1,5 @@
 /** Makes what new sandboxes start from: boots one, looks whether it is as it should be, saves it, and restores that once. */
 import { BandSoxError, messageOf } from '@bandsox/sdk'
-import type { Agent } from '../../guest/agent.js'
-import { startJob } from '../../guest/job.js'
 import { bootClaimed, type NewSandbox } from '../create.js'
 import type { Host } from '../host.js'
 import { destroy } from '../settle.js'
@@ -9,11 +7,10 @@ import { type Restored, restoreClaimed } from '../snapshot/restore.js'
 import { type Restorable, saveInto, withUnfinished } from '../snapshot/take.js'
 import { requireSteadyClock } from './guest-clock.js'
 import { templateKey } from './template-key.js'
+import { warmUp } from './warm-up.js'
 
 /** Of one that is only there to be saved, or to be tried: nobody sees it, and when its process dies it goes. */
 const MAKING = 'template'
-/** A guest's first command takes ten times as long as its second: what a restored one would have to do again is done before. */
-const WARM_UP = ['/bin/true']
 
 /**
  * @returns False when there is one already, or somebody makes it.
@@ -73,14 +70,6 @@ async function tryOut(host: Host, moment: Restorable, signal: AbortSignal | unde
   }
 }
 
-/** An image need not have it: whatever becomes of it, the agent has done what it does for a command. */
-async function warmUp(agent: Agent, signal: AbortSignal | undefined): Promise<void> {
-  const job = startJob(async () => agent, { argv: WARM_UP }, signal === undefined ? {} : { signal })
-  await job.wait().catch((error: unknown) => {
-    if (!(error instanceof BandSoxError && error.code === 'command-not-found')) throw error
-  })
-}
-
 /** Its row goes with it, and so the claim on it. */
 async function giveUp(host: Host, { record, agent }: Restored): Promise<void> {
   agent.close()
@@ -93,8 +82,13 @@ async function makeRoomForTemplates(host: Host, kept: string): Promise<void> {
   const templates = (await host.store.snapshots.list(['template'])).filter(({ templateKey: key }) => key !== kept)
   const byUse = templates.sort((one, other) => lastUse(one).localeCompare(lastUse(other)))
   for (const { id } of byUse.slice(0, Math.max(0, templates.length + 1 - max))) {
-    host.info(`removed template ${id}, which was not used for the longest time`)
-    await host.store.snapshots.remove(id)
+    try {
+      await host.store.snapshots.remove(id)
+      host.info(`removed template ${id}, which was not used for the longest time`)
+    } catch (error) {
+      if (!(error instanceof BandSoxError && error.code === 'snapshot-in-use')) throw error
+      host.debug(messageOf(error)) // somebody's snapshots build on it
+    }
   }
 }
 
