@@ -228,7 +228,7 @@ for (const isReal of onHost.isReal)
         await assert.rejects(machine.saveState(diff, 'full'), hasCode('bad-request', /there is one in it already/))
         const merged = path.join(storage.folder, 'merged')
         await mkdir(merged, { mode: 0o700 })
-        const later = await vmm.mergeState(state, changed, merged)
+        const later = await vmm.mergeState(state, [changed], merged)
         // Its disk is as it was when the changes were saved: nothing has run since.
         const next = await machineBeside(
           { directory, id },

@@ -262,7 +262,7 @@ test('what cannot be loaded is explained in QEMU’s words, and leaves nothing',
   }
   for (const options of [{ clockRealtime: true }, { trackDirtyPages: true }, { networkOverrides: { eth0: 'tap0' } }])
     await assert.rejects(vmm.load(spec, state, options), hasCode('host-unsupported'))
-  await assert.rejects(vmm.mergeState(state, state, storage.folder), hasCode('host-unsupported'))
+  await assert.rejects(vmm.mergeState(state, [state], storage.folder), hasCode('host-unsupported'))
   const reason = new Error('enough')
   await assert.rejects(vmm.load(spec, state, { signal: AbortSignal.abort(reason) }), (error) => error === reason)
   // The directory is good for another start.

@@ -14,6 +14,7 @@ import { requireKept } from './limits.js'
 import { storageFolders } from './prepare.js'
 import { Releases } from './releases.js'
 import { destroy, stateNow } from './settle.js'
+import { requireTracking } from './snapshot/tracking.js'
 import { type StageClock, stageClock } from './stage-clock.js'
 import { linkBootFiles, startMachine } from './start-machine.js'
 
@@ -50,6 +51,7 @@ export async function createSandbox(
   const { signal, tracksChanges } = options
   const shape = checkedShape(options, host.defaultLimits)
   signal?.throwIfAborted()
+  await requireTracking(host, tracksChanges, '--track-changes')
   await requireKept(shape.limits)
   await requireFreeSpace(host.store.root, SANDBOX_BYTES, 'a sandbox')
   const clock = stageClock()

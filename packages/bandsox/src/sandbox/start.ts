@@ -29,7 +29,7 @@ export async function startSandbox(
   try {
     await linkBootFiles(host, record.id)
     const { agent, facts, timings } = await startMachine(host, record, {
-      ...{ bootTimeoutMs, signal: options.signal, releases },
+      ...{ bootTimeoutMs, signal: options.signal, releases, tracksChanges: await tracksStill(host, record) },
     })
     const running = await host.store.transition(record.id, { state: stateNow('running'), machine: facts, timings })
     releases.forget()
@@ -39,6 +39,12 @@ export async function startSandbox(
     for (const failure of await releases.run()) host.warn(`after a failed start: ${failure}`)
     throw error
   }
+}
+
+/** As it was asked for at first, unless another VMM has taken over, which cannot. */
+async function tracksStill(host: Host, { machine }: SandboxRecord): Promise<boolean | undefined> {
+  if (machine?.tracksChanges !== true) return undefined
+  return (await host.vmm.capabilities()).states.includes('diff')
 }
 
 /** @throws `storage-unusable` when somebody has removed its folder, or a loss of power has. */

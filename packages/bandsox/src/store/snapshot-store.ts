@@ -3,6 +3,7 @@ import { mkdir, open, readdir, rename, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { BandSoxError, isSystemError, type Metadata } from '@bandsox/sdk'
 import { isAlive } from '../process/identity.js'
+import { lockHolder } from '../process/lock-file.js'
 import { anything, type Check, type Checked, json, mapOf, nullable, number, object, oneOf, text } from './check.js'
 import type { Database, Tables } from './database.js'
 import type { SqlRow } from './driver.js'
@@ -13,6 +14,9 @@ import { holderCheck, type OperationHolder } from './record.js'
 export const SNAPSHOTS_FOLDER = 'snapshots'
 /** Of one that is being made: it gets its own name when it is whole. */
 const UNFINISHED_PREFIX = '.new-'
+/** Of a state that is being made whole, of a snapshot that is there. */
+const WHOLE_PREFIX = '.whole-'
+const WHOLE_LOCK = 'whole.lock'
 const SNAPSHOT_ID = /^snp_[a-z2-7]{10}$/
 const REMOVAL = { recursive: true, force: true, maxRetries: 12, retryDelay: 50 } as const
 
@@ -111,12 +115,15 @@ export class SnapshotStore {
    * Enters a snapshot that this process makes.
    *
    * @returns undefined when there is a template for the key, or somebody makes one.
+   * @throws `wrong-state` when the one that it is to build on is not there.
    */
   async begin(snapshot: NewSnapshot): Promise<UnfinishedSnapshot | undefined> {
     const id = newId('snp')
     const holder = JSON.stringify(await self())
     const isEntered = await this.#database.write((tables) => {
       if (snapshot.templateKey !== undefined && hasTemplate(tables, snapshot.templateKey)) return false
+      if (snapshot.base !== undefined && readRecord(tables, snapshot.base)?.state !== 'ready')
+        throw withoutBase(snapshot.sandbox, snapshot.base)
       tables.change(
         `INSERT INTO snapshots (id, name, purpose, template_key, sandbox, base, metadata, created_at, state, holder)
          VALUES ($id, $name, $purpose, $key, $sandbox, $base, $metadata, $now, 'creating', $holder)`,
@@ -256,22 +263,48 @@ export class SnapshotStore {
   }
 
   /**
+   * A snapshot builds on no other any more.
+   *
+   * @param now Its manifest from now on, in place of `was`.
+   * @returns undefined when it is not as it was: somebody else has done it, or removes it.
+   */
+  async becomeWhole(
+    id: string,
+    was: string | undefined,
+    now: { manifestDigest: string; seals: Seals },
+  ): Promise<SnapshotRecord | undefined> {
+    return await this.#database.writeDurably((tables) => {
+      const changed = tables.change(
+        `UPDATE snapshots SET base = NULL, manifest_digest = $manifestDigest, seals = $seals
+         WHERE id = $id AND state = 'ready' AND manifest_digest IS $was`,
+        { id, was: was ?? null, manifestDigest: now.manifestDigest, seals: JSON.stringify(now.seals) },
+      )
+      return changed === 1 ? readRecord(tables, id) : undefined
+    })
+  }
+
+  /** Where the state of one is made whole, before it gets its place; by who has {@link lockOf}. */
+  unfinishedWholeOf(id: string): string {
+    return path.join(this.#folder, `${WHOLE_PREFIX}${id}`)
+  }
+
+  lockOf(id: string): string {
+    return path.join(this.folderOf(id), WHOLE_LOCK)
+  }
+
+  /**
    * Removes a snapshot. Who has been started from it keeps hard links to what it needs.
    *
-   * @param refuse Asked inside the transaction, of its ids of sandboxes and of snapshots that build on it: throws to keep it.
-   * @throws `not-found`; what `refuse` throws.
+   * @param refuse Asked inside the transaction, of the ids of sandboxes that run on it: throws to keep it.
+   * @throws `not-found`; `snapshot-in-use` while others build on it; what `refuse` throws.
    */
-  async remove(
-    id: string,
-    refuse: (users: { sandboxes: string[]; snapshots: string[] }) => void = () => undefined,
-  ): Promise<void> {
+  async remove(id: string, refuse: (sandboxes: string[]) => void = () => undefined): Promise<void> {
     const holder = JSON.stringify(await self())
     await this.#database.write((tables) => {
       if (readRecord(tables, id) === undefined) throw notFound(id)
-      refuse({
-        sandboxes: idsOf(tables, 'SELECT id FROM sandboxes WHERE restored_from = $id AND cid IS NOT NULL', id),
-        snapshots: idsOf(tables, 'SELECT id FROM snapshots WHERE base = $id', id),
-      })
+      const above = idsOf(tables, 'SELECT id FROM snapshots WHERE base = $id', id)
+      if (above.length > 0) throw isBase(id, above)
+      refuse(idsOf(tables, 'SELECT id FROM sandboxes WHERE restored_from = $id AND cid IS NOT NULL', id))
       tables.change("UPDATE snapshots SET state = 'deleting', holder = $holder, base = NULL WHERE id = $id", {
         id,
         holder,
@@ -298,6 +331,14 @@ export class SnapshotStore {
         remove: () => this.#finishRemoval(record.id),
       })
     }
+    for (const name of names.filter((each) => each.startsWith(WHOLE_PREFIX))) {
+      const id = name.slice(WHOLE_PREFIX.length)
+      const maker = known.has(id) ? await lockHolder(this.lockOf(id)) : undefined
+      if (maker !== undefined && (await isAlive(maker))) continue
+      const entry = path.join(this.#folder, name)
+      const problem = 'the process that made the state of a snapshot whole has died'
+      found.push({ subject: entry, problem, remove: () => rm(entry, REMOVAL) })
+    }
     for (const name of names.filter((each) => !known.has(each))) {
       if (!SNAPSHOT_ID.test(name.replace(UNFINISHED_PREFIX, ''))) continue // not ours
       const entry = path.join(this.#folder, name)
@@ -315,7 +356,8 @@ export class SnapshotStore {
   }
 
   async #removeFolders(id: string): Promise<void> {
-    for (const name of [id, `${UNFINISHED_PREFIX}${id}`]) await rm(path.join(this.#folder, name), REMOVAL)
+    for (const name of [id, `${UNFINISHED_PREFIX}${id}`, `${WHOLE_PREFIX}${id}`])
+      await rm(path.join(this.#folder, name), REMOVAL)
   }
 }
 
@@ -334,6 +376,16 @@ function readRecord(tables: Tables, id: string): SnapshotRecord | undefined {
 
 const idsOf = (tables: Tables, query: string, id: string): string[] =>
   tables.rows(query, { id }).map((row) => String(row['id']))
+
+const isBase = (id: string, above: string[]): BandSoxError =>
+  new BandSoxError('snapshot-in-use', `cannot delete snapshot ${id}: ${above.join(', ')} hold what changed since`, {
+    hint: `make those independent of it (bandsox snapshot merge ${above[0]}), or delete them first`,
+  })
+
+const withoutBase = (sandbox: string, base: string): BandSoxError =>
+  new BandSoxError('wrong-state', `cannot save what has changed in sandbox ${sandbox}: snapshot ${base} was deleted`, {
+    hint: 'take a whole one first, without --diff',
+  })
 
 const notFound = (idOrName: string) =>
   new BandSoxError('not-found', `there is no snapshot ${JSON.stringify(idOrName)}`, {

@@ -61,7 +61,7 @@ export function hostVmm(
   const vmm: Vmm = {
     start: async (spec) => await (await chosen()).start(spec),
     load: async (spec, state, options) => await (await chosen()).load(spec, state, options),
-    mergeState: async (base, diff, folder) => await (await chosen()).mergeState(base, diff, folder),
+    mergeState: async (base, diffs, folder, signal) => await (await chosen()).mergeState(base, diffs, folder, signal),
     makeLayer: async (file, sizeBytes) => await (await chosen()).makeLayer(file, sizeBytes),
     checkLayer: async (file, sizeBytes) => await (await chosen()).checkLayer(file, sizeBytes),
     capabilities: async () => await (await chosen()).capabilities(),

@@ -166,12 +166,17 @@ export interface Vmm {
     options?: LoadOptions,
   ): Promise<{ machine: Machine; facts: MachineFacts }>
   /**
-   * Makes a whole state in `folder`, of a whole one and of what has changed since. Both stay as they are.
+   * Makes a whole state in `folder`, of a whole one and of what has changed since, step by step, the oldest first. All stay as they are.
    *
    * @throws `host-unsupported` where the VMM has no `diff`; `command-failed` when they do not belong together; `bad-request` when a
-   *   state is there already.
+   *   state is there already; `signal.reason`.
    */
-  mergeState(base: MachineState, diff: MachineState, folder: string): Promise<MachineState>
+  mergeState(
+    base: MachineState,
+    diffs: readonly [MachineState, ...MachineState[]],
+    folder: string,
+    signal?: AbortSignal,
+  ): Promise<MachineState>
   /**
    * Makes an empty layer for a disk of `sizeBytes`.
    *

@@ -491,7 +491,13 @@ export interface Snapshots {
   delete(idOrName: string, options?: { force?: boolean }): Promise<unknown>
   /** Reads all of it, and compares with what was written down when it was made. @throws `snapshot-damaged` naming the file. */
   verify(idOrName: string, options?: { signal?: AbortSignal }): Promise<SnapshotCheck>
-  /** Writes it into one file, to be imported elsewhere. */
+  /**
+   * Makes one that holds changes only independent of what it builds on, which can be deleted then. Its id stays; one that is whole stays as it is.
+   *
+   * @throws `snapshot-damaged`, `no-space`.
+   */
+  merge(idOrName: string, options?: { signal?: AbortSignal }): Promise<SnapshotInfo>
+  /** Writes it into one file, to be imported elsewhere. @throws `bad-request` for one that holds changes only: merge it first. */
   export(idOrName: string, file: string, options?: { signal?: AbortSignal }): Promise<{ bytes: number }>
   /** @throws `snapshot-damaged`, `bad-request` for what is no such file. It gets an id of its own. */
   import(file: string, options?: { name?: string; signal?: AbortSignal }): Promise<SnapshotInfo>

@@ -20,6 +20,7 @@ export function addSnapshot(program: Command): void {
   snapshot.addCommand(renameCommand())
   snapshot.addCommand(deleteCommand())
   snapshot.addCommand(verifyCommand())
+  snapshot.addCommand(mergeCommand())
   snapshot.addCommand(exportCommand())
   snapshot.addCommand(importCommand())
 }
@@ -213,6 +214,17 @@ const verifyCommand = (): Command =>
         context.print(`Snapshot whole: ${check.id} (${check.files.length} files)`, check)
       })
       if (wanted.length === 0) context.print('No snapshots found.', [])
+    })
+
+const mergeCommand = (): Command =>
+  new Command('merge')
+    .alias('flatten')
+    .argument('<snapshot>', SNAPSHOT_ARGUMENT)
+    .description('make one of --diff independent of those that it builds on')
+    .action(async (name: string, _options: unknown, command: Command) => {
+      const context = contextOf(command)
+      const info = await (await context.open()).snapshots.merge(name, { signal: context.signal })
+      context.print(`Snapshot whole: ${info.id}, ${sizesText(info)}`, info)
     })
 
 const exportCommand = (): Command =>

@@ -25,7 +25,7 @@ import {
   parseManifest,
   writeManifest,
 } from './manifest.js'
-import { manifestOf } from './restore.js'
+import { manifestOf } from './whole.js'
 
 const DIGEST = /^[0-9a-f]{64}\n$/
 const MAX_ENTRIES = 160
@@ -46,7 +46,7 @@ export async function exportSnapshot(
     throw new BandSoxError(
       'bad-request',
       `cannot export snapshot ${record.id}: it holds only what has changed since ${record.base}`,
-      { hint: 'restore it, and take a whole one of that' },
+      { hint: `make it independent of that first: bandsox snapshot merge ${record.id}` },
     )
   if (existsSync(file)) throw new BandSoxError('bad-request', `cannot export to ${file}: it is there already`)
   const folder = host.store.snapshots.folderOf(record.id)

@@ -5,6 +5,7 @@ import { BandSoxError, isSystemError } from '@bandsox/sdk'
 import * as z from 'zod'
 import { runCommand } from '../../process/run.js'
 import type { Seals } from '../../store/snapshot-store.js'
+import type { MachineState } from '../../vmm/vmm.js'
 import type { Host } from '../host.js'
 import { type RecordedSnapshotFile, sumSchema } from './manifest.js'
 
@@ -12,6 +13,11 @@ type Sum = z.infer<typeof sumSchema>
 
 /** Names in a snapshot's folder; those of its disk's layers come on top. */
 export const snapshotFiles = { memory: 'memory', devices: 'devices', overlay: 'overlay.ext4' } as const
+
+export const stateIn = (folder: string): MachineState => ({
+  memory: path.join(folder, snapshotFiles.memory),
+  devices: path.join(folder, snapshotFiles.devices),
+})
 
 /** Syncs finished files, and writes down what they are. */
 export async function recordFiles(

@@ -8,6 +8,7 @@ import type { Host } from '../host.js'
 import { destroy } from '../settle.js'
 import { type Restored, restoreClaimed } from './restore.js'
 import { withMoment } from './take.js'
+import { requireTracking } from './tracking.js'
 
 const MAX_CHILDREN = 100
 
@@ -34,6 +35,7 @@ export async function forkSandbox(
       'bad-request',
       `count: ${String(count)} is not allowed; it must be an integer from 1 to ${MAX_CHILDREN}`,
     )
+  await requireTracking(host, options.tracksChanges, '--track-changes')
   const names = Array.from({ length: count }, (_, index) => {
     if (name === undefined) return undefined
     return checkedName(count === 1 ? name : `${name}-${index + 1}`)

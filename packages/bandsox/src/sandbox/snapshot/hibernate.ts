@@ -13,12 +13,11 @@ import { Releases } from '../releases.js'
 import { endMachine, stateNow } from '../settle.js'
 import { startMachine } from '../start-machine.js'
 import { requireCompatible } from './compatible.js'
-import { checkFiles, recordFiles, snapshotFiles } from './files.js'
+import { checkFiles, recordFiles, snapshotFiles, stateIn } from './files.js'
 import { dropHibernated, hibernatedFolder, unfinishedFolder } from './hibernated-files.js'
 import { fileSchema } from './manifest.js'
-import { stateIn } from './restore.js'
 import { atStandstill, DEFAULT_HOOKS_MS } from './standstill.js'
-import { forgetLastState } from './take.js'
+import { saveTracked } from './tracking.js'
 
 const DESCRIPTION = 'hibernated.json'
 
@@ -40,10 +39,9 @@ export async function hibernateSandbox(
   const [folder, unfinished] = [hibernatedFolder(host, id), unfinishedFolder(host, id)]
   await dropHibernated(host, id)
   await mkdir(unfinished, { mode: 0o700 })
-  await forgetLastState(host, record)
   try {
     await atStandstill(host, record, agent, { signal }, async (machine, itEnds) => {
-      await machine.saveState(unfinished, 'full')
+      await saveTracked(host, record, machine, unfinished, 'full')
       const { files } = await recordFiles(host, unfinished, [snapshotFiles.memory, snapshotFiles.devices], signal)
       await writeJsonFile(path.join(unfinished, DESCRIPTION), { port, files })
       await rename(unfinished, folder)

@@ -6,9 +6,10 @@ import type { Host } from '../host.js'
 import { LocalSandbox } from '../local-sandbox.js'
 import { exportSnapshot, importSnapshot } from './archive.js'
 import { checkFiles } from './files.js'
-import { checkDigestFile } from './manifest.js'
-import { manifestOf, restoreSnapshot } from './restore.js'
+import { checkDigestFile, type Manifest } from './manifest.js'
+import { restoreSnapshot } from './restore.js'
 import { snapshotInfo } from './snapshot-info.js'
+import { basesOf, checkKeptWhole, manifestOf, mergeSnapshot } from './whole.js'
 
 export class LocalSnapshots implements Snapshots {
   readonly #host: Host
@@ -55,15 +56,7 @@ export class LocalSnapshots implements Snapshots {
 
   async delete(idOrName: string, { force = false }: { force?: boolean } = {}): Promise<string> {
     const { id } = await this.#host.store.snapshots.find(idOrName)
-    await this.#host.store.snapshots.remove(id, ({ sandboxes, snapshots }) => {
-      if (snapshots.length > 0)
-        throw new BandSoxError(
-          'snapshot-in-use',
-          `cannot delete snapshot ${id}: ${snapshots.join(', ')} hold what changed since`,
-          {
-            hint: 'delete those first',
-          },
-        )
+    await this.#host.store.snapshots.remove(id, (sandboxes) => {
       if (sandboxes.length > 0 && !force)
         throw new BandSoxError(
           'snapshot-in-use',
@@ -75,13 +68,26 @@ export class LocalSnapshots implements Snapshots {
     return id
   }
 
+  async merge(idOrName: string, { signal }: { signal?: AbortSignal } = {}): Promise<SnapshotInfo> {
+    const { id } = await this.#host.store.snapshots.find(idOrName)
+    return await this.#info(await mergeSnapshot(this.#host, id, signal))
+  }
+
   async verify(idOrName: string, { signal }: { signal?: AbortSignal } = {}): Promise<SnapshotCheck> {
     const record = await this.#host.store.snapshots.find(idOrName)
-    const { files } = await manifestOf(this.#host, record)
-    const folder = this.#host.store.snapshots.folderOf(record.id)
-    await checkDigestFile(folder, record.id, record.manifestDigest ?? '')
-    await checkFiles(this.#host, { folder, title: `snapshot ${record.id}` }, files, {}, { all: true, signal })
-    return { id: record.id, files: files.map(({ name, sizeBytes }) => ({ name, sizeBytes })) }
+    const manifest = await manifestOf(this.#host, record)
+    await this.#readAll(record, manifest, signal)
+    // What it is restored from: made whole already, or to be made of these.
+    if (manifest.kind === 'diff' && (await checkKeptWhole(this.#host, record.id, signal)) === undefined)
+      for (const base of await basesOf(this.#host, record)) await this.#readAll(base.record, base.manifest, signal)
+    return { id: record.id, files: manifest.files.map(({ name, sizeBytes }) => ({ name, sizeBytes })) }
+  }
+
+  async #readAll(record: SnapshotRecord, { files }: Manifest, signal: AbortSignal | undefined): Promise<void> {
+    const { id, manifestDigest = '' } = record
+    const folder = this.#host.store.snapshots.folderOf(id)
+    await checkDigestFile(folder, id, manifestDigest)
+    await checkFiles(this.#host, { folder, title: `snapshot ${id}` }, files, {}, { all: true, signal })
   }
 
   async export(idOrName: string, file: string, options: { signal?: AbortSignal } = {}): Promise<{ bytes: number }> {

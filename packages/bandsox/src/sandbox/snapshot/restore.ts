@@ -1,11 +1,9 @@
 /** Makes a sandbox of a snapshot, step by step; each step registers its release, so that a failure leaves nothing. */
-import path from 'node:path'
-import { BandSoxError, type RestoreOptions } from '@bandsox/sdk'
+import type { RestoreOptions } from '@bandsox/sdk'
 import type { Agent } from '../../guest/agent.js'
 import { type SandboxRecord, unstarted } from '../../store/record.js'
 import { type Claim, newSandboxId } from '../../store/sandbox-store.js'
 import type { SnapshotRecord } from '../../store/snapshot-store.js'
-import type { MachineState } from '../../vmm/vmm.js'
 import { checkedBootTimeout } from '../create-options.js'
 import { changedLabels, checkedMetadata, checkedName } from '../description.js'
 import { checkedEnv } from '../environment.js'
@@ -18,9 +16,11 @@ import { type StageClock, stageClock } from '../stage-clock.js'
 import { linkBootFiles, startMachine } from '../start-machine.js'
 import { requireCompatible } from './compatible.js'
 import { layOutSnapshotDisk, restoreCopyBytes } from './disk.js'
-import { checkFiles, snapshotFiles } from './files.js'
-import { type Manifest, readManifest } from './manifest.js'
+import { stateIn } from './files.js'
+import type { Manifest } from './manifest.js'
 import { checkedHooksTimeout, type Restorable } from './take.js'
+import { requireTracking } from './tracking.js'
+import { checkSnapshotFiles, manifestOf, wholeStateOf } from './whole.js'
 
 /** What is not asked of who restores, but of who starts a sandbox by restoring. */
 export interface RestoreInternals {
@@ -50,15 +50,21 @@ export async function restoreSnapshot(
   const { clock = stageClock() } = internals
   options.signal?.throwIfAborted()
   const { id } = snapshot
+  await requireTracking(host, options.tracksChanges, '--track-changes')
   const manifest = await manifestOf(host, snapshot)
-  await checkWhole(host, snapshot, manifest, options.signal)
+  await checkSnapshotFiles(host, snapshot, manifest, options.signal)
   const folder = host.store.snapshots.folderOf(id)
-  const restored = await restoreFrom(host, { id, title: `snapshot ${id}`, folder, manifest }, options, {
-    ...internals,
-    clock,
-  })
-  host.info(`restored ${id} as ${restored.record.id}`)
-  return restored
+  const state = () => wholeStateOf(host, snapshot, manifest, options.signal)
+  const moment = { id, title: `snapshot ${id}`, folder, manifest, state, isKept: true }
+  try {
+    const restored = await restoreFrom(host, moment, options, { ...internals, clock })
+    host.info(`restored ${id} as ${restored.record.id}`)
+    return restored
+  } catch (error) {
+    const now = await host.store.snapshots.read(id)
+    if (now === undefined || now.manifestDigest === snapshot.manifestDigest) throw error
+    return await restoreSnapshot(host, now, options, internals) // it was merged meanwhile, and its files were moved
+  }
 }
 
 /** @throws as {@link restoreClaimed}. */
@@ -81,7 +87,7 @@ export async function restoreFrom(
  */
 export async function restoreClaimed(
   host: Host,
-  { id, title, folder, manifest }: Restorable,
+  { id, title, folder, manifest, state = async () => stateIn(folder), isKept }: Restorable,
   options: RestoreOptions,
   { as = {}, clock = stageClock(), operation = 'restore' }: RestoreInternals = {},
 ): Promise<Restored & { claim: Claim }> {
@@ -93,6 +99,7 @@ export async function restoreClaimed(
   await requireCompatible(host, wanted, manifest, title)
   const copied = await restoreCopyBytes(host, folder, manifest)
   await requireFreeSpace(host.store.root, SANDBOX_BYTES + copied, `a sandbox of ${title}`)
+  const saved = { state: await state(), machine: manifest.machine, port: manifest.port, hooksMs }
   clock.mark('check')
   const releases = new Releases()
   try {
@@ -110,11 +117,11 @@ export async function restoreClaimed(
     clock.mark('disk')
     const { agent, facts, timings } = await startMachine(host, withDisk, {
       ...{ bootTimeoutMs, signal, releases, clock, tracksChanges },
-      saved: { state: stateIn(folder), machine: manifest.machine, port: manifest.port, hooksMs },
+      saved,
     })
     const running = await host.store.transition(record.id, {
       ...{ state: stateNow('running'), timings, isDurable: true },
-      machine: tracksChanges === true ? { ...facts, lastState: id } : facts,
+      machine: tracksChanges === true && isKept === true ? { ...facts, lastState: id } : facts,
     })
     releases.forget()
     return { record: running, agent, claim }
@@ -123,28 +130,6 @@ export async function restoreClaimed(
     throw error
   }
 }
-
-export async function manifestOf(host: Host, { id, manifestDigest }: SnapshotRecord): Promise<Manifest> {
-  if (manifestDigest === undefined) throw new BandSoxError('not-found', `snapshot ${id} is not whole yet`)
-  return await readManifest(host.store.snapshots.folderOf(id), id, manifestDigest)
-}
-
-/** What was touched since it was last found to be whole is read again. */
-async function checkWhole(
-  host: Host,
-  { id, seals }: SnapshotRecord,
-  { files }: Manifest,
-  signal: AbortSignal | undefined,
-): Promise<void> {
-  const of = { folder: host.store.snapshots.folderOf(id), title: `snapshot ${id}` }
-  const now = await checkFiles(host, of, files, seals, { signal })
-  await host.store.snapshots.used(id, now)
-}
-
-export const stateIn = (folder: string): MachineState => ({
-  memory: path.join(folder, snapshotFiles.memory),
-  devices: path.join(folder, snapshotFiles.devices),
-})
 
 function newRecord(
   restoredFrom: string,

@@ -5,6 +5,7 @@ import type { Host } from '../host.js'
 import { restoreCopyBytes } from './disk.js'
 import { snapshotFiles } from './files.js'
 import type { Manifest } from './manifest.js'
+import { keptWholeBytes } from './whole.js'
 
 export async function snapshotInfo(host: Host, record: SnapshotRecord, manifest: Manifest): Promise<SnapshotInfo> {
   const { sandbox, image, shape, machine, files, kind, pauseMs, isFrozen } = manifest
@@ -21,7 +22,7 @@ export async function snapshotInfo(host: Host, record: SnapshotRecord, manifest:
     vmm: `${machine.vmm} ${machine.version}`,
     pauseMs,
     bytes: {
-      memory: bytesOf((name) => name === memory),
+      memory: bytesOf((name) => name === memory) + (kind === 'diff' ? await keptWholeBytes(host, record.id) : 0),
       devices: bytesOf((name) => name === devices),
       disk: bytesOf((name) => name !== memory && name !== devices),
     },

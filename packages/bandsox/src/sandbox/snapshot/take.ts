@@ -4,6 +4,7 @@ import { BandSoxError, isSystemError, messageOf, type SnapshotOptions } from '@b
 import type { Agent } from '../../guest/agent.js'
 import type { SandboxRecord } from '../../store/record.js'
 import type { NewSnapshot, SnapshotRecord, UnfinishedSnapshot } from '../../store/snapshot-store.js'
+import type { MachineState } from '../../vmm/vmm.js'
 import { checkedMetadata, checkedName } from '../description.js'
 import { requireFreeSpace } from '../free-space.js'
 import type { Host } from '../host.js'
@@ -12,6 +13,7 @@ import { rootFileOf, saveDisk } from './disk.js'
 import { recordFiles, snapshotFiles } from './files.js'
 import { type Manifest, type RecordedSnapshotFile, writeManifest } from './manifest.js'
 import { atStandstill } from './standstill.js'
+import { requireBase, requireTracking, saveTracked } from './tracking.js'
 
 /** What even an idle guest has in use; what it really has, its VMM finds out. */
 const SMALLEST_BYTES = 64 * 1024 * 1024
@@ -28,6 +30,10 @@ export interface Restorable {
   title: string
   folder: string
   manifest: Manifest
+  /** Where its state is, when that is not in its folder. */
+  state?: () => Promise<MachineState>
+  /** It is a snapshot, which others can build on. */
+  isKept?: boolean
 }
 
 /** @throws `bad-request`. */
@@ -54,6 +60,7 @@ export async function takeSnapshot(
   const { name, metadata = {}, diff = false } = options
   if (name !== undefined) checkedName(name)
   checkedMetadata(metadata)
+  await requireTracking(host, diff, '--diff')
   const base = diff ? requireBase(record) : undefined
   const entry = { name, metadata, purpose: 'snapshot' as const, templateKey: undefined, base }
   return await withUnfinished(host, record, entry, options, async (unfinished) => {
@@ -147,20 +154,12 @@ async function save(
   options: Pick<TakeOptions, 'hooksTimeoutMs' | 'diff' | 'signal'>,
 ): Promise<Taken> {
   const still = { hooksMs: checkedHooksTimeout(options.hooksTimeoutMs), signal: options.signal }
-  await forgetLastState(host, record)
   const { result, pauseMs, isFrozen } = await atStandstill(host, record, agent, still, async (machine) => {
     // The machine's state first: with it, its VMM has written to its disks what it had kept for later.
-    await machine.saveState(folder, options.diff === true ? 'diff' : 'full')
+    await saveTracked(host, record, machine, folder, options.diff === true ? 'diff' : 'full')
     return await saveDisk(host, record, folder)
   })
   return { names: [snapshotFiles.memory, snapshotFiles.devices, ...result], pauseMs, isFrozen }
-}
-
-/** A VMM that is saved counts changes from then on: until the new state is there for good, none can be built on. */
-export async function forgetLastState(host: Host, { id, machine }: SandboxRecord): Promise<void> {
-  if (machine?.lastState === undefined) return
-  const { lastState: _, ...known } = machine
-  await host.store.describe(id, () => ({ machine: known }))
 }
 
 async function manifestFor(
@@ -193,21 +192,6 @@ function requireRestorable({ id, state }: Pick<SandboxRecord, 'id' | 'state'>): 
   if (state.kind !== 'paused' || state.reason === undefined) return
   throw new BandSoxError('wrong-state', `cannot take a snapshot of sandbox ${id}: it stands still (${state.reason})`, {
     hint: `let it run on first: bandsox vm resume ${id}`,
-  })
-}
-
-function requireBase({ id, machine }: SandboxRecord): string {
-  if (machine?.tracksChanges !== true)
-    throw new BandSoxError(
-      'wrong-state',
-      `cannot tell what has changed in sandbox ${id}: its changes are not followed`,
-      {
-        hint: 'have them followed from the start: --track-changes of create, or of snapshot restore',
-      },
-    )
-  if (machine.lastState !== undefined) return machine.lastState
-  throw new BandSoxError('wrong-state', `sandbox ${id} has no snapshot that this one could hold the changes since`, {
-    hint: 'take a whole one first, without --diff',
   })
 }
 

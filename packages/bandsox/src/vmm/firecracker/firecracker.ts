@@ -97,7 +97,7 @@ export function firecrackerDriver(tools: HostTools, settings: () => Promise<Fire
       await loadState(started.machine, snapshot, spec.limits, options.signal)
       return started
     },
-    mergeState: (base, diff, folder) => mergeState(tools.shim, base, diff, folder),
+    mergeState: (base, diffs, folder, signal) => mergeState(tools.shim, base, diffs, folder, signal),
     makeLayer: async () => await Promise.reject(withoutLayers()),
     checkLayer: async () => await Promise.reject(withoutLayers()),
     capabilities: async () => capabilitiesOf((await firecracker()).number),

@@ -11,23 +11,25 @@ const ALL_READ = 0o444
 
 /**
  * @param base Stays as it is, since machines may run on it: its memory is copied, by reference where the file system can.
- * @param diff Of a machine that was loaded from `base`, or that `base` was saved of.
- * @throws `command-failed` when they do not belong together; system errors such as `ENOSPC`. Nothing is left then.
+ * @param diffs The first is of a machine that was loaded from `base`, or that `base` was saved of; each further one of such a one of the one before.
+ * @throws `command-failed` when they do not belong together; system errors such as `ENOSPC`; `signal.reason`. Nothing is left then.
  */
 export async function mergeState(
   shimPath: string,
   base: MachineState,
-  diff: MachineState,
+  diffs: readonly [MachineState, ...MachineState[]],
   folder: string,
+  signal?: AbortSignal,
 ): Promise<MachineState> {
   const { devices, memory } = folderFiles
   await requireRoom(folder, [devices, memory])
   const merged = { devices: path.join(folder, devices), memory: path.join(folder, memory) }
   try {
-    await runCommand(['cp', '--reflink=auto', '--sparse=always', '--', base.memory, merged.memory])
+    const options = signal === undefined ? {} : { signal }
+    await runCommand(['cp', '--reflink=auto', '--sparse=always', '--', base.memory, merged.memory], options)
     await chmod(merged.memory, OWNER_WRITES)
-    await runCommand([shimPath, 'apply', merged.memory, diff.memory])
-    await copyFile(diff.devices, merged.devices)
+    for (const { memory: changed } of diffs) await runCommand([shimPath, 'apply', merged.memory, changed], options)
+    await copyFile(diffs.at(-1)?.devices ?? base.devices, merged.devices)
     for (const file of [merged.memory, merged.devices]) await chmod(file, ALL_READ)
     return merged
   } catch (error) {
