@@ -17,7 +17,9 @@ import type * as Host from '../packages/bandsox/src/sandbox/host.js'
 import type * as LocalBandSoxModule from '../packages/bandsox/src/sandbox/local-bandsox.js'
 import type * as LocalSandboxModule from '../packages/bandsox/src/sandbox/local-sandbox.js'
 import type * as Prepare from '../packages/bandsox/src/sandbox/prepare.js'
+import type * as QuickStart from '../packages/bandsox/src/sandbox/quick-start.js'
 import type * as Settle from '../packages/bandsox/src/sandbox/settle.js'
+import type * as Template from '../packages/bandsox/src/sandbox/template/make-template.js'
 import type * as Record from '../packages/bandsox/src/store/record.js'
 import type * as SandboxStore from '../packages/bandsox/src/store/sandbox-store.js'
 import type * as Cgroup from '../packages/bandsox/src/vmm/cgroup.js'
@@ -42,7 +44,7 @@ export const { ImageStore } = await load<typeof Images>('image/image-store')
 export const { copyEmptyDisk, copySparse, emptyDisk } = await load<typeof Disk>('image/disk')
 export const { consoleConfig, readRun, SANDBOX_MARK, startShim } = await load<typeof Shim>('process/shim')
 export const { connectUnixSocket } = await load<typeof UnixSocket>('process/unix-socket')
-export const { createSandbox } = await load<typeof Create>('sandbox/create')
+export const { createSandbox, createSandboxRecord } = await load<typeof Create>('sandbox/create')
 export const { machineFiles } = await load<typeof Host>('sandbox/host')
 const localBandSox = await load<typeof LocalBandSoxModule>('sandbox/local-bandsox')
 export const { openHost } = localBandSox
@@ -53,7 +55,9 @@ const prepare = await load<typeof Prepare>('sandbox/prepare')
 export const { DEFAULT_DISK_MIB, storageFolders } = prepare
 export const loadBoot: typeof Prepare.loadBoot = prepare.loadBoot
 const settle = await load<typeof Settle>('sandbox/settle')
-export const { endMachine, stateNow } = settle
+export const { destroy, endMachine, stateNow } = settle
+export const { quickStart } = await load<typeof QuickStart>('sandbox/quick-start')
+export const { makeTemplate } = await load<typeof Template>('sandbox/template/make-template')
 export const { unstarted } = await load<typeof Record>('store/record')
 export const { newSandboxId } = await load<typeof SandboxStore>('store/sandbox-store')
 export const { cgroupSupport, machineCgroup } = await load<typeof Cgroup>('vmm/cgroup')

@@ -14,12 +14,13 @@ import { measureLoad } from './load.js'
 import { measureManager } from './manager.js'
 import { measureMemory } from './memory.js'
 import { formatReport, isMet, type Report } from './report.js'
+import { measureRestore } from './restore.js'
 import { measureSnapshots } from './snapshots.js'
 import { measureTransfer } from './transfer.js'
 
 const usage = `usage: npm run bench -- [SUBJECT…] [options]
 
-Subjects: boot exec transfer memory checksum (all of these by default), manager load list idle snapshots, image compressor, link
+Subjects: boot exec transfer memory checksum (all of these by default), manager load restore list idle snapshots, image compressor, link
 
   --runs N     pairs of boots or pulls, rounds of compressors, idle sandboxes (default 5)
   --quick      no transfers of 1 GiB, no compressors that take a minute; half as many creates, fewer processes
@@ -44,6 +45,7 @@ const subjects: Record<string, (options: Options) => Promise<Report> | AsyncIter
   compressor: measureCompressor,
   manager: measureManager,
   load: measureLoad,
+  restore: measureRestore,
   list: measureList,
   idle: measureIdle,
   link: measureLink,

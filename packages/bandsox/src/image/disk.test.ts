@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { randomBytes } from 'node:crypto'
+import { mkdtemp, open, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
-import { copyEmptyDisk, emptyDisk } from './disk.js'
+import { copyDisk, copyEmptyDisk, emptyDisk, findPieces } from './disk.js'
 
 const MIB = 1024 * 1024
 
@@ -51,7 +52,8 @@ test('what is remembered of another disk is not used, nor what is damaged', asyn
   const file = `${path}.pieces.json`
   const right = JSON.parse(await readFile(file, 'utf8'))
   assert.ok(right.pieces.length > 1)
-  for (const wrong of [{ ...right, mtimeMs: 1, pieces: [{ offset: 0, length: 4096 }] }, { version: 2 }, 'no JSON']) {
+  const few = [{ offset: 0, length: 4096 }]
+  for (const wrong of [{ ...right, mtimeMs: 1 }, { ...right, pieces: few }, { version: 2 }, 'no JSON']) {
     await writeFile(file, typeof wrong === 'string' ? wrong : JSON.stringify(wrong))
     const copy = join(cacheDirectory, 'copy')
     await copyEmptyDisk(path, copy)
@@ -60,6 +62,28 @@ test('what is remembered of another disk is not used, nor what is damaged', asyn
     assert.equal(JSON.parse(await readFile(file, 'utf8')).mtimeMs, right.mtimeMs)
     await rm(copy)
   }
+})
+
+test('any disk is copied whole, whether its pieces are known, many, or changed since', async () => {
+  const { path } = await emptyDisk({ cacheDirectory, sizeMib: 64 })
+  const [disk, copy] = [join(cacheDirectory, 'disk'), join(cacheDirectory, 'copy')]
+  await copyDisk(path, disk)
+  const isCopied = async () => {
+    await copyDisk(disk, copy)
+    execFileSync('cmp', [disk, copy], { stdio: 'pipe' })
+    assert.equal((await stat(copy)).mode & 0o777, 0o600)
+    await rm(copy)
+  }
+  await findPieces(disk)
+  await isCopied()
+  const handle = await open(disk, 'r+')
+  await handle.write('later', 40 * MIB)
+  await isCopied()
+  await handle.write(randomBytes(2 * MIB), 0, 2 * MIB, 48 * MIB)
+  await handle.close()
+  await findPieces(disk)
+  await isCopied()
+  for (const name of [disk, `${disk}.pieces.json`]) await rm(name)
 })
 
 test('a size out of bounds is refused with the bounds', async () => {

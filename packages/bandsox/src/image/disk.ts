@@ -1,5 +1,6 @@
 /** The writable layer of a sandbox: a sparse ext4 file, copied from one that is formatted once per size. */
-import { closeSync, fstatSync, ftruncateSync, openSync, readSync, writeSync } from 'node:fs'
+import { createHash } from 'node:crypto'
+import { closeSync, fstatSync, ftruncateSync, openSync, readSync, statSync, writeSync } from 'node:fs'
 import { chmod, stat, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { BandSoxError, isSystemError } from '@bandsox/sdk'
@@ -19,10 +20,12 @@ const MIB = 1024 * 1024
 const MAX_PIECES_BYTES = 1 * MIB
 
 const piecesSchema = z.object({
-  version: z.literal(1),
+  version: z.literal(2),
   /** Of the disk that they were found in. */
   mtimeMs: z.number(),
   pieces: z.array(z.object({ offset: z.int().nonnegative(), length: z.int().nonnegative() })),
+  /** SHA-256 of the pieces as JSON: one wrong figure would be a disk that lacks something. */
+  digest: z.string(),
 })
 
 export interface EmptyDiskOptions {
@@ -61,13 +64,21 @@ export async function emptyDisk({
  * @throws `command-failed` with what cp says, which copies a disk whose pieces cannot be told.
  */
 export async function copyEmptyDisk(from: string, to: string, signal?: AbortSignal): Promise<void> {
-  const pieces = await piecesOf(from, signal)
-  if (pieces === undefined) {
-    await copySparse(from, to, signal)
-    await chmod(to, 0o600)
-    return
-  }
-  copyPieces(from, to, pieces)
+  await findPieces(from, signal)
+  await copyDisk(from, to, signal)
+}
+
+/**
+ * Copies any disk to a new file of mode 0600: by its pieces, where they are known ({@link findPieces}) and few, else by cp.
+ *
+ * @param from Nobody writes to it.
+ * @throws `command-failed` with what cp says.
+ */
+export async function copyDisk(from: string, to: string, signal?: AbortSignal): Promise<void> {
+  const pieces = await knownPieces(from)
+  if (pieces !== undefined) return copyPieces(from, to, pieces)
+  await copySparse(from, to, signal)
+  await chmod(to, 0o600)
 }
 
 /**
@@ -98,23 +109,34 @@ function copyPieces(from: string, to: string, pieces: readonly Piece[]): void {
 function copyPiece(from: number, to: number, { offset, length }: Piece): void {
   const buffer = Buffer.allocUnsafe(length)
   if (readSync(from, buffer, 0, length, offset) < length)
-    throw new BandSoxError('artifact-damaged', `an empty disk ends before ${offset + length}`)
+    throw new BandSoxError('artifact-damaged', `a disk ends before ${offset + length}`)
   if (writeSync(to, buffer, 0, length, offset) < length) throw new BandSoxError('no-space', 'no space for a disk')
 }
 
-/** Found once for each disk, and remembered beside it. @returns undefined where they cannot be found. */
-async function piecesOf(disk: string, signal?: AbortSignal): Promise<readonly Piece[] | undefined> {
-  const file = `${disk}.pieces.json`
+/** Finds them once for each disk that is finished, and remembers them beside it, unless they are many, or cannot be found. */
+export async function findPieces(disk: string, signal?: AbortSignal): Promise<void> {
+  if ((await knownPieces(disk)) !== undefined) return
   const { mtimeMs, size } = await stat(disk)
-  const known = await readKnownPieces(file)
-  if (known?.mtimeMs === mtimeMs) return known.pieces
   const pieces = await sparsePieces(disk, size, signal)
-  if (pieces === undefined || pieces.reduce((sum, { length }) => sum + length, 0) > MAX_PIECES_BYTES) return undefined
-  await publishJson(file, { version: 1, mtimeMs, pieces } satisfies z.infer<typeof piecesSchema>)
-  return pieces
+  if (pieces === undefined || pieces.reduce((sum, { length }) => sum + length, 0) > MAX_PIECES_BYTES) return
+  const known: z.infer<typeof piecesSchema> = { version: 2, mtimeMs, pieces, digest: digestOf(pieces) }
+  await publishJson(piecesFileOf(disk), known)
 }
 
-async function readKnownPieces(file: string): Promise<z.infer<typeof piecesSchema> | undefined> {
+const piecesFileOf = (disk: string): string => `${disk}.pieces.json`
+
+const digestOf = (pieces: readonly Piece[]): string =>
+  createHash('sha256')
+    .update(JSON.stringify(pieces.map(({ offset, length }) => [offset, length])))
+    .digest('hex')
+
+async function knownPieces(disk: string): Promise<readonly Piece[] | undefined> {
+  const known = await readPieces(piecesFileOf(disk))
+  if (known === undefined || known.digest !== digestOf(known.pieces)) return undefined
+  return known.mtimeMs === statSync(disk).mtimeMs ? known.pieces : undefined
+}
+
+async function readPieces(file: string): Promise<z.infer<typeof piecesSchema> | undefined> {
   try {
     return await readJsonFile(file, piecesSchema)
   } catch (error) {

@@ -1,5 +1,5 @@
 /** Whether the storage's disk has room for what is about to be made. */
-import { statfs } from 'node:fs/promises'
+import { statfsSync } from 'node:fs'
 import { BandSoxError } from '@bandsox/sdk'
 
 const MIB = 1024 * 1024
@@ -12,7 +12,7 @@ export const RESUME_BYTES = 8 * MIB
 
 /** @throws `no-space`. */
 export async function requireFreeSpace(folder: string, bytes: number, what: string): Promise<void> {
-  const { bavail, bsize } = await statfs(folder)
+  const { bavail, bsize } = statfsSync(folder)
   const free = bavail * bsize
   if (free >= bytes) return
   throw new BandSoxError(

@@ -4,7 +4,7 @@
  */
 import { chown, link, rm } from 'node:fs/promises'
 import path from 'node:path'
-import { BandSoxError, isSystemError, messageOf } from '@bandsox/sdk'
+import { BandSoxError, isSystemError, type Limits, messageOf } from '@bandsox/sdk'
 import type { Agent } from '../guest/agent.js'
 import { describeExit, readRun } from '../process/shim.js'
 import { FIRST_CID } from '../store/numbers.js'
@@ -34,6 +34,8 @@ export interface SavedMachine {
   port: number
   /** The guest's hooks hear of it, and may take so long together. */
   hooksMs: number
+  /** Those that it had, where they are known. */
+  limits?: Limits
 }
 
 export interface StartMachineOptions {
@@ -88,6 +90,7 @@ export async function startMachine(
         ? host.vmm.start(spec)
         : host.vmm.load(spec, saved.state, {
             ...{ signal, trackDirtyPages: tracksChanges === true, resume: beforeRunning === undefined },
+            ...(saved.limits !== undefined && { savedLimits: saved.limits }),
           }),
     admit,
     signal,

@@ -1,13 +1,18 @@
 /** What this host's processors are, as a saved state depends on them: the guest has seen their features, and goes on with them. */
 import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
+import { lazily } from './lazily.js'
 
 const FILE = '/proc/cpuinfo'
 const NAMES = ['vendor_id', 'cpu family', 'model', 'model name', 'stepping']
 const DIGEST_CHARACTERS = 16
 
-/** @returns Equal for two hosts whose processors are the same to a guest. */
-export const hostCpu = async (): Promise<string> => describeCpu(await readFile(FILE, 'latin1'))
+/**
+ * Asked several times at each start; the kernel takes a ms to say it, and processors are not changed under a process that runs.
+ *
+ * @returns Equal for two hosts whose processors are the same to a guest.
+ */
+export const hostCpu = lazily(async () => describeCpu(await readFile(FILE, 'latin1')))
 
 /** @param cpuinfo All processors of a host are taken for equal: the first one is described. */
 export function describeCpu(cpuinfo: string): string {

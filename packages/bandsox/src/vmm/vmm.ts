@@ -95,6 +95,8 @@ export interface LoadOptions {
   clockRealtime?: boolean
   /** Whether states of the kind `diff` can be saved later. Default false. */
   trackDirtyPages?: boolean
+  /** Limits that the machine had when it was saved, where they are known: it need not be told of those that are the same. */
+  savedLimits?: LiveLimits
   /** Ends the waiting for the VMM, and the machine with it. */
   signal?: AbortSignal | undefined
 }

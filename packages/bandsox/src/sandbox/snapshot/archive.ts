@@ -15,6 +15,7 @@ import { TarReader } from '../../tar/tar-reader.js'
 import { checkedName } from '../description.js'
 import { requireFreeSpace } from '../free-space.js'
 import type { Host } from '../host.js'
+import { prepareCopies } from './disk.js'
 import { checkFiles, snapshotFiles } from './files.js'
 import {
   checkDigestFile,
@@ -98,6 +99,7 @@ export async function importSnapshot(
     const seals = await checkFiles(host, of, manifest.files, {}, { all: true, signal })
     for (const layer of manifest.layers)
       await host.vmm.checkLayer(path.join(unfinished.folder, layer), shape.diskMib * MIB)
+    await prepareCopies(host, unfinished.folder, manifest, signal)
     const manifestDigest = await writeManifest(unfinished.folder, manifest)
     return await unfinished.publish({ manifestDigest, seals: seals ?? {} })
   } finally {

@@ -5,9 +5,10 @@
  * and each machine writes to a layer of its own. Elsewhere the disk is one file, whose blocks are shared where the file system can
  * (reflink), or copied as far as they were written.
  */
-import { chmod, chown, link, stat } from 'node:fs/promises'
+import { statSync } from 'node:fs'
+import { chmod, chown, link } from 'node:fs/promises'
 import path from 'node:path'
-import { copySparse } from '../../image/disk.js'
+import { copyDisk, copySparse, findPieces } from '../../image/disk.js'
 import type { SandboxRecord } from '../../store/record.js'
 import { type Host, IMPORTED_ROOT, machineFiles } from '../host.js'
 import { snapshotFiles } from './files.js'
@@ -63,7 +64,7 @@ export async function layOutSnapshotDisk(
   directory: string,
 ): Promise<string[]> {
   const share = (name: string) => link(path.join(folder, name), path.join(directory, name))
-  const copy = (name: string) => copyWritable(path.join(folder, name), path.join(directory, name))
+  const copy = (name: string) => copyDisk(path.join(folder, name), path.join(directory, name))
   await (rootFile === IMPORTED_ROOT ? copy(rootFile) : share(rootFile))
   const files = [snapshotFiles.overlay, ...layers]
   const last = files.at(-1) ?? snapshotFiles.overlay
@@ -79,9 +80,15 @@ export async function layOutSnapshotDisk(
   return [...layers, top]
 }
 
-async function copyWritable(from: string, to: string): Promise<void> {
-  await copySparse(from, to)
-  await chmod(to, 0o600)
+/** Has what each restore copies of it be copied quickly. What is in the folder is finished. */
+export async function prepareCopies(
+  host: Host,
+  folder: string,
+  { layers }: Pick<Manifest, 'layers'>,
+  signal?: AbortSignal,
+): Promise<void> {
+  const { diskLayers } = await host.vmm.capabilities()
+  if (!diskLayers) await findPieces(path.join(folder, layers.at(-1) ?? snapshotFiles.overlay), signal)
 }
 
 /** What {@link layOutSnapshotDisk} copies, in bytes. */
@@ -96,8 +103,5 @@ export async function restoreCopyBytes(
     ...(isShared ? [] : [layers.at(-1) ?? snapshotFiles.overlay]),
     ...(rootFile === IMPORTED_ROOT ? [rootFile] : []),
   ]
-  const sizes = await Promise.all(
-    copied.map(async (name) => (await stat(path.join(folder, name))).blocks * BLOCK_BYTES),
-  )
-  return sizes.reduce((sum, bytes) => sum + bytes, 0)
+  return copied.reduce((sum, name) => sum + statSync(path.join(folder, name)).blocks * BLOCK_BYTES, 0)
 }

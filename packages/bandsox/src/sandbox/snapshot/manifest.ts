@@ -1,6 +1,7 @@
 /** What a snapshot's folder says of itself: all that a restore depends on, and a checksum of each file. */
 import { createHash } from 'node:crypto'
-import { open, readFile } from 'node:fs/promises'
+import { readFileSync } from 'node:fs'
+import { open } from 'node:fs/promises'
 import path from 'node:path'
 import { BandSoxError, isSystemError, type Metadata, messageOf } from '@bandsox/sdk'
 import * as z from 'zod'
@@ -111,10 +112,7 @@ async function writeSynced(path: string, content: string): Promise<void> {
 
 /** @param digest What it must have. @throws `snapshot-damaged`. */
 export async function readManifest(folder: string, id: string, digest: string): Promise<Manifest> {
-  const content = await readFile(path.join(folder, MANIFEST_FILE)).catch((error: unknown) => {
-    if (!isSystemError(error, 'ENOENT')) throw error
-    throw new BandSoxError('snapshot-damaged', `snapshot ${id} has lost its ${MANIFEST_FILE}`, { cause: error })
-  })
+  const content = readManifestFile(folder, id)
   if (digestOf(content) !== digest)
     throw new BandSoxError(
       'snapshot-damaged',
@@ -131,6 +129,15 @@ export async function checkDigestFile(folder: string, id: string, digest: string
   })
   if (written !== `${digest}\n`)
     throw new BandSoxError('snapshot-damaged', `${DIGEST_FILE} of snapshot ${id} is not as it was written`)
+}
+
+function readManifestFile(folder: string, id: string): Buffer {
+  try {
+    return readFileSync(path.join(folder, MANIFEST_FILE))
+  } catch (error) {
+    if (!isSystemError(error, 'ENOENT')) throw error
+    throw new BandSoxError('snapshot-damaged', `snapshot ${id} has lost its ${MANIFEST_FILE}`, { cause: error })
+  }
 }
 
 /** @throws `snapshot-damaged` for what no version of ours has written. */

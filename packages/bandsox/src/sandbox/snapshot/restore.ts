@@ -99,7 +99,8 @@ export async function restoreClaimed(
   await requireCompatible(host, wanted, manifest, title)
   const copied = await restoreCopyBytes(host, folder, manifest)
   await requireFreeSpace(host.store.root, SANDBOX_BYTES + copied, `a sandbox of ${title}`)
-  const saved = { state: await state(), machine: manifest.machine, port: manifest.port, hooksMs }
+  const { machine, port, shape } = manifest
+  const saved = { state: await state(), machine, port, hooksMs, limits: shape.limits }
   clock.mark('check')
   const releases = new Releases()
   try {

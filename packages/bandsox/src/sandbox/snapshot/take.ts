@@ -9,7 +9,7 @@ import { checkedMetadata, checkedName } from '../description.js'
 import { requireFreeSpace } from '../free-space.js'
 import type { Host } from '../host.js'
 import { loadBoot } from '../prepare.js'
-import { rootFileOf, saveDisk } from './disk.js'
+import { prepareCopies, rootFileOf, saveDisk } from './disk.js'
 import { recordFiles, snapshotFiles } from './files.js'
 import { type Manifest, type RecordedSnapshotFile, writeManifest } from './manifest.js'
 import { atStandstill } from './standstill.js'
@@ -88,6 +88,7 @@ export async function saveInto(
   const taken = await save(host, record, agent, unfinished, options)
   const { files, seals } = await recordFiles(host, unfinished.folder, taken.names, options.signal)
   const manifest = await manifestFor(host, record, { ...taken, files, diff: options.diff === true })
+  await prepareCopies(host, unfinished.folder, manifest, options.signal)
   const manifestDigest = await writeManifest(unfinished.folder, manifest)
   await syncFolder(unfinished.folder)
   return { manifest, manifestDigest, seals }

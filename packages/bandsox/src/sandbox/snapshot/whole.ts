@@ -21,6 +21,8 @@ import { DIGEST_FILE, digestOf, MANIFEST_FILE, type Manifest, readManifest, writ
 const WHOLE = 'whole'
 /** How its files were when they were last found to be whole. */
 const SEALS_FILE = 'seals.json'
+/** Its last use is known so well: with many restores a second, each would write to the database for nothing. */
+const USE_KNOWN_MS = 10_000
 const REMOVAL = { recursive: true, force: true } as const
 const STATE_FILES: readonly string[] = [snapshotFiles.memory, snapshotFiles.devices]
 
@@ -221,20 +223,14 @@ const sum = (numbers: number[]): number => numbers.reduce((total, number) => tot
 /** What was touched since it was last found to be whole is read again. @throws `snapshot-damaged`. */
 export async function checkSnapshotFiles(
   host: Host,
-  { id, seals }: SnapshotRecord,
+  { id, seals, usedAt }: SnapshotRecord,
   { files }: Manifest,
   signal: AbortSignal | undefined,
 ): Promise<void> {
-  const now = await checkFiles(
-    host,
-    { folder: host.store.snapshots.folderOf(id), title: `snapshot ${id}` },
-    files,
-    seals,
-    {
-      signal,
-    },
-  )
-  await host.store.snapshots.used(id, now)
+  const of = { folder: host.store.snapshots.folderOf(id), title: `snapshot ${id}` }
+  const now = await checkFiles(host, of, files, seals, { signal })
+  const isFresh = usedAt !== undefined && Date.now() - Date.parse(usedAt) < USE_KNOWN_MS
+  if (now !== undefined || !isFresh) await host.store.snapshots.used(id, now)
 }
 
 /** Whether it has become what its digest says, and its files have not all moved yet. */

@@ -21,7 +21,7 @@ import {
 import { firecrackerFingerprint } from './fingerprint.js'
 import { type Beginning, type Folder, folderOf, JAIL, JAILED_PROGRAM, makeFolder, removeFolders } from './folder.js'
 import { chooseJail, type FoundFirecracker, firecrackerFinder, type Jail, type JailerMode } from './host.js'
-import { loadState, snapshotLoad } from './load.js'
+import { changedLimits, loadState, snapshotLoad } from './load.js'
 import { attachMachine, type FirecrackerMachine } from './machine.js'
 import { mergeState } from './merge.js'
 import { capabilitiesOf } from './version.js'
@@ -94,7 +94,7 @@ export function firecrackerDriver(tools: HostTools, settings: () => Promise<Fire
       requireRawDisks(spec)
       const snapshot = snapshotLoad((await firecracker()).number, options)
       const started = await startProcess(spec, { load: state })
-      await loadState(started.machine, snapshot, spec.limits, options.signal)
+      await loadState(started.machine, snapshot, changedLimits(spec.limits, options.savedLimits), options.signal)
       return started
     },
     mergeState: (base, diffs, folder, signal) => mergeState(tools.shim, base, diffs, folder, signal),

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { hasCode } from '../../testing/errors.js'
-import { snapshotLoad } from './load.js'
+import { changedLimits, snapshotLoad } from './load.js'
 
 describe('what a Firecracker is told to load', () => {
   const newest = [1, 17, 0] as const
@@ -20,6 +20,17 @@ describe('what a Firecracker is told to load', () => {
     assert.equal(snapshotLoad(newest, { trackDirtyPages: true }).track_dirty_pages, true)
     assert.equal(snapshotLoad([1, 12, 9], { trackDirtyPages: true }).enable_diff_snapshots, true)
     assert.ok(!('enable_diff_snapshots' in snapshotLoad(newest, { trackDirtyPages: true })))
+  })
+
+  it('keeps limits that are known to be the same', () => {
+    const limits = { cpus: null, diskBytesPerSecond: 1_000_000, diskOperationsPerSecond: null }
+    assert.equal(changedLimits(limits, { ...limits, cpus: 2 }), undefined)
+    assert.equal(changedLimits(limits, undefined), limits)
+    for (const saved of [
+      { ...limits, diskBytesPerSecond: null },
+      { ...limits, diskOperationsPerSecond: 10 },
+    ])
+      assert.equal(changedLimits(limits, saved), limits)
   })
 
   it('has other TAPs where the release can, and else an error that says which can', () => {

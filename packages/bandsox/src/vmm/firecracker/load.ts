@@ -16,13 +16,13 @@ const KILL_TIMEOUT_MS = 10_000
 export async function loadState(
   machine: FirecrackerMachine,
   snapshot: SnapshotLoad,
-  limits: LiveLimits,
+  limits: LiveLimits | undefined,
   signal: AbortSignal | undefined,
 ): Promise<void> {
   try {
     await machine.load(snapshot, signal)
-    // Those of the state were another machine's. Processors are limited by its control group already.
-    await machine.limitDisks(limits)
+    // Processors are limited by its control group already.
+    if (limits !== undefined) await machine.limitDisks(limits)
   } catch (error) {
     const exit = await end(machine).catch(() => undefined) // the error is the news; an end that failed is found at the next look
     // A refusal says all; a Firecracker that ended without an answer does not.
@@ -44,6 +44,14 @@ async function end(machine: FirecrackerMachine): Promise<VmmExit | undefined> {
   } finally {
     machine.close()
   }
+}
+
+/** What a loaded machine is to be told of its disks, whose limits in the state were another machine's. @returns undefined for nothing. */
+export function changedLimits(limits: LiveLimits, saved: LiveLimits | undefined): LiveLimits | undefined {
+  const isSame =
+    limits.diskBytesPerSecond === saved?.diskBytesPerSecond &&
+    limits.diskOperationsPerSecond === saved.diskOperationsPerSecond
+  return isSame ? undefined : limits
 }
 
 /**
