@@ -1,7 +1,7 @@
 /** What a snapshot's folder says of itself: all that a restore depends on, and a checksum of each file. */
 import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
-import { open } from 'node:fs/promises'
+import { open, readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { BandSoxError, isSystemError, type Metadata, messageOf } from '@bandsox/sdk'
 import * as z from 'zod'
