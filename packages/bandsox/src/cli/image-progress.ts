@@ -61,6 +61,8 @@ function sentence(event: ImageEvent): string | undefined {
       return `warning: ${event.message}`
     case 'disk':
       return event.phase === 'ready' ? `disk: ${sizeText(event.bytes)}` : undefined
+    case 'stood-still':
+      return `${event.sandbox} goes on: it stood still for ${event.pauseMs} ms`
     case 'preparing':
       return `${event.what} …`
     case 'resolving':

@@ -1,105 +1,39 @@
 /**
- * Packs a sandbox's writable layer as a layer of an image. A guest has written its file system, so no process of this host reads it: a
- * machine of its own gets a copy of the disk, mounts it as the sandbox's did, and sends what has changed as a tar.
+ * Packs a writable disk as a layer of an image. A guest has written its file system, so no process of this host reads it: a
+ * machine of its own gets the disk, mounts it as the sandbox's did, and sends what has changed as a tar.
  */
-import { link, stat } from 'node:fs/promises'
-import path from 'node:path'
-import { BandSoxError, isSystemError, messageOf, requireAllowed } from '@bandsox/sdk'
+import { BandSoxError, isSystemError, messageOf } from '@bandsox/sdk'
 import type { Agent } from '../guest/agent.js'
 import { createChecksum } from '../guest/checksum.js'
-import { copySparse } from '../image/disk.js'
 import type { ImageLimits } from '../image/layer/limits.js'
 import { type LayerFile, LayerWriter } from '../image/layer-file.js'
-import { type ImageOfSandbox, type SandboxRecord, unstarted } from '../store/record.js'
+import { type SandboxRecord, unstarted } from '../store/record.js'
 import { newSandboxId } from '../store/sandbox-store.js'
+import { type DiskSource, findDisk, OPERATION } from './commit-source.js'
 import { requireSameStream } from './copy/report.js'
 import { requireTools, runTool } from './copy/tool.js'
 import { checkedShape } from './create-options.js'
 import { requireFreeSpace, SANDBOX_BYTES } from './free-space.js'
-import { type Host, machineFiles } from './host.js'
+import type { Host } from './host.js'
 import type { PackOptions, SandboxLayer } from './local-images.js'
 import { Releases } from './releases.js'
-import { claimSettled, destroy, stateNow } from './settle.js'
+import { destroy, stateNow } from './settle.js'
 import { linkBootFiles, startMachine } from './start-machine.js'
 
-/** The name of the machine's operation: when its process dies, the next command removes it, as any unfinished creation. */
-const OPERATION = 'commit'
 /** Most of it for the tables of a large disk, and the names of files that have several. */
 const MEMORY_MIB = 256
 /** Without a byte from the machine: a broken file system may keep its kernel busy for ever. */
 const STALL_MS = 300_000
-const STAT_UNIT = 512
 const ROOT_DEVICE = '/dev/vda'
 const LAYER_DEVICE = '/dev/vdb'
 
-/** The disks of a sandbox, whoever has them: its own, or copies that were frozen while it ran. */
-export interface LayerDisks {
-  /** For messages. */
-  sandboxId: string
-  image: Readonly<ImageOfSandbox>
-  diskMib: number
-  /** Bytes that the copy of the writable disk will take. */
-  sizeBytes: number
-  /** Puts the image's disk and a copy of the writable one, which is changed, into the folder of a machine; by their usual names. */
-  copyTo(directory: string, signal: AbortSignal | undefined): Promise<void>
-}
-
 /** @throws as `SandboxLayers.find`. */
-export async function findLayer(host: Host, sandbox: string): Promise<SandboxLayer> {
-  const found = await host.store.find(sandbox)
-  const claim = await claimSettled(host, found.id, OPERATION)
-  try {
-    checkCommittable(claim.record)
-  } finally {
-    await claim.release()
-  }
+export async function findLayer(host: Host, name: string): Promise<SandboxLayer> {
+  const disk = await findDisk(host, name)
   return {
-    sandboxId: found.id,
-    image: found.image,
-    pack: async (limits, options) => await packLayer(host, await stoppedDisks(host, found), limits, options),
-  }
-}
-
-function checkCommittable({ id, state, importedFrom }: SandboxRecord): void {
-  requireAllowed('commit', id, state)
-  if (importedFrom === undefined) return
-  throw new BandSoxError(
-    'bad-request',
-    `cannot commit sandbox ${id}: it was imported, and its disk is not a layer over an image but a whole root file system`,
-    { hint: `start it, take its files, and import them: bandsox cp ${id}:/ FOLDER; bandsox image import` },
-  )
-}
-
-/** @throws `storage-unusable` when its disk is not there. */
-async function stoppedDisks(host: Host, { id, image, diskMib }: SandboxRecord): Promise<LayerDisks> {
-  const source = host.store.directoryOf(id)
-  return {
-    sandboxId: id,
-    image,
-    diskMib,
-    sizeBytes: await writtenBytes(id, path.join(source, machineFiles.overlay)),
-    async copyTo(directory, signal) {
-      // Nobody may start it before all of it is copied; after that nothing is wanted of it.
-      const claim = await claimSettled(host, id, OPERATION)
-      try {
-        checkCommittable(claim.record)
-        await Promise.all([
-          link(path.join(source, machineFiles.root), path.join(directory, machineFiles.root)),
-          copySparse(path.join(source, machineFiles.overlay), path.join(directory, machineFiles.overlay), signal),
-        ])
-      } finally {
-        await claim.release()
-      }
-    },
-  }
-}
-
-async function writtenBytes(id: string, disk: string): Promise<number> {
-  try {
-    return (await stat(disk)).blocks * STAT_UNIT
-  } catch (error) {
-    if (!isSystemError(error, 'ENOENT')) throw error
-    throw new BandSoxError('storage-unusable', `cannot commit sandbox ${id}: its disk is not there`, { cause: error })
+    title: disk.title,
+    image: disk.image,
+    pack: async (limits, options) => await packLayer(host, disk, limits, options),
   }
 }
 
@@ -107,44 +41,52 @@ async function writtenBytes(id: string, disk: string): Promise<number> {
  * @param limits Of the layer.
  * @throws as `SandboxLayer.pack`. Nothing of the machine is left behind, however it ends.
  */
-export async function packLayer(
-  host: Host,
-  disks: LayerDisks,
-  limits: ImageLimits,
-  options: PackOptions,
-): Promise<LayerFile> {
+async function packLayer(host: Host, disk: DiskSource, limits: ImageLimits, options: PackOptions): Promise<LayerFile> {
   const { signal, onActivity } = options
   signal?.throwIfAborted()
-  await requireFreeSpace(host.store.root, SANDBOX_BYTES + disks.sizeBytes, `a copy of the disk of ${disks.sandboxId}`)
+  const { title } = disk
+  await requireFreeSpace(host.store.root, SANDBOX_BYTES + (await disk.copiedBytes()), `a copy of the disk of ${title}`)
   const releases = new Releases()
   try {
-    onActivity(`starting a machine that reads the disk of ${disks.sandboxId}`)
-    const shape = checkedShape({ memoryMib: MEMORY_MIB, diskMib: disks.diskMib }, host.defaultLimits)
-    const claim = await host.store.insert(helperRecord(disks, shape), { operation: OPERATION })
+    const shape = checkedShape({ memoryMib: MEMORY_MIB, diskMib: disk.diskMib }, host.defaultLimits)
+    // Should our process die, the next command removes the machine with its copy, as any unfinished creation.
+    const claim = await host.store.insert(helperRecord(disk, shape), { operation: OPERATION })
     const { record } = claim
     releases.add('our claim', () => claim.abandon())
     releases.add('the machine', () => destroy(host, record))
     await host.store.makeDirectory(record.id)
-    await Promise.all([disks.copyTo(host.store.directoryOf(record.id), signal), linkBootFiles(host, record.id)])
+    onActivity(`taking the disk of ${title}`)
+    const layers = await disk.layOut(host.store.directoryOf(record.id), options)
+    await linkBootFiles(host, record.id)
+    const withDisk = await host.store.describe(record.id, () => ({ layers }))
+    onActivity('starting a machine that reads it')
     const { bootTimeoutMs } = shape
-    const { agent } = await startMachine(host, record, { bootTimeoutMs, signal, releases, overlayAsData: true })
-    onActivity(`packing what ${disks.sandboxId} has changed`)
+    const { agent } = await startMachine(host, withDisk, { bootTimeoutMs, signal, releases, overlayAsData: true })
+    onActivity(`packing what ${title} has changed`)
     return await receiveLayer(agent, limits, options)
   } catch (error) {
     signal?.throwIfAborted()
-    if (!(error instanceof BandSoxError)) throw error
-    const { code, hint } = error
-    throw new BandSoxError(code, `cannot commit sandbox ${disks.sandboxId}: ${messageOf(error)}`, {
-      cause: error,
-      ...(hint !== undefined && { hint }),
-    })
+    throw explained(error, title)
   } finally {
     for (const failure of await releases.run()) host.warn(`after a commit: ${failure}`)
   }
 }
 
+function explained(error: unknown, title: string): unknown {
+  const refusal = `cannot commit ${title}`
+  const message = messageOf(error)
+  if (isSystemError(error, 'ENOSPC') || /no space left on device/i.test(message))
+    return new BandSoxError('no-space', `${refusal}: no space for a copy of its disk`, {
+      cause: error,
+      hint: 'free some: bandsox system df, bandsox system prune',
+    })
+  if (!(error instanceof BandSoxError) || message.startsWith(refusal)) return error
+  const { code, hint } = error
+  return new BandSoxError(code, `${refusal}: ${message}`, { cause: error, ...(hint !== undefined && { hint }) })
+}
+
 function helperRecord(
-  { image }: LayerDisks,
+  { image }: DiskSource,
   { bootTimeoutMs: _, unique: __, ...shape }: ReturnType<typeof checkedShape>,
 ): Omit<SandboxRecord, 'operation'> {
   return {

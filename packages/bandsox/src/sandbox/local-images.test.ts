@@ -109,7 +109,7 @@ async function serveImages(t: TestContext, seeds: Record<string, number>): Promi
 
 /** A sandbox of an image, whose machine sends what it is told to. */
 const layerOf = (image: ImageInfo, tar: Buffer): SandboxLayer => ({
-  sandboxId: 'sbx_aaaaaaaaaa',
+  title: 'sandbox sbx_aaaaaaaaaa',
   image: { reference: image.references[0] ?? '', digest: image.id },
   async pack(limits, { file, onWarning }) {
     const writer = new LayerWriter(file, limits)

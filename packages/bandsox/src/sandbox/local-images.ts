@@ -49,20 +49,21 @@ export interface ImagesHost {
   warn: (message: string) => void
 }
 
-/** The writable layers of sandboxes, for `commit`. */
+/** The writable layers of sandboxes and snapshots, for `commit`. */
 export interface SandboxLayers {
-  /** @throws `not-found`, `ambiguous-name`, `busy`, `wrong-state`, `bad-request` when it has none. */
-  find(sandbox: string): Promise<SandboxLayer>
+  /** @throws `not-found`, `ambiguous-name`, `busy`, `wrong-state`, `snapshot-damaged`, `bad-request` when it has none. */
+  find(sandboxOrSnapshot: string): Promise<SandboxLayer>
 }
 
 export interface SandboxLayer {
-  sandboxId: string
+  /** For messages: `sandbox sbx_…`, `snapshot snp_…`. */
+  title: string
   /** That it was made from. */
   image: { reference: string; digest: string }
   /**
-   * Packs it as a layer of an image; the sandbox's disk is only read.
+   * Packs it as a layer of an image; the disk is only read. A sandbox that runs stands still for a moment.
    *
-   * @throws What starting a machine throws; `image-too-large`; `timeout`.
+   * @throws What starting a machine throws, and what a standstill throws; `no-space`; `image-too-large`; `timeout`.
    */
   pack(limits: ImageLimits, options: PackOptions): Promise<LayerFile>
 }
@@ -72,6 +73,8 @@ export interface PackOptions {
   file: string
   /** What takes time. */
   onActivity: (what: string) => void
+  /** A sandbox goes on, after so many milliseconds. */
+  onStoodStill: (sandbox: string, pauseMs: number) => void
   /** What is not in the layer. */
   onWarning: (message: string) => void
   signal: AbortSignal | undefined
@@ -203,7 +206,7 @@ export class LocalImages implements Images {
   }
 
   async commit(
-    sandbox: string,
+    source: string,
     reference: string,
     options: CommitOptions = {},
   ): Promise<{ image: ImageInfo; changed: boolean }> {
@@ -213,7 +216,7 @@ export class LocalImages implements Images {
     return await this.#held(options, async () => {
       const { store, layers } = this.#host
       const { limits } = (await this.#readConfiguration()).images
-      const layer = await layers.find(sandbox)
+      const layer = await layers.find(source)
       const base = await this.#baseOf(layer)
       if (base.layers.length >= limits.maxLayers) throw tooManyLayers(layer, limits)
       await this.#fetchMissingLayers(base, await this.#referencesOf(base.id), signal)
@@ -221,11 +224,12 @@ export class LocalImages implements Images {
         const packed = await layer.pack(limits, {
           file: path.join(folder, 'layer.tar.gz'),
           onActivity: (what) => onEvent?.({ kind: 'preparing', what }),
+          onStoodStill: (id, pauseMs) => onEvent?.({ kind: 'stood-still', sandbox: id, pauseMs }),
           onWarning: (message) => onEvent?.({ kind: 'warning', message }),
           signal,
         })
         const configuration = await store.blobs.readDocument(base.configuration.digest)
-        const source = commitSource({
+        const withLayer = commitSource({
           base,
           configuration,
           layer: packed,
@@ -233,10 +237,10 @@ export class LocalImages implements Images {
           createdAt: new Date().toISOString(),
         })
         // Also where a disk of the same content is there already: it is to be exported.
-        await store.blobs.fetch(packed.descriptor, source, { signal }).done
+        await store.blobs.fetch(packed.descriptor, withLayer, { signal }).done
         const platform = parsePlatform(base.platform)
         const { image, changed } = await pullImage({
-          ...{ store, source, limits, reference: name, platform, origin: 'local', onEvent, signal },
+          ...{ store, source: withLayer, limits, reference: name, platform, origin: 'local', onEvent, signal },
         })
         return { record: image, changed }
       })
@@ -244,10 +248,10 @@ export class LocalImages implements Images {
   }
 
   /** @throws `image-not-found` when it was removed: a sandbox keeps its disk, which is not the layers. */
-  async #baseOf({ sandboxId, image: { reference, digest } }: SandboxLayer): Promise<ImageRecord> {
+  async #baseOf({ title, image: { reference, digest } }: SandboxLayer): Promise<ImageRecord> {
     const record = await this.#host.store.readImage(digest)
     if (record !== undefined) return record
-    throw new BandSoxError('image-not-found', `cannot commit sandbox ${sandboxId}: its image ${digest} was removed`, {
+    throw new BandSoxError('image-not-found', `cannot commit ${title}: its image ${digest} was removed`, {
       hint: `fetch it again, as long as ${reference} means the same: bandsox image pull ${reference}`,
     })
   }
@@ -558,10 +562,10 @@ function checkRunnable(platform: Platform): void {
   )
 }
 
-const tooManyLayers = ({ sandboxId }: SandboxLayer, { maxLayers }: ImageLimits) =>
+const tooManyLayers = ({ title }: SandboxLayer, { maxLayers }: ImageLimits) =>
   new BandSoxError(
     'image-too-large',
-    `cannot commit sandbox ${sandboxId}: its image has ${maxLayers} layers, and cannot get one more (images.limits.maxLayers)`,
+    `cannot commit ${title}: its image has ${maxLayers} layers, and cannot get one more (images.limits.maxLayers)`,
   )
 
 function registryName(reference: SourceReference): string {

@@ -63,6 +63,8 @@ export type ImageEvent =
   | { kind: 'disk'; phase: 'writing' | 'ready'; bytes: number }
   /** Another process works on the same; this one waits for it. */
   | { kind: 'waiting'; what: string; pid: number }
+  /** A sandbox that is committed has stood still, and goes on. */
+  | { kind: 'stood-still'; sandbox: string; pauseMs: number }
   /** Something was left out or is odd, and the image works all the same. */
   | { kind: 'warning'; message: string }
   /** Another image was removed, to keep to the configured size. */
@@ -119,14 +121,15 @@ export interface Images {
   /** Writes an OCI layout: a folder, or a tar when `path` ends in `.tar`. */
   export(image: string, path: string, options?: { signal?: AbortSignal }): Promise<void>
   /**
-   * Makes an image of a sandbox that does not run: its image's layers, and one with what the sandbox has changed. A machine of its own
-   * reads the sandbox's disk, of which it gets a copy.
+   * Makes an image of a sandbox, or of a snapshot: its image's layers, and one with what the sandbox has changed. A machine of its own
+   * reads the disk. A sandbox that runs stands still while its disk is copied, as for a snapshot (an event says how long), and goes on.
    *
-   * @param sandbox Id, name or unique id prefix.
+   * @param source Id, name or unique id prefix of a sandbox; else of a snapshot.
    * @param reference Gets the image; one that another image has goes over to this one.
-   * @throws `wrong-state`, `not-found`, `image-not-found` when the sandbox's image was removed; what starting a machine throws.
+   * @throws `wrong-state`, `not-found`, `image-not-found` when the sandbox's image was removed; `hook-failed`, `no-space`,
+   *   `snapshot-damaged`; what starting a machine throws.
    */
-  commit(sandbox: string, reference: string, options?: CommitOptions): Promise<{ image: ImageInfo; changed: boolean }>
+  commit(source: string, reference: string, options?: CommitOptions): Promise<{ image: ImageInfo; changed: boolean }>
   /** By reference, id or unique id prefix. @throws `image-not-found`. */
   get(image: string): Promise<ImageInfo>
   list(): Promise<ImageInfo[]>

@@ -45,7 +45,7 @@ export const allowedIn = {
   /** What its VMM says of itself. */
   metrics: ['running', 'paused'],
   /** To an image. */
-  commit: ['stopped', 'failed'],
+  commit: ['running', 'paused', 'stopped', 'hibernated', 'failed'],
   logs: ['creating', 'running', 'paused', 'stopping', 'stopped', 'hibernated', 'failed'],
   delete: ['stopped', 'hibernated', 'failed'],
 } as const satisfies Record<string, readonly StateName[]>

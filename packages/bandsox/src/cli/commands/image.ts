@@ -66,7 +66,7 @@ export function addImage(program: Command): void {
     })
   image
     .command('commit')
-    .argument('<vm>', 'id, name or id prefix of one that does not run')
+    .argument('<vm>', 'id, name or id prefix of a sandbox, which may be running, or of a snapshot')
     .argument('<name>', 'name of the new image')
     .option('-m, --message <text>', 'what has changed, for its history')
     .option('-a, --author <text>', 'who made it, such as "Jo <jo@example.com>"')
@@ -75,7 +75,7 @@ export function addImage(program: Command): void {
     .option('--entrypoint <json>', 'its entrypoint, as a JSON array of strings', wordsOption)
     .option('-u, --user <user>', 'user of its command: name or number, with a group after a colon')
     .option('-w, --workdir <path>', 'folder of its command')
-    .description('make an image of what a sandbox has changed')
+    .description('make an image of what a sandbox has changed, now or at a snapshot')
     .action(async (vm: string, reference: string, options: CommitFlags, command: Command) => {
       const context = contextOf(command)
       const { images } = await context.open()

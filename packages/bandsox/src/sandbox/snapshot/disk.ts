@@ -26,27 +26,32 @@ export const rootFileOf = ({ hasOwnRoot }: Pick<SandboxRecord, 'hasOwnRoot'>): s
   hasOwnRoot ? IMPORTED_ROOT : machineFiles.root
 
 /**
- * Puts the disk of a machine that stands still into a snapshot's folder.
+ * Puts the disk of a machine that stands still into a snapshot's folder, or another machine's.
  *
  * @returns Names of its files there.
  */
-export async function saveDisk(host: Host, record: SandboxRecord, folder: string): Promise<string[]> {
+export async function saveDisk(
+  host: Host,
+  record: SandboxRecord,
+  folder: string,
+  signal?: AbortSignal,
+): Promise<string[]> {
   const directory = host.store.directoryOf(record.id)
   const files = [machineFiles.overlay, ...record.layers]
   const written = files.at(-1)
   for (const name of files) {
     const [from, to] = [path.join(directory, name), path.join(folder, name)]
-    if (name === written) await copyFinished(from, to)
+    if (name === written) await copyFinished(from, to, signal)
     else await link(from, to)
   }
   const root = rootFileOf(record)
-  if (root === IMPORTED_ROOT) await copyFinished(path.join(directory, root), path.join(folder, root))
+  if (root === IMPORTED_ROOT) await copyFinished(path.join(directory, root), path.join(folder, root), signal)
   else await link(path.join(directory, root), path.join(folder, root))
   return [root, ...files]
 }
 
-async function copyFinished(from: string, to: string): Promise<void> {
-  await copySparse(from, to)
+async function copyFinished(from: string, to: string, signal: AbortSignal | undefined): Promise<void> {
+  await copySparse(from, to, signal)
   if (process.getuid?.() === 0) await chown(to, 0, 0)
   await chmod(to, ALL_READ)
 }

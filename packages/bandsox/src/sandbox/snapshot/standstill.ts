@@ -22,6 +22,13 @@ export interface Standstill<T> {
   isFrozen: boolean
 }
 
+export interface StandstillOptions {
+  hooksMs?: number | undefined
+  /** No state is saved of the machine, so what no state can hold may stay. Default false. */
+  keepsVsock?: boolean
+  signal?: AbortSignal | undefined
+}
+
 /**
  * @param record As the caller's claim on it says: running, or paused, which it stays.
  * @param work Done while the machine stands still. Once it has called `itEnds`, nothing goes on.
@@ -31,7 +38,7 @@ export async function atStandstill<T>(
   host: Host,
   record: SandboxRecord,
   agent: Agent,
-  { hooksMs = DEFAULT_HOOKS_MS, signal }: { hooksMs?: number | undefined; signal?: AbortSignal | undefined },
+  { hooksMs = DEFAULT_HOOKS_MS, keepsVsock = false, signal }: StandstillOptions,
   work: (machine: Machine, itEnds: () => void) => Promise<T>,
 ): Promise<Standstill<T>> {
   const machine = await host.vmm.attach(host.store.directoryOf(record.id))
@@ -41,7 +48,7 @@ export async function atStandstill<T>(
   }
   try {
     if (record.state.kind === 'paused') {
-      await letGoOfVsock(machine, record)
+      if (!keepsVsock) await letGoOfVsock(machine, record)
       const startedAt = performance.now()
       const result = await work(machine, itEnds)
       return { result, pauseMs: performance.now() - startedAt, isFrozen: record.machine?.isFrozen === true }
@@ -49,7 +56,7 @@ export async function atStandstill<T>(
     const isFrozen = await freeze(host, record.id, agent, hooksMs, signal)
     try {
       agent.quiesce(new BandSoxError('link-lost', `sandbox ${record.id} stands still for a moment`))
-      await machine.detachVsock()
+      if (!keepsVsock) await machine.detachVsock()
       const startedAt = performance.now()
       const result = await whilePaused(
         machine,
