@@ -14,6 +14,7 @@ import type { ImageStore } from './image-store.js'
 import { DEFAULT_LIMITS } from './layer/limits.js'
 import type { Platform } from './manifest.js'
 import { pullImage } from './pull.js'
+import { hasEarlierDisk } from './renew.js'
 import { DEFAULT_PATH, singleLayerSource } from './source/single-layer.js'
 import type { ImageSource } from './source/source.js'
 
@@ -70,7 +71,7 @@ async function findCurrent(store: ImageStore): Promise<ImageRecord | undefined> 
   const reference = await store.readReference(BASE_REFERENCE)
   const image = reference === undefined ? undefined : await store.readImage(reference.image)
   if (image?.config.labels[VERSION_LABEL] !== BASE_VERSION) return undefined
-  return (await store.findDisk(image.disk)) === undefined ? undefined : image
+  return hasEarlierDisk(image) || (await store.findDisk(image.disk)) === undefined ? undefined : image
 }
 
 /** Two MiB, kept in memory. */

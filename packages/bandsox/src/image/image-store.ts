@@ -35,8 +35,8 @@ export interface DamagedRecord {
   error: BandSoxError
 }
 
-/** Raised when the same layers become another disk: with another layout, or another compression. */
-const DISK_FORMAT = 'bandsox-disk-1'
+/** Raised when the same layers become another disk: with another layout, or another compression. 2: with file handles. */
+export const DISK_FORMAT = 'bandsox-disk-2'
 
 /** Names the disk that these layers become: two images of the same layers, however they are packed, share it. */
 export const diskKey = (diffIds: readonly string[]): string =>

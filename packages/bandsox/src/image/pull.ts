@@ -72,7 +72,8 @@ export async function pullImage(options: PullImageOptions): Promise<{ image: Ima
       made = await makeDiskUnlessThere(key, manifest, configuration, options)
       await store.blobs.writeDocument(document.digest, document.bytes)
       const image = imageRecord(manifest, document, configuration)
-      if (known === undefined || known.manifest.digest !== document.digest) await store.writeImage(image)
+      // One whose disk was of an earlier format gets this one.
+      if (known?.manifest.digest !== document.digest || known.disk !== key) await store.writeImage(image)
       store.markUsed(image.id)
       const named = { version: 1, reference, image: image.id, root: root.digest, origin: options.origin } as const
       const isNamed =
@@ -100,7 +101,7 @@ async function findUnmoved({
   if (before === undefined || (await source.digest?.(signal)) !== before.root) return undefined
   const image = await store.readImage(before.image)
   if (image === undefined || !isPlatform(parsePlatform(image.platform), platform)) return undefined
-  if ((await store.findDisk(image.disk)) === undefined) return undefined
+  if (image.disk !== diskKey(image.diffIds) || (await store.findDisk(image.disk)) === undefined) return undefined
   store.markUsed(image.id)
   return image
 }

@@ -33,6 +33,8 @@ export async function writeSquashfs({ entries, output, fixedTime, signal }: Squa
     // The quickest to unpack in a guest without hardware virtualisation.
     ...['-comp', 'lz4'],
     ...['-mkfs-time', '0'],
+    // File handles: without them overlayfs does not know what it has copied up, and a file of two names becomes two when it is changed.
+    '-exports',
     ...(fixedTime === undefined ? [] : ['-all-time', String(fixedTime)]),
     // The root folder would otherwise have mode 0777 and belong to the builder. Squashfs-tools 4.5 leaves it the builder's
     // all the same; nobody in a sandbox sees it, since there the root folder is the writable layer's.

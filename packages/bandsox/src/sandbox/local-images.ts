@@ -21,6 +21,7 @@ import type { ImageLimits } from '../image/layer/limits.js'
 import type { LayerFile } from '../image/layer-file.js'
 import { isPlatform, type Platform, parsePlatform, platformText } from '../image/manifest.js'
 import { type PullImageOptions, pullImage } from '../image/pull.js'
+import { hasEarlierDisk, renewDisk } from '../image/renew.js'
 import { isOfRegistry, isRoomy, makeRoom } from '../image/room.js'
 import { type NamedImageSource, openPath, openSource, type SourceContext } from '../image/source/open-source.js'
 import { formatReference, parseReference, type SourceReference } from '../image/source/reference.js'
@@ -127,7 +128,7 @@ export class LocalImages implements Images {
       const hasDisk = present !== undefined && (await store.findDisk(present.disk)) !== undefined // else it is made anew
       if (hasDisk && isPlatform(parsePlatform(present.platform), platform)) {
         store.markUsed(present.id)
-        return { record: present, changed: false }
+        return { record: await this.#withDiskOfToday(present, options), changed: false }
       }
     }
     const canonical = PLAIN_ID.test(text) ? text : await this.#canonical(text)
@@ -385,6 +386,19 @@ export class LocalImages implements Images {
       return { record: image, changed }
     } finally {
       await source.close()
+    }
+  }
+
+  /** What is there works too, so it is no failure of the caller's when it cannot be made anew. */
+  async #withDiskOfToday(record: ImageRecord, { onEvent, signal }: PullOptions): Promise<ImageRecord> {
+    if (!hasEarlierDisk(record)) return record
+    const { limits } = (await this.#readConfiguration()).images
+    try {
+      return await renewDisk(record, { store: this.#host.store, limits, onEvent, signal })
+    } catch (error) {
+      signal?.throwIfAborted()
+      this.#host.warn(`the disk of ${record.id} stays as an earlier version has made it: ${messageOf(error)}`)
+      return record
     }
   }
 

@@ -1,5 +1,6 @@
 /** What tells one template from another: everything that could change what a machine that goes on from it would be. */
 import { createHash } from 'node:crypto'
+import { DISK_FORMAT } from '../../image/image-store.js'
 import { FIRST_CID, FIRST_PORT } from '../../store/numbers.js'
 import type { SandboxRecord } from '../../store/record.js'
 import type { Host } from '../host.js'
@@ -25,6 +26,7 @@ export async function templateKey(host: Host, record: Omit<SandboxRecord, 'opera
     kernel: boot.kernel.vmlinux.sha256,
     initramfs: boot.initramfs.sha256,
     image: record.image.digest,
+    disk: DISK_FORMAT,
     shape: [record.vcpu, record.memoryMib, record.diskMib],
   }
   return createHash('sha256').update(JSON.stringify(parts)).digest('hex')
