@@ -6,8 +6,9 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { after, before, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
-import { type BandSox, type ImageEvent, openBandSox, type Sandbox } from 'bandsox'
+import { type BandSox, type ImageEvent, type ImageInfo, openBandSox, type Sandbox } from 'bandsox'
 import { digestFile } from 'bandsox/internal/artifact/recorded-file.js'
+import { SandboxStore } from 'bandsox/internal/store/sandbox-store.js'
 import { cli, startCli } from './support/command-line.js'
 import { publishedImage, testImagesFolder } from './support/published-images.js'
 import { randomBytes } from './support/random.js'
@@ -19,11 +20,14 @@ import { addLayer, type ImageLayout, umociUnpack } from './support/umoci.js'
 
 const skip = missingTools()
 const KILLS = boundedOrFull(4, 40)
+/** Of a running sandbox: from when the machine that reads its disk is entered, so long. */
+const LIVE_KILLS = boundedOrFull(2, 30)
+const LIVE_KILL_SPAN_MS = 400
 const SEED = 20_270_103
 const SOURCE = 'docker.io/test/source:1'
 const IN_MEMORY = '/dev/shm/tree-digest'
 /** What is mounted over, and what is one machine's own. */
-const OF_THE_MACHINE = ['dev', 'proc', 'sys', 'etc/hostname', 'etc/hosts', 'run']
+const OF_THE_MACHINE = ['dev', 'proc', 'sys', 'etc/hostname', 'etc/hosts', 'etc/machine-id', 'run']
 
 /** In the image. */
 const IMAGE = `
@@ -200,14 +204,125 @@ test('what was on the disk of a sandbox whose machine was killed is in its image
   await storage.assertNothingLeft()
 })
 
+const lastLayer = ({ folder: at }: TestStorage, { layers }: ImageInfo): string =>
+  path.join(at, 'images/blobs', layers.at(-1)?.digest.slice(7) ?? '')
+
+/** What a commit has put into the image's last layer. */
+async function layerOf(storage: TestStorage, image: ImageInfo): Promise<string[]> {
+  const listed = await runTool(['tar', '--list', '--gzip', '--file', lastLayer(storage, image)])
+  return listed.trimEnd().split('\n')
+}
+
+const contentOf = (storage: TestStorage, image: ImageInfo, ...names: string[]): Promise<string> =>
+  runTool(['tar', '--extract', '--to-stdout', '--gzip', '--file', lastLayer(storage, image), ...names])
+
+const HOOKS = '/etc/bandsox/hooks/snapshot.d'
+/** Counts in the guest's memory, which no disk has. */
+const COUNTER = '/dev/shm/counter'
+const count = async (sandbox: Sandbox) => Number(await sh(sandbox, `cat ${COUNTER}`))
+async function startCounter(sandbox: Sandbox): Promise<void> {
+  const loop = `i=0; while :; do i=$((i+1)); echo $i > ${COUNTER}.new; mv ${COUNTER}.new ${COUNTER}; sleep 0.2; done`
+  await sh(sandbox, `(${loop}) > /dev/null 2>&1 & while ! test -e ${COUNTER}; do sleep 0.05; done`)
+}
+
+test('a sandbox is committed while it runs, is paused or hibernated, and goes on; so are a snapshot, and what is restored of it', {
+  skip,
+}, async () => {
+  await using storage = await temporaryStorage()
+  const bandsox = await open(storage)
+  const sandbox = await bandsox.create(SOURCE)
+  await startCounter(sandbox)
+  // Not synced: the standstill does that. The hook's own file is in the layer, too.
+  await sh(
+    sandbox,
+    `mkdir -p ${HOOKS}; printf '#!/bin/sh\necho x >> /hooked\n' > ${HOOKS}/note; chmod 755 ${HOOKS}/note`,
+  )
+  await sh(sandbox, 'echo first > /first; rm -r /data')
+  const hooks = ['etc', 'etc/bandsox', 'etc/bandsox/hooks', HOOKS.slice(1), `${HOOKS}/note`.slice(1)]
+  const first = ['.wh.data', ...hooks, 'first', 'hooked'].sort()
+
+  const events: ImageEvent[] = []
+  const onEvent = (event: ImageEvent) => void events.push(event)
+  const before = await count(sandbox)
+  const running = await bandsox.images.commit(sandbox.id, 'test/running', { onEvent })
+  const [pause, ...more] = events.filter((event) => event.kind === 'stood-still')
+  assert.ok(pause !== undefined && pause.sandbox === sandbox.id && pause.pauseMs > 0 && pause.pauseMs < 10_000)
+  assert.deepEqual(more, [])
+  assert.deepEqual(
+    events.filter((event) => event.kind === 'warning'),
+    [],
+  )
+  assert.equal((await sandbox.info()).state.kind, 'running')
+  assert.ok((await count(sandbox)) > before, 'its programs do not go on')
+  assert.deepEqual((await layerOf(storage, running.image)).sort(), first)
+
+  const snapshot = await sandbox.snapshot({ name: 'early' })
+  await sh(sandbox, 'echo second > /second')
+  await sandbox.pause()
+  const paused = await bandsox.images.commit(sandbox.id, 'test/paused', { onEvent })
+  assert.deepEqual(
+    events.filter((event) => event.kind === 'warning'),
+    [],
+  )
+  assert.equal((await sandbox.info()).state.kind, 'paused')
+  const second = [...first, 'second'].sort()
+  assert.deepEqual((await layerOf(storage, paused.image)).sort(), second)
+  await sandbox.delete({ force: true })
+
+  const old = await bandsox.images.commit('early', 'test/old')
+  assert.deepEqual((await layerOf(storage, old.image)).sort(), first)
+
+  // On QEMU its disk is layers: those below are the snapshot's own files.
+  const restored = await bandsox.snapshots.restore('early')
+  await sh(restored, 'echo third > /third; rm /first')
+  const third = ['third', ...first.filter((name) => name !== 'first')].sort()
+  const live = await bandsox.images.commit(restored.id, 'test/live')
+  assert.deepEqual((await layerOf(storage, live.image)).sort(), third)
+  await sh(restored, 'test -e /third && echo fourth > /fourth')
+  const counted = await count(restored)
+  await restored.hibernate()
+  const hibernated = await bandsox.images.commit(restored.id, 'test/hibernated')
+  assert.equal((await restored.info()).state.kind, 'hibernated')
+  assert.deepEqual((await layerOf(storage, hibernated.image)).sort(), ['fourth', ...third].sort())
+  assert.equal(await contentOf(storage, hibernated.image, 'third', 'fourth'), 'fourth\nthird\n')
+  assert.ok((await count(restored)) >= counted, 'it does not go on from its state')
+  await bandsox.snapshots.verify(snapshot.id) // nobody has written to what they share
+  await restored.delete({ force: true })
+  await bandsox.snapshots.delete(snapshot.id)
+  assert.deepEqual(namesIn(path.join(storage.folder, 'snapshots')), [])
+  await storage.assertNothingLeft()
+})
+
+test('a file of two names in the image is one when it is changed, and in an image of that', { skip }, async () => {
+  await using storage = await temporaryStorage()
+  const bandsox = await open(storage)
+  const sandbox = await bandsox.create(SOURCE)
+  const look =
+    "cat /data/hard/two; stat -c '%h' /data/hard/one /data/hard/two; stat -c '%i' /data/hard/* | uniq | wc -l"
+  assert.equal(await sh(sandbox, look), 'one\n2\n2\n1\n')
+  await sh(sandbox, 'echo more >> /data/hard/one')
+  assert.equal(await sh(sandbox, look), 'one\nmore\n2\n2\n1\n')
+  const { image } = await bandsox.images.commit(sandbox.id, 'test/names')
+  assert.deepEqual(await layerOf(storage, image), ['data', 'data/hard', 'data/hard/one', 'data/hard/two'])
+  await sandbox.restart()
+  assert.equal(await sh(sandbox, look), 'one\nmore\n2\n2\n1\n')
+  await sandbox.delete({ force: true })
+  const copy = await bandsox.create('test/names', { pull: 'never' })
+  assert.equal(await sh(copy, look), 'one\nmore\n2\n2\n1\n')
+  await copy.delete({ force: true })
+  await storage.assertNothingLeft()
+})
+
 test('what cannot be committed is refused with a reason, before anything is made', { skip }, async () => {
   await using storage = await temporaryStorage()
   const { folder: at } = storage
   const bandsox = await open(storage)
   const sandbox = await bandsox.create(SOURCE, { name: 'busy' })
+  const hook = `${HOOKS}/10-bad`
+  await sh(sandbox, `mkdir -p ${HOOKS}; printf '#!/bin/sh\necho not now; exit 1\n' > ${hook}; chmod 755 ${hook}`)
   for (const [args, status, says] of [
-    [['busy', 'test/x'], 75, /cannot commit sandbox sbx_\w+: it is running.*\nhint: stop it first/],
-    [['nobody', 'test/x'], 66, /there is no sandbox "nobody"/],
+    [['busy', 'test/x'], 70, /cannot commit sandbox sbx_\w+: .*10-bad.* not now/],
+    [['nobody', 'test/x'], 66, /there is no sandbox "nobody", nor such a snapshot/],
     [['busy', 'Test//x'], 64, /Test/],
     [['busy', 'test/x', '--workdir', 'relative'], 64, /workingDir: "relative" is no absolute path/],
     [['busy', 'test/x', '--cmd', 'sh'], 64, /JSON array of strings/],
@@ -216,6 +331,8 @@ test('what cannot be committed is refused with a reason, before anything is made
     assert.equal(result.status, status, result.stderr)
     assert.match(result.stderr, says)
   }
+  assert.equal(await sh(sandbox, 'echo it goes on'), 'it goes on\n')
+  assert.deepEqual(namesIn(path.join(at, 'vms')), [sandbox.id])
   await sandbox.stop()
   await bandsox.images.remove(SOURCE, { force: true })
   const removed = await cli(at, ['image', 'commit', 'busy', 'test/x'])
@@ -269,6 +386,43 @@ test(`a commit that is killed at ${KILLS} random moments leaves nothing after th
   await storage.assertNothingLeft()
 })
 
+test(`a commit of a running sandbox that is killed at ${LIVE_KILLS} moments of its standstill lets it go on, and leaves nothing`, {
+  skip,
+}, async () => {
+  await using storage = await temporaryStorage()
+  const { folder: at } = storage
+  const bandsox = await open(storage)
+  const sandbox = await bandsox.create(SOURCE)
+  await startCounter(sandbox)
+  // A copy that takes a while: most moments hit a machine that stands still.
+  await sh(sandbox, 'head -c 60000000 /dev/urandom > /random; sync')
+  await bandsox.images.list()
+  const before = await namesOfImages(at)
+  const random = randomBytes(LIVE_KILLS * 4, SEED + 1)
+  let held = 0
+  for (let round = 0; round < LIVE_KILLS; round++) {
+    const child = startCli(at, ['image', 'commit', sandbox.id, 'test/killed'])
+    child.stdout?.resume()
+    child.stderr?.resume()
+    const ended = once(child, 'close')
+    await until(() => namesIn(path.join(at, 'vms')).length === 2, 'the machine that reads the disk')
+    await delay((random.readUInt32LE(round * 4) / 2 ** 32) * LIVE_KILL_SPAN_MS)
+    child.kill('SIGKILL')
+    await ended
+    if ((await operationOn(at, sandbox.id)) === 'commit') held++
+    const counted = await count(sandbox)
+    await until(async () => (await count(sandbox)) > counted, 'its programs to go on')
+    assert.equal((await sandbox.info()).state.kind, 'running')
+    assert.equal((await cli(at, ['vm', 'list'])).status, 0)
+    assert.deepEqual(namesIn(path.join(at, 'vms')), [sandbox.id])
+    assert.equal((await cli(at, ['image', 'prune'])).status, 0)
+    assert.deepEqual(await namesOfImages(at), before)
+  }
+  assert.ok(held > 0, 'no commit was killed while the sandbox was held')
+  await sandbox.delete({ force: true })
+  await storage.assertNothingLeft()
+})
+
 test('a commit that is cancelled ends its machine', { skip }, async () => {
   await using storage = await temporaryStorage()
   const bandsox = await open(storage)
@@ -284,6 +438,16 @@ test('a commit that is cancelled ends its machine', { skip }, async () => {
   await sandbox.delete()
   await storage.assertNothingLeft()
 })
+
+/** What the store says, without settling anything. */
+async function operationOn(storage: string, id: string): Promise<string | undefined> {
+  const store = await SandboxStore.open(storage)
+  try {
+    return (await store.read(id))?.operation?.name
+  } finally {
+    store.close()
+  }
+}
 
 /** Below the folder of images, by their kind. */
 async function namesOfImages(storage: string): Promise<Record<string, string[]>> {
