@@ -68,6 +68,7 @@ const JOBS_TIMEOUT_MS = 10_000
 /** Operations that a hibernated sandbox is woken up for. */
 const WAKING: readonly Operation[] = ['exec', 'transfer']
 const WAKE_PATIENCE_MS = 60_000
+const WAKE_POLL_MS = 20
 
 export class LocalSandbox implements Sandbox {
   readonly id: string
@@ -385,6 +386,10 @@ export class LocalSandbox implements Sandbox {
   }
 
   #keepAgent(agent: Agent, record: SandboxRecord): Agent {
+    if (this.#agent !== undefined && this.#agentOfStart === record.machine?.startedAt) {
+      agent.close() // others of this program speak over the one that is there
+      return this.#agent
+    }
     this.#closeAgent()
     agent.onLost((signal) => recover(this.#host, this.id, signal))
     this.#agentOfStart = record.machine?.startedAt
@@ -394,7 +399,7 @@ export class LocalSandbox implements Sandbox {
 
   async #allowed(operation: Operation): Promise<SandboxRecord> {
     const found = await this.#record()
-    const record = found.state.kind === 'hibernated' && WAKING.includes(operation) ? await this.#woken() : found
+    const record = isAsleep(found) && WAKING.includes(operation) ? await this.#woken() : found
     requireAllowed(operation, this.id, record.state)
     if (!standsStill(this.#directory)) return record
     const settled = await this.#settled()
@@ -402,15 +407,25 @@ export class LocalSandbox implements Sandbox {
     return settled
   }
 
-  /** Whoever uses it wakes it up; of several at once one does, and the others wait for that. */
+  /** Whoever uses it wakes it up; of several at once one does, and the others wait until it is itself again. */
   async #woken(): Promise<SandboxRecord> {
-    try {
-      await this.resume()
-    } catch (error) {
-      if (!(error instanceof BandSoxError && (error.code === 'busy' || error.code === 'wrong-state'))) throw error
-      await waitForState(this.#host, this.id, ['running'], { timeoutMs: WAKE_PATIENCE_MS })
+    const deadline = performance.now() + WAKE_PATIENCE_MS
+    for (;;) {
+      const record = await this.#settled()
+      if (!isAsleep(record)) return record
+      if (performance.now() > deadline)
+        throw new BandSoxError('timeout', `sandbox ${this.id} did not wake up within ${WAKE_PATIENCE_MS} ms`)
+      if (record.state.kind === 'hibernated' && record.operation === undefined) {
+        try {
+          await this.resume()
+          continue
+        } catch (error) {
+          // Somebody else was quicker.
+          if (!(error instanceof BandSoxError && (error.code === 'busy' || error.code === 'wrong-state'))) throw error
+        }
+      }
+      await delay(WAKE_POLL_MS)
     }
-    return await this.#record()
   }
 
   async #record(): Promise<SandboxRecord> {
@@ -459,6 +474,10 @@ export class LocalSandbox implements Sandbox {
     return new BandSoxError('not-found', `there is no sandbox ${this.id}: it was removed`)
   }
 }
+
+/** Also while it wakes up: until its guest knows who it is, nobody but who woke it may speak with it. */
+const isAsleep = ({ state, machine }: SandboxRecord): boolean =>
+  state.kind === 'hibernated' || (state.kind === 'running' && machine?.pendingPort !== undefined)
 
 /** The image's settings, the sandbox's, the call's: the later ones win. */
 function requestOf({ image: { config }, env }: SandboxRecord, options: ExecOptions): Partial<ExecRequest> {

@@ -6,7 +6,7 @@
 import { createReadStream, existsSync } from 'node:fs'
 import { type FileHandle, open, stat } from 'node:fs/promises'
 import path from 'node:path'
-import { BandSoxError, isSystemError } from '@bandsox/sdk'
+import { BandSoxError, isSystemError, messageOf } from '@bandsox/sdk'
 import { publishFile } from '../../artifact/publish.js'
 import { runCommand } from '../../process/run.js'
 import type { SnapshotRecord } from '../../store/snapshot-store.js'
@@ -34,8 +34,10 @@ const MAX_SMALL_BYTES = 4 * 1024 * 1024
 const COPY_BYTES = 1024 * 1024
 const MIB = 1024 * 1024
 const ALL_READ = 0o444
+/** What tar says of a full disk, of which it takes what is left. */
+const NO_SPACE = /no space left on device|wrote only \d+ of/i
 
-/** @throws `bad-request` for one that builds on another, or a file that is there already; `snapshot-damaged`; system errors. */
+/** @throws `bad-request` for one that builds on another, or a file that is there already; `snapshot-damaged`; `no-space`; system errors. */
 export async function exportSnapshot(
   host: Host,
   record: SnapshotRecord,
@@ -53,16 +55,23 @@ export async function exportSnapshot(
   const folder = host.store.snapshots.folderOf(record.id)
   await checkDigestFile(folder, record.id, record.manifestDigest ?? '')
   await checkFiles(host, { folder, title: `snapshot ${record.id}` }, manifest.files, record.seals, { signal })
+  const bytes = manifest.files.reduce((sum, { allocatedBytes }) => sum + allocatedBytes, 0)
+  await requireFreeSpace(path.dirname(path.resolve(file)), bytes, `snapshot ${record.id} in a file`)
   const names = [DIGEST_FILE, MANIFEST_FILE, ...manifest.files.map(({ name }) => name)]
   await publishFile(path.resolve(file), async (unfinished) => {
     const options = ['--format=posix', '--sparse', '--sparse-version=1.0', '--owner=0', '--group=0', '--numeric-owner']
     const argv = ['tar', '--create', ...options, `--file=${unfinished}`, `--directory=${folder}`, '--', ...names]
-    await runCommand(argv, signal === undefined ? {} : { signal })
+    await runCommand(argv, signal === undefined ? {} : { signal }).catch((error: unknown) => {
+      throw NO_SPACE.test(messageOf(error)) ? noSpace(file, error) : error
+    })
     await using handle = await open(unfinished, 'r')
     await handle.sync()
   })
   return { bytes: (await stat(file)).size }
 }
+
+const noSpace = (file: string, cause: unknown): BandSoxError =>
+  new BandSoxError('no-space', `no space to export to ${file}`, { cause, hint: 'free some, or write it elsewhere' })
 
 /** @throws `file-not-found`; `bad-request` for what is no archive of ours; `snapshot-damaged`; `no-space`. Nothing is left then. */
 export async function importSnapshot(
