@@ -10,7 +10,7 @@ import type { PackOptions } from './local-images.js'
 import { claimSettled } from './settle.js'
 import { layOutSnapshotDisk, restoreCopyBytes, saveDisk } from './snapshot/disk.js'
 import { checkFiles, snapshotFiles } from './snapshot/files.js'
-import { manifestOf } from './snapshot/restore.js'
+import { manifestOf } from './snapshot/whole.js'
 import { atStandstill } from './snapshot/standstill.js'
 
 /** Of the sandbox, while its disk is copied: should our process die, whoever comes next has it go on. */
@@ -158,7 +158,7 @@ async function snapshotDisk(host: Host, snapshot: SnapshotRecord): Promise<DiskS
     async layOut(directory, { signal }) {
       const names = [rootFile, snapshotFiles.overlay, ...layers]
       const files = manifest.files.filter(({ name }) => names.includes(name))
-      await checkFiles(host, folder, id, files, seals, { signal })
+      await checkFiles(host, { folder, title }, files, seals, { signal })
       return await layOutSnapshotDisk(host, folder, manifest, directory)
     },
   }
