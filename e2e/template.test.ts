@@ -44,7 +44,10 @@ test('the first sandbox boots, and another process makes a template, which the s
   {
     await using first = await made()
     assert.equal(first.restoredFrom, null)
-    assert.ok(Object.keys(first.timings).some((stage) => stage.startsWith('guest.')), 'it was not booted')
+    assert.ok(
+      Object.keys(first.timings).some((stage) => stage.startsWith('guest.')),
+      'it was not booted',
+    )
     // Meanwhile one more boots as well, and has no second one made.
     await using other = await made({ cold: true })
     assert.equal(other.restoredFrom, null)

@@ -10,8 +10,8 @@ import type { PackOptions } from './local-images.js'
 import { claimSettled } from './settle.js'
 import { layOutSnapshotDisk, restoreCopyBytes, saveDisk } from './snapshot/disk.js'
 import { checkFiles, snapshotFiles } from './snapshot/files.js'
-import { manifestOf } from './snapshot/whole.js'
 import { atStandstill } from './snapshot/standstill.js'
+import { manifestOf } from './snapshot/whole.js'
 
 /** Of the sandbox, while its disk is copied: should our process die, whoever comes next has it go on. */
 export const OPERATION = 'commit'
