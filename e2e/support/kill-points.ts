@@ -8,11 +8,14 @@ import { namesIn, until } from './storage.js'
 
 const POLL_MS = 1
 
-/** By what a test's name can tell of it. */
-export type Moment = { afterMs: number } | { file: RegExp }
+/** `gone`: that was there before. */
+export type Moment = { afterMs: number } | { file: RegExp } | { gone: RegExp }
 
-export const momentText = (moment: Moment): string =>
-  'afterMs' in moment ? `after ${moment.afterMs} ms` : `at ${moment.file.source}`
+/** As a test's name tells of it. */
+export function momentText(moment: Moment): string {
+  if ('afterMs' in moment) return `after ${moment.afterMs} ms`
+  return 'file' in moment ? `at ${moment.file.source}` : `without ${moment.gone.source}`
+}
 
 /** Paths below a storage folder that come and go with operations, three levels deep. */
 export function passingPaths(storage: string): string[] {
@@ -41,7 +44,9 @@ export async function momentOf(moment: Moment, storage: string, child: ChildProc
   }
   const before = new Set(passingPaths(storage))
   while (!hasEnded()) {
-    if (passingPaths(storage).some((each) => !before.has(each) && moment.file.test(each))) return
+    const now = passingPaths(storage)
+    if ('file' in moment && now.some((each) => !before.has(each) && moment.file.test(each))) return
+    if ('gone' in moment && [...before].some((each) => moment.gone.test(each) && !now.includes(each))) return
     await delay(POLL_MS)
   }
 }

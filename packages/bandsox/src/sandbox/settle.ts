@@ -19,6 +19,7 @@ import {
 import { isInProgress } from '../store/operation.js'
 import type { MachineRecord, SandboxRecord } from '../store/record.js'
 import type { Claim } from '../store/sandbox-store.js'
+import type { Machine } from '../vmm/vmm.js'
 import { agentOf } from './agent-of.js'
 import type { Host } from './host.js'
 import { tellIdentity } from './identity.js'
@@ -33,8 +34,10 @@ const SHIM_POLL_MS = 20
 
 /** Operations that end with a sandbox that is somebody's, or with none. */
 const LEAVING_NOTHING: readonly string[] = ['delete', 'create', 'restore', 'template', 'pool']
+/** Operations that take a machine's state, for which it gives its vsock device back. */
+const SAVING: readonly string[] = ['snapshot', 'fork', 'hibernate', 'commit']
 /** Operations in which a running machine stands still for a while, or its guest's programs do. */
-const STANDSTILLS: readonly string[] = ['snapshot', 'fork', 'hibernate', 'pause', 'resume', 'commit']
+const STANDSTILLS: readonly string[] = [...SAVING, 'pause', 'resume']
 /** A machine that has just been loaded on a busy host takes some seconds to answer. */
 const THAW_TIMEOUT_MS = 10_000
 
@@ -196,7 +199,7 @@ async function setRight(
     return await host.store.transition(id, { state: stateNow('stopped'), releaseNumbers: true })
   }
   if (now.vmmAlive && shouldRun(record, interrupted)) {
-    await goOn(host, record)
+    await goOn(host, record, interrupted)
     host.info(`${id} goes on: its ${interrupted ?? 'resume'} had been interrupted`)
     return await host.store.read(id)
   }
@@ -248,12 +251,12 @@ async function standStill(host: Host, id: string): Promise<void> {
  *
  * @throws when the machine cannot be had to run: the next one tries again.
  */
-async function goOn(host: Host, record: SandboxRecord): Promise<void> {
+async function goOn(host: Host, record: SandboxRecord, interrupted: string | undefined): Promise<void> {
   const { id, state, machine: facts } = record
   const machine = await host.vmm.attach(host.store.directoryOf(id))
   try {
     await machine.resume()
-    await machine.attachVsock().catch((error: unknown) => {
+    await putVsockBack(machine, interrupted).catch((error: unknown) => {
       host.warn(`sandbox ${id} goes on without its vsock device: ${messageOf(error)}`)
     })
   } finally {
@@ -270,6 +273,12 @@ async function goOn(host: Host, record: SandboxRecord): Promise<void> {
     // Its programs go on by themselves in a while; a guest that does not answer is not kept from being stopped.
     host.warn(`sandbox ${id} goes on, and its agent does not answer: ${messageOf(error)}`)
   }
+}
+
+async function putVsockBack(machine: Machine, interrupted: string | undefined): Promise<void> {
+  // The guest may just be giving it back, and would have none a moment later.
+  if (interrupted !== undefined && SAVING.includes(interrupted)) await machine.detachVsock()
+  await machine.attachVsock()
 }
 
 /** Its programs stand still, or do not; one that was loaded from a state has also to be told who it is. */

@@ -28,8 +28,8 @@ import { hasIdentity, refuseCopy } from './storage-identity.js'
 /** Tried again for some seconds: a shim whose starter was just killed may still be ending its VM, and write there meanwhile. */
 const REMOVAL = { recursive: true, force: true, maxRetries: 12, retryDelay: 50 } as const
 const REMOVED_PREFIX = '.removed-'
-/** To set something right takes some ms, but for an interrupted stop. */
-const SETTLING_MS = 6_000
+/** To set something right takes some ms, but for an interrupted stop, or a guest that does not answer. */
+const SETTLING_MS = 20_000
 const SETTLING_POLL_MS = 20
 const SANDBOX_ID = /^sbx_[a-z2-7]{10}$/
 
