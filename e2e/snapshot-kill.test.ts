@@ -257,6 +257,7 @@ test('a machine that is let go on while its state is being saved for nobody runs
   await machine.resume()
   assert.equal((await migration()).status, 'cancelled')
   reader.close()
+  assert.equal((await sandbox.info()).state.kind, 'running')
   await goesOn(sandbox)
   assert.equal((await sandbox.info()).state.kind, 'running')
 })

@@ -240,9 +240,12 @@ const shouldStandStill = ({ state }: SandboxRecord, interrupted: string | undefi
 async function standStill(host: Host, id: string): Promise<void> {
   const machine = await host.vmm.attach(host.store.directoryOf(id))
   try {
-    await machine.pause()
+    // It may be asked for already: given back only after the next resume, it would be missing from then on.
+    await machine.detachVsock()
+  } catch (error) {
+    host.warn(`the guest of sandbox ${id} keeps its vsock device: ${messageOf(error)}`)
   } finally {
-    machine.close()
+    await machine.pause().finally(() => machine.close())
   }
 }
 
