@@ -153,6 +153,7 @@ for (const jailer of jailers)
         const sandbox = await create()
         await leave(sandbox, 'before')
         const job = isReal ? sandbox.exec(COUNTER) : undefined
+        const ended = job?.wait() // whoever waits for it takes it up again after the pause
         if (isReal) await until(async () => (await count(sandbox)) > 3, 'the guest to count', 60_000)
         const counted = isReal ? await count(sandbox) : 0
         const snapshot = await sandbox.snapshot({ name: 'moment', metadata: { why: 'test' } })
@@ -178,9 +179,11 @@ for (const jailer of jailers)
         for (const each of [sandbox, restored]) {
           const now = await count(each)
           assert.ok(now >= counted, `${now} after ${counted}`)
-          await until(async () => (await count(each)) > now, 'the counter to go on', 60_000)
+          const who = each === sandbox ? 'the original' : 'the clone'
+          await until(async () => (await count(each)) > now, `${who} to count on`, 60_000)
         }
-        await job.kill('SIGKILL')
+        job.kill('SIGKILL')
+        assert.equal((await ended)?.signal, 'SIGKILL')
       },
     )
 
