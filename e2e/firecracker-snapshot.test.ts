@@ -5,11 +5,12 @@
  */
 import assert from 'node:assert/strict'
 import { existsSync, statSync } from 'node:fs'
-import { open, readFile } from 'node:fs/promises'
+import { mkdir, open, readFile, rename } from 'node:fs/promises'
 import path from 'node:path'
 import { describe, type TestContext, test } from 'node:test'
 import type { BandSoxError, Sandbox, SnapshotInfo } from 'bandsox'
 import { LocalBandSox } from 'bandsox/internal/sandbox/local-bandsox.js'
+import { SandboxStore } from 'bandsox/internal/store/sandbox-store.js'
 import { hasCode } from 'bandsox/internal/testing/errors.js'
 import { type FirecrackerHost, realHost, standInHost } from './support/firecracker.js'
 import { boundedOrFull } from './support/scale.js'
@@ -124,6 +125,8 @@ for (const jailer of jailers)
       bandsox: LocalBandSox
       storage: string
       create: (options?: { tracksChanges?: boolean }) => Promise<Sandbox>
+      /** As another process would. */
+      reopen: () => Promise<LocalBandSox>
     }
     /** Runs on a storage of its own, of which nothing may be left but what is deleted at the end; or skips and says why. */
     const onThis = (name: string, body: (setting: Setting, t: TestContext) => Promise<void>) =>
@@ -138,7 +141,7 @@ for (const jailer of jailers)
           await using bandsox = await LocalBandSox.open({ ...config, templates: true })
           const create = (options = {}) =>
             bandsox.create('bandsox/base', { ...SHAPE, bootTimeoutMs: BOOT_TIMEOUT_MS, cold: true, ...options })
-          await body({ bandsox, storage: storage.folder, create }, t)
+          await body({ bandsox, storage: storage.folder, create, reopen: () => LocalBandSox.open(config) }, t)
           for (const { id } of await bandsox.list()) await (await bandsox.get(id)).delete({ force: true })
           for (const { id } of (await bandsox.snapshots.list({ templates: true })).reverse())
             await bandsox.snapshots.delete(id)
@@ -330,23 +333,58 @@ for (const jailer of jailers)
       },
     )
 
-    onThis('a state that was saved for anything else begins the account of changes anew', async ({ create }) => {
+    onThis(
+      'a state that was saved for anything else begins the account of changes anew',
+      async ({ bandsox, create }) => {
+        const sandbox = await create({ tracksChanges: true })
+        await sandbox.snapshot()
+        const [child] = await sandbox.fork({ tracksChanges: true, bootTimeoutMs: BOOT_TIMEOUT_MS })
+        assert.ok(child)
+        for (const each of [sandbox, child]) {
+          await assert.rejects(each.snapshot({ diff: true }), hasCode('wrong-state', /no snapshot/))
+          const { id } = await each.snapshot()
+          assert.equal((await each.snapshot({ diff: true })).base, id)
+        }
+        await sandbox.hibernate()
+        await sandbox.resume()
+        await assert.rejects(sandbox.snapshot({ diff: true }), hasCode('wrong-state', /no snapshot/))
+        await sandbox.stop()
+        await sandbox.start({ bootTimeoutMs: BOOT_TIMEOUT_MS })
+        const { id } = await sandbox.snapshot()
+        const diff = await sandbox.snapshot({ diff: true })
+        assert.equal(diff.base, id)
+        await bandsox.snapshots.delete(diff.id)
+        await assert.rejects(sandbox.snapshot({ diff: true }), hasCode('wrong-state', /was deleted/))
+      },
+    )
+
+    onThis('a merge that was cut off is completed by who comes next, and what one left is removed', async (setting) => {
+      const { bandsox, storage, create, reopen } = setting
       const sandbox = await create({ tracksChanges: true })
       await sandbox.snapshot()
-      const [child] = await sandbox.fork({ tracksChanges: true, bootTimeoutMs: BOOT_TIMEOUT_MS })
-      assert.ok(child)
-      for (const each of [sandbox, child]) {
-        await assert.rejects(each.snapshot({ diff: true }), hasCode('wrong-state', /no snapshot/))
-        const { id } = await each.snapshot()
-        assert.equal((await each.snapshot({ diff: true })).base, id)
-      }
-      await sandbox.hibernate()
-      await sandbox.resume()
-      await assert.rejects(sandbox.snapshot({ diff: true }), hasCode('wrong-state', /no snapshot/))
-      await sandbox.stop()
-      await sandbox.start({ bootTimeoutMs: BOOT_TIMEOUT_MS })
-      const { id } = await sandbox.snapshot()
-      assert.equal((await sandbox.snapshot({ diff: true })).base, id)
+      await leave(sandbox, 'merged')
+      const { id } = await sandbox.snapshot({ diff: true })
+      await (await bandsox.snapshots.restore(id, { bootTimeoutMs: BOOT_TIMEOUT_MS })).delete({ force: true })
+      const folder = snapshotFolder(storage, { id })
+      // As far as a process came that was killed: it is on record, and one file of several has moved.
+      const store = await SandboxStore.open(storage)
+      const { manifestDigest, seals } = await store.snapshots.find(id)
+      const read = async (name: string) => await readFile(path.join(folder, 'whole', name), 'utf8')
+      const now = { manifestDigest: (await read('manifest.sha256')).trim(), seals }
+      assert.ok(await store.snapshots.becomeWhole(id, manifestDigest, now))
+      assert.equal(await store.snapshots.becomeWhole(id, manifestDigest, now), undefined, 'once')
+      store.close()
+      await rename(path.join(folder, 'whole', 'memory'), path.join(folder, 'memory'))
+      const { kind, base } = await bandsox.snapshots.get(id)
+      assert.deepEqual([kind, base, existsSync(path.join(folder, 'whole'))], ['full', null, false])
+      await bandsox.snapshots.verify(id)
+      const restored = await bandsox.snapshots.restore(id, { bootTimeoutMs: BOOT_TIMEOUT_MS })
+      assert.equal(await leftIn(restored), 'merged')
+
+      const left = path.join(storage, 'snapshots', `.whole-${id}`)
+      await mkdir(left)
+      await (await reopen())[Symbol.asyncDispose]()
+      assert.ok(!existsSync(left))
     })
 
     onThis('one flipped byte anywhere in a chain is found', async ({ bandsox, storage, create }) => {

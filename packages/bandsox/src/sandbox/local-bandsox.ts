@@ -217,10 +217,12 @@ const toolsOf = ({ shimPath, searchPath, kvm, firecracker, storage }: LocalConfi
   firecracker: { ...firecracker, storage },
 })
 
-function backgroundJobs(host: Host, { cliPath, storage }: LocalConfig): BackgroundJobs | undefined {
+function backgroundJobs(host: Host, { cliPath, storage, vmm, jailer }: LocalConfig): BackgroundJobs | undefined {
   if (cliPath === undefined) return undefined
+  // What they make is to be of use to who has had them started.
+  const chosen = [...(vmm === undefined ? [] : ['--vmm', vmm]), ...(jailer === undefined ? [] : ['--jailer', jailer])]
   const start = (words: string[]) =>
-    startDetached([process.execPath, cliPath, '--storage', storage, ...words], (error) =>
+    startDetached([process.execPath, cliPath, '--storage', storage, ...chosen, ...words], (error) =>
       host.warn(`cannot start bandsox ${words.join(' ')}: ${error.message}`),
     )
   return {
