@@ -1,4 +1,5 @@
 /** Connects to a Unix socket of a VM's directory, however long its path is. */
+import { closeSync, fstatSync, openSync } from 'node:fs'
 import { constants, open } from 'node:fs/promises'
 import { createConnection, type Socket } from 'node:net'
 import path from 'node:path'
@@ -34,14 +35,14 @@ export async function connectUnixSocket(socketPath: string, signal?: AbortSignal
  */
 export async function connectForeignSocket(socketPath: string, signal?: AbortSignal): Promise<Socket> {
   signal?.throwIfAborted()
-  const named = await open(socketPath, O_PATH | constants.O_NOFOLLOW)
+  const named = openSync(socketPath, O_PATH | constants.O_NOFOLLOW) // it only names, and so waits for nobody
   try {
-    if (!(await named.stat()).isSocket())
+    if (!fstatSync(named).isSocket())
       throw Object.assign(new Error(`ENOTSOCK: ${socketPath} is no socket`), { code: 'ENOTSOCK' })
     // What the descriptor names, whatever has become of the path since.
-    return await connect(`/proc/self/fd/${named.fd}`, signal)
+    return await connect(`/proc/self/fd/${named}`, signal)
   } finally {
-    await named.close()
+    closeSync(named)
   }
 }
 

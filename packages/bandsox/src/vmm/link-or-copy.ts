@@ -1,6 +1,6 @@
 /** What a VM's directory has of files that lie elsewhere: by hard links, or where those cannot be, copies. */
-import { constants } from 'node:fs'
-import { chmod, copyFile, link } from 'node:fs/promises'
+import { constants, linkSync } from 'node:fs'
+import { chmod, copyFile } from 'node:fs/promises'
 import { isSystemError } from '@bandsox/sdk'
 
 const ALL_READ = 0o444
@@ -8,7 +8,7 @@ const ALL_READ = 0o444
 /** A VM's user cannot reach into our home folder, so programs that it runs lie in the VM's own. One that is there already is left as it is. */
 export async function linkOrCopyProgram(from: string, to: string): Promise<void> {
   try {
-    await link(from, to)
+    linkSync(from, to)
   } catch (error) {
     if (isSystemError(error, 'EEXIST')) return
     if (!isSystemError(error, 'EXDEV') && !isSystemError(error, 'EPERM')) throw error
@@ -20,7 +20,7 @@ export async function linkOrCopyProgram(from: string, to: string): Promise<void>
 /** A file of a state that many machines are loaded from: all map the same pages of the host's memory. */
 export async function linkState(from: string, to: string): Promise<void> {
   try {
-    await link(from, to)
+    linkSync(from, to)
   } catch (error) {
     if (!isSystemError(error, 'EXDEV')) throw error
     await copyFile(from, to, constants.COPYFILE_FICLONE)

@@ -1,5 +1,5 @@
 /** The folder that a Firecracker runs in, with all that it may reach: the root of its jail, or a folder of the VM's directory. */
-import { chmod, chown, link, mkdir, rm, writeFile } from 'node:fs/promises'
+import { chmodSync, chownSync, linkSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { linkOrCopyProgram, linkState } from '../link-or-copy.js'
 import type { MachineSpec, MachineState } from '../vmm.js'
@@ -31,7 +31,8 @@ export const JAILED_PROGRAM = path.join(JAIL, 'program', folderFiles.program)
 export type Beginning = { boot: VmConfiguration } | { load: MachineState }
 
 /**
- * Makes the folder anew. What the machine has in the VM's directory is there by hard links: a file is never in two states.
+ * Makes the folder anew. What the machine has in the VM's directory is there by hard links: a file is never in two states. All of it at once:
+ * a dozen changes of names, each of which takes ten times as long by the thread pool.
  *
  * @param program Firecracker, which is linked anew too: an upgrade is not to be missed.
  * @throws System errors. Nothing is left then.
@@ -50,19 +51,19 @@ export async function makeFolder(
   const programAt = isJailed ? path.join(spec.directory, JAILED_PROGRAM) : inside(folderFiles.program)
   await removeFolders(spec.directory)
   try {
-    await mkdir(absolute, { recursive: true, mode: 0o700 })
-    await mkdir(path.dirname(programAt), { recursive: true, mode: 0o700 })
-    for (const name of shared) await link(path.join(spec.directory, name), inside(name))
+    mkdirSync(absolute, { recursive: true, mode: 0o700 })
+    mkdirSync(path.dirname(programAt), { recursive: true, mode: 0o700 })
+    for (const name of shared) linkSync(path.join(spec.directory, name), inside(name))
     await linkOrCopyProgram(program, programAt)
     if ('boot' in beginning) {
-      await writeFile(inside(folderFiles.configuration), JSON.stringify(beginning.boot))
-      await chmod(inside(folderFiles.configuration), ALL_READ) // whatever this process's umask is
+      writeFileSync(inside(folderFiles.configuration), JSON.stringify(beginning.boot))
+      chmodSync(inside(folderFiles.configuration), ALL_READ) // whatever this process's umask is
     } else {
       await linkState(beginning.load.devices, inside(folderFiles.devices))
       await linkState(beginning.load.memory, inside(folderFiles.memory))
     }
     // In a jail too, where the jailer would do it.
-    if (process.getuid?.() === 0) await chown(absolute, spec.uid, spec.uid)
+    if (process.getuid?.() === 0) chownSync(absolute, spec.uid, spec.uid)
   } catch (error) {
     await removeFolders(spec.directory)
     throw error
@@ -71,5 +72,5 @@ export async function makeFolder(
 
 /** Both: what a machine had before, jailed or not, is of no use to anybody. */
 export async function removeFolders(directory: string): Promise<void> {
-  for (const top of [JAIL, PLAIN]) await rm(path.join(directory, top), { recursive: true, force: true })
+  for (const top of [JAIL, PLAIN]) rmSync(path.join(directory, top), { recursive: true, force: true })
 }

@@ -95,23 +95,33 @@ const noJailer = {
 }
 
 async function obstacleToJail(
-  { program, jailer }: FoundFirecracker,
+  found: FoundFirecracker,
   isRoot: boolean,
   missing: readonly Privilege[],
 ): Promise<{ reason: string; hint: string } | undefined> {
+  const { program, jailer } = found
   if (!isRoot) return { reason: 'only root can make a jail', hint: 'run bandsox as root, or with --jailer auto' }
   if (missing.length > 0) {
     const names = missing.map((name) => `CAP_${name}`).join(', ')
     return { reason: `this root lacks ${names}`, hint: 'give them to the container that bandsox runs in' }
   }
   if (jailer === undefined) return noJailer
-  if (!(await isStaticProgram(program))) {
+  if (!(await isKnownStatic(found))) {
     return {
       reason: `${program} needs libraries, and a jail has none`,
       hint: 'use a statically linked firecracker, as the project’s releases are',
     }
   }
   return undefined
+}
+
+/** Found out once for each that {@link firecrackerFinder} has found. */
+const areStatic = new WeakMap<FoundFirecracker, Promise<boolean>>()
+
+function isKnownStatic(found: FoundFirecracker): Promise<boolean> {
+  const known = areStatic.get(found) ?? isStaticProgram(found.program)
+  areStatic.set(found, known)
+  return known
 }
 
 async function isStaticProgram(program: string): Promise<boolean> {

@@ -1,4 +1,6 @@
 /** Waits until a Firecracker that has just been started listens at its API socket. */
+import { type FSWatcher, watch } from 'node:fs'
+import path from 'node:path'
 import { BandSoxError, isSystemError } from '@bandsox/sdk'
 import { pause } from '../../../process/pause.js'
 import { connectForeignSocket } from '../../../process/unix-socket.js'
@@ -32,6 +34,7 @@ export async function waitForApi(socketPath: string, options: WaitForApiOptions 
   const stop = new AbortController()
   const release = abortAtEnd(stop, options)
   const begun = performance.now()
+  const socket = watchFor(socketPath)
   try {
     for (;;) {
       const failure = await tryToConnect(socketPath, stop.signal)
@@ -44,10 +47,41 @@ export async function waitForApi(socketPath: string, options: WaitForApiOptions 
           { cause: failure, hint: 'the host may be overloaded; see what it printed: bandsox logs ID' },
         )
       const pauseMs = Math.min(MAX_PAUSE_MS, Math.max(MIN_PAUSE_MS, waitedMs * PAUSE_SHARE))
-      await pause(Math.min(pauseMs, timeoutMs - waitedMs), stop.signal)
+      await Promise.race([pause(Math.min(pauseMs, timeoutMs - waitedMs), stop.signal), socket.appears()])
     }
   } finally {
+    socket.close()
     release()
+  }
+}
+
+/**
+ * Hears of the socket's being made, some µs before somebody listens there: so the pause between two tries is no longer than need be. It is
+ * no more than a hint, which counts once: a VMM could make it again and again.
+ */
+function watchFor(socketPath: string): { appears: () => Promise<void>; close: () => void } {
+  const never = new Promise<void>(() => undefined)
+  let told = false
+  let tell: () => void = () => undefined
+  const appeared = new Promise<void>((resolve) => {
+    tell = resolve
+  })
+  let watcher: FSWatcher | undefined
+  try {
+    watcher = watch(path.dirname(socketPath), { persistent: false }, (_, name) => {
+      if (name === path.basename(socketPath)) tell()
+    })
+    watcher.on('error', () => undefined) // the folder is gone: the tries tell
+  } catch {
+    // No folder yet, or no watches left: the pauses alone do.
+  }
+  return {
+    async appears() {
+      if (told) return await never
+      await appeared
+      told = true
+    },
+    close: () => watcher?.close(),
   }
 }
 
