@@ -26,7 +26,7 @@ export async function fillPool(
   const release = await host.store.pools.holdForFilling(id)
   if (release === undefined) return undefined
   try {
-    const removed = await removeStale(host, id, signal)
+    let removed = await removeStale(host, id, signal)
     let added = 0
     for (;;) {
       signal?.throwIfAborted()
@@ -37,6 +37,9 @@ export async function fillPool(
       await addOne(host, pool, signal)
       added++
     }
+    // Removed or made smaller meanwhile: what was just being made then, whoever did that has left to us.
+    const size = (await host.store.pools.read(id))?.size ?? 0
+    removed += await removeMembers(host, (await host.store.pools.members(id)).slice(size), signal)
     await host.store.pools.failed(id, undefined)
     return { added, removed }
   } catch (error) {
