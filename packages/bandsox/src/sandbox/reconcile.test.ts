@@ -140,6 +140,30 @@ describe('a reconcile', () => {
     assert.deepEqual(await readdir(vmsOf(host)), [])
   })
 
+  it('removes what waits in a pool that is no more, and nothing else that waits', async (t) => {
+    const host = await hostFor(t)
+    const { id: pool } = await host.store.pools.set({
+      ...{ image: 'alpine', size: 1, maxAgeMs: 60_000 },
+      options: { vcpu: 1, memoryMib: 256, diskMib: 64, vsock: 'auto' },
+    })
+    for (const [id, of] of Object.entries({ sbx_aaaaaaaaaa: pool, sbx_bbbbbbbbbb: 'pool_aaaaaaaaaa' })) {
+      const { record, release } = await host.store.insert(sampleRecord({ id, pool: of }))
+      await host.store.makeDirectory(record.id)
+      await release()
+    }
+    const [finding, ...more] = await findProblems(host)
+    assert.deepEqual(
+      [finding?.subject, finding?.problem, more],
+      ['sandbox sbx_bbbbbbbbbb', 'it waits in a pool that is no more', []],
+    )
+    await reconcile(host)
+    assert.deepEqual(
+      (await host.store.list()).map(({ id }) => id),
+      ['sbx_aaaaaaaaaa'],
+    )
+    assert.deepEqual(await readdir(vmsOf(host)), ['sbx_aaaaaaaaaa'])
+  })
+
   it('goes on with the others when one resists', async (t) => {
     const host = await hostFor(t)
     for (const id of ['sbx_aaaaaaaaaa', 'sbx_bbbbbbbbbb']) {

@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { open, readFile } from 'node:fs/promises'
 import path from 'node:path'
-import { BandSoxError, isSystemError, type Metadata, messageOf } from '@bandsox/sdk'
+import { BandSoxError, isSystemError, type Metadata, messageOf, printableLine } from '@bandsox/sdk'
 import * as z from 'zod'
 
 export const MANIFEST_FILE = 'manifest.json'
@@ -14,6 +14,11 @@ const MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 
 const count = z.int().nonnegative()
 const texts = z.record(z.string(), z.string())
+/** What a person reads. */
+const printed = z
+  .string()
+  .max(1_024)
+  .refine((text) => printableLine(text) === text, 'has control characters')
 /** A name inside the folder. */
 const fileName = z.string().regex(/^[a-z0-9][a-z0-9.-]{0,63}$/)
 
@@ -29,8 +34,8 @@ export const fileSchema = sumSchema.extend({ name: fileName })
 
 const machineSchema = z.strictObject({
   startedAt: z.string().optional(),
-  vmm: z.string(),
-  version: z.string(),
+  vmm: printed,
+  version: printed,
   accelerator: z.enum(['kvm', 'tcg']),
   acceleratorReason: z.string().optional(),
   vsock: z.strictObject({ backend: z.enum(['kernel', 'daemon', 'vmm']), socket: z.string() }).nullable(),
@@ -51,9 +56,10 @@ export const manifestSchema = z.strictObject({
   format: z.literal(1),
   createdAt: z.iso.datetime(),
   kind: z.enum(['full', 'diff']),
-  sandbox: z.strictObject({ id: z.string(), name: z.string().optional() }),
+  // A terminal shows them, and what was imported may say anything.
+  sandbox: z.strictObject({ id: z.string().regex(/^sbx_[a-z2-7]{10}$/), name: printed.optional() }),
   image: z.strictObject({
-    reference: z.string(),
+    reference: printed,
     digest: z.string(),
     config: z.strictObject({
       env: z.array(z.string()),
