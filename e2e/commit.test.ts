@@ -84,6 +84,7 @@ after(async () => {
 async function open(storage: TestStorage): Promise<BandSox> {
   const bandsox = await openBandSox({ storage: storage.folder })
   await bandsox.images.import(source.layout, { reference: SOURCE })
+  await bandsox.images.prune() // the storage that was prepared may have a disk of an earlier format
   return bandsox
 }
 
