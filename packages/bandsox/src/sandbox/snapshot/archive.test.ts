@@ -14,7 +14,7 @@ import { qemuDriver } from '../../vmm/qemu/qemu.js'
 import { exportSnapshot, importSnapshot } from './archive.js'
 import { recordFiles } from './files.js'
 import { digestOf, type Manifest, writeManifest } from './manifest.js'
-import { manifestOf } from './restore.js'
+import { manifestOf } from './whole.js'
 
 const MIB = 1024 * 1024
 const names = ['memory', 'devices', 'root.squashfs', 'overlay.ext4']
