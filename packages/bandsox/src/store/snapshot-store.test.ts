@@ -88,7 +88,7 @@ describe('a snapshot', () => {
     await assert.rejects(snapshots.describe('snp_aaaaaaaadd', { name: 'name' }), hasCode('not-found'))
   })
 
-  it('is kept by who refuses its removal, who is told of its running users and of those that build on it', async (t) => {
+  it('is kept while another builds on it, and by who refuses its removal and is told of its running users', async (t) => {
     const store = await storeIn(t)
     const { snapshots } = store
     const base = await taken(store)
@@ -96,20 +96,19 @@ describe('a snapshot', () => {
     const claim = await store.insert(sampleRecord({ state: { kind: 'creating', since: '' }, restoredFrom: base.id }))
     const stopped = await store.insert(sampleRecord({ id: 'sbx_bbbbbbbbbb', restoredFrom: base.id }))
     await store.takeNumbers(claim.record.id)
+    await assert.rejects(snapshots.remove(base.id), hasCode('snapshot-in-use', new RegExp(diff.id)))
+    assert.ok(existsSync(path.join(snapshots.folderOf(base.id), 'memory')))
+    await snapshots.remove(diff.id)
     await assert.rejects(
-      snapshots.remove(base.id, (users) => {
-        assert.deepEqual(users, { sandboxes: [claim.record.id], snapshots: [diff.id] })
+      snapshots.remove(base.id, (sandboxes) => {
+        assert.deepEqual(sandboxes, [claim.record.id])
         throw new Error('kept')
       }),
       { message: 'kept' },
     )
-    assert.ok(existsSync(path.join(snapshots.folderOf(base.id), 'memory')))
+    assert.deepEqual(foldersOf(store), [base.id])
     await snapshots.remove(base.id)
-    assert.deepEqual(
-      (await snapshots.list()).map(({ id, base: below }) => [id, below]),
-      [[diff.id, undefined]],
-    )
-    assert.deepEqual(foldersOf(store), [diff.id])
+    assert.deepEqual([await snapshots.list(), foldersOf(store)], [[], []])
     await assert.rejects(snapshots.remove(base.id), hasCode('not-found'))
     for (const each of [claim, stopped]) await each.release().catch(() => undefined)
   })
