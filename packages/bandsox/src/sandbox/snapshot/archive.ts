@@ -6,16 +6,19 @@
 import { createReadStream, existsSync } from 'node:fs'
 import { type FileHandle, open, stat } from 'node:fs/promises'
 import path from 'node:path'
-import { BandSoxError, isSystemError, messageOf } from '@bandsox/sdk'
+import { BandSoxError, isSystemError, messageOf, printableLine } from '@bandsox/sdk'
 import { publishFile } from '../../artifact/publish.js'
 import { runCommand } from '../../process/run.js'
 import type { SnapshotRecord } from '../../store/snapshot-store.js'
 import type { Extent, TarEntry } from '../../tar/tar-entry.js'
 import { TarReader } from '../../tar/tar-reader.js'
-import { checkedName } from '../description.js'
+import { checkedMemory, checkedVcpu } from '../create-options.js'
+import { checkedLabelKey, checkedLabels, checkedMetadata, checkedName } from '../description.js'
+import { checkedEnv } from '../environment.js'
 import { requireFreeSpace } from '../free-space.js'
-import type { Host } from '../host.js'
-import { prepareCopies } from './disk.js'
+import { type Host, IMPORTED_ROOT, machineFiles } from '../host.js'
+import { checkedLimits } from '../limits.js'
+import { layerName, MAX_LAYERS, prepareCopies } from './disk.js'
 import { checkFiles, snapshotFiles } from './files.js'
 import {
   checkDigestFile,
@@ -34,6 +37,14 @@ const MAX_SMALL_BYTES = 4 * 1024 * 1024
 const COPY_BYTES = 1024 * 1024
 const MIB = 1024 * 1024
 const ALL_READ = 0o444
+/** Who may read it could read the memory, and what the programs in it keep there. */
+const OWNER_ONLY = 0o600
+const ROOT_FILES: readonly string[] = [machineFiles.root, IMPORTED_ROOT]
+const SANDBOX_ID = /^sbx_[a-z2-7]{10}$/
+/** The other is of what the earlier project had. */
+const IMAGE_DIGEST = /^(?:sha256:[0-9a-f]{64}|imported:[A-Za-z0-9._-]{1,128})$/
+/** Of a name that is shown; an image's has 255 characters at most. */
+const MAX_SHOWN = 1_024
 /** What tar says of a full disk, of which it takes what is left. */
 const NO_SPACE = /no space left on device|wrote only \d+ of/i
 
@@ -59,6 +70,7 @@ export async function exportSnapshot(
   await requireFreeSpace(path.dirname(path.resolve(file)), bytes, `snapshot ${record.id} in a file`)
   const names = [DIGEST_FILE, MANIFEST_FILE, ...manifest.files.map(({ name }) => name)]
   await publishFile(path.resolve(file), async (unfinished) => {
+    await (await open(unfinished, 'wx', OWNER_ONLY)).close() // tar keeps the mode of a file that is there
     const options = ['--format=posix', '--sparse', '--sparse-version=1.0', '--owner=0', '--group=0', '--numeric-owner']
     const argv = ['tar', '--create', ...options, `--file=${unfinished}`, `--directory=${folder}`, '--', ...names]
     await runCommand(argv, signal === undefined ? {} : { signal }).catch((error: unknown) => {
@@ -111,6 +123,11 @@ export async function importSnapshot(
     await prepareCopies(host, unfinished.folder, manifest, signal)
     const manifestDigest = await writeManifest(unfinished.folder, manifest)
     return await unfinished.publish({ manifestDigest, seals: seals ?? {} })
+  } catch (error) {
+    if (!isSystemError(error, 'ENOSPC') && !NO_SPACE.test(messageOf(error))) throw error
+    throw new BandSoxError('no-space', `no space for the snapshot in ${file}; nothing of it was kept`, {
+      ...{ cause: error, hint: 'free some: bandsox system df, bandsox system prune' },
+    })
   } finally {
     await unfinished.discard()
   }
@@ -180,19 +197,53 @@ async function manifestIn(archive: FileHandle, file: string, entries: Map<string
   return requireWhole(parseManifest(content), file)
 }
 
-/** It says of itself what it likes: all that a restore will look for must be in it. */
+/**
+ * It says of itself what it likes. What it names becomes files of a VM's directory, where others of ours have names as well, and what a
+ * sandbox is: so it may have what a snapshot of ours has, and nothing else.
+ */
 function requireWhole(manifest: Manifest, file: string): Manifest {
   const { kind, files, layers, rootFile, shape } = manifest
-  const sizes = new Map(files.map(({ name, sizeBytes }) => [name, sizeBytes]))
-  const missing = [...Object.values(snapshotFiles), ...layers, rootFile].find((name) => !sizes.has(name))
-  if (missing !== undefined) throw noArchive(file, `its manifest knows no ${missing}`)
   if (kind !== 'full') throw noArchive(file, 'it holds only what has changed since another one')
+  if (layers.length > MAX_LAYERS || layers.some((name, index) => name !== layerName(index + 1)))
+    throw noArchive(file, 'its disk has layers that no sandbox has')
+  if (!ROOT_FILES.includes(rootFile)) throw noArchive(file, `its root disk is called ${rootFile}`)
+  const sizes = new Map(files.map(({ name, sizeBytes }) => [name, sizeBytes]))
+  const names = [...Object.values(snapshotFiles), ...layers, rootFile]
+  const missing = names.find((name) => !sizes.has(name))
+  if (missing !== undefined) throw noArchive(file, `its manifest knows no ${missing}`)
+  const other = files.find(
+    ({ name }, index) => !names.includes(name) || files.findIndex((each) => each.name === name) !== index,
+  )
+  if (other !== undefined) throw noArchive(file, `its manifest has a ${other.name} too many`)
   if (
     sizes.get(snapshotFiles.memory) !== shape.memoryMib * MIB ||
     sizes.get(snapshotFiles.overlay) !== shape.diskMib * MIB
   )
     throw noArchive(file, 'its memory or its disk has another size than its shape')
+  requireUsual(manifest, file)
   return manifest
+}
+
+/** What `create` would refuse does not come in by an archive; nor does text that a terminal obeys. */
+function requireUsual({ shape, sandbox, image, machine }: Manifest, file: string): void {
+  try {
+    checkedVcpu(shape.vcpu)
+    checkedMemory(shape.memoryMib)
+    checkedEnv(shape.env)
+    checkedLabels(shape.labels)
+    for (const key of Object.keys(shape.labels)) checkedLabelKey(key)
+    checkedMetadata(shape.metadata)
+    checkedLimits(shape.limits, shape.limits)
+    if (sandbox.name !== undefined) checkedName(sandbox.name)
+  } catch (error) {
+    if (!(error instanceof BandSoxError && error.code === 'bad-request')) throw error
+    throw noArchive(file, error.message, error)
+  }
+  if (!SANDBOX_ID.test(sandbox.id)) throw noArchive(file, 'it is of no sandbox')
+  if (!IMAGE_DIGEST.test(image.digest)) throw noArchive(file, 'its image has no digest')
+  const shown = [image.reference, machine.vmm, machine.version]
+  if (shown.some((text) => text.length > MAX_SHOWN || printableLine(text) !== text))
+    throw noArchive(file, 'the names of its image or VMM are not fit to be shown')
 }
 
 async function copyOut(
@@ -211,12 +262,18 @@ async function copyOut(
       signal?.throwIfAborted()
       const piece = buffer.subarray(0, Math.min(COPY_BYTES, length - done))
       await readFully(archive, piece, position)
-      await target.writev([piece], offset + done)
+      await writeFully(target, piece, offset + done)
       position += piece.length
     }
   }
   await target.chmod(ALL_READ)
   await target.sync()
+}
+
+/** A disk that is nearly full takes a part. */
+async function writeFully(to: FileHandle, bytes: Buffer, position: number): Promise<void> {
+  for (let done = 0; done < bytes.length; )
+    done += (await to.write(bytes, done, bytes.length - done, position + done)).bytesWritten
 }
 
 async function readFully(from: FileHandle, into: Buffer, position: number): Promise<void> {

@@ -18,8 +18,8 @@ const MIB = 1024 * 1024
 const BLOCK_BYTES = 512
 const ALL_READ = 0o444
 /** Of a sandbox that was restored again and again. Above it the last one is copied instead: a machine opens all of them. */
-const MAX_LAYERS = 8
-const layerName = (index: number): string => `layer-${index}.qcow2`
+export const MAX_LAYERS = 8
+export const layerName = (index: number): string => `layer-${index}.qcow2`
 
 /** The root disk of a sandbox: the image's, or the earlier project's. */
 export const rootFileOf = ({ hasOwnRoot }: Pick<SandboxRecord, 'hasOwnRoot'>): string =>
