@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import { chmodSync, existsSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { mkdir, open, readFile, stat, truncate, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { describe, it } from 'node:test'
@@ -28,7 +28,7 @@ async function hostFor(t: TestScope): Promise<TestHost> {
 async function writeFiles(folder: string): Promise<void> {
   for (const name of ['memory', 'overlay.ext4']) {
     await using file = await open(path.join(folder, name), 'w')
-    await file.truncate(MIB)
+    await file.truncate(64 * MIB)
     await file.write(`begin of ${name}`, 0)
     await file.write(`middle of ${name}`, MIB / 2)
   }
@@ -122,7 +122,7 @@ describe('an archive', () => {
       ['a diff', (m) => ({ ...m, kind: 'diff' }), noArchive(/changed since another/)],
       [
         'another shape',
-        (m) => ({ ...m, shape: { ...m.shape, memoryMib: 2 } }),
+        (m) => ({ ...m, shape: { ...m.shape, memoryMib: 128 } }),
         noArchive(/another size than its shape/),
       ],
       ['a layer that is not there', (m) => ({ ...m, layers: ['layer-1.qcow2'] }), noArchive(/knows no layer-1/)],
@@ -132,9 +132,17 @@ describe('an archive', () => {
         hasCode('snapshot-damaged', /^memory of the snapshot in .*forged\.tar has the digest/),
       ],
       [
-        'a file less',
+        'a file too many',
         (m) => ({ ...m, files: [...m.files, { ...memory, name: 'more' }] }),
-        hasCode('snapshot-damaged', /^more is missing in /),
+        noArchive(/a more too many/),
+      ],
+      [
+        'a file less',
+        (m, folder) => {
+          rmSync(path.join(folder, 'devices'))
+          return m
+        },
+        hasCode('snapshot-damaged', /^devices is missing in /),
       ],
       [
         'a link',
@@ -156,7 +164,7 @@ describe('an archive', () => {
         'a disk layer that names a file of the host',
         async (m, folder) => {
           const layer = path.join(folder, 'layer-1.qcow2')
-          await host.vmm.makeLayer(layer, MIB)
+          await host.vmm.makeLayer(layer, 64 * MIB)
           const file = await open(layer, 'r+')
           await file.write('/etc/passwd', 512)
           const head = Buffer.alloc(12)

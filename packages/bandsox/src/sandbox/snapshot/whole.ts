@@ -220,15 +220,19 @@ const memoryBytes = ({ files }: Manifest): number =>
 
 const sum = (numbers: number[]): number => numbers.reduce((total, number) => total + number, 0)
 
-/** What was touched since it was last found to be whole is read again. @throws `snapshot-damaged`. */
+/**
+ * A user's snapshot is read whole. Of a template, which every new sandbox starts from, what was touched since it was last found to be whole.
+ *
+ * @throws `snapshot-damaged`.
+ */
 export async function checkSnapshotFiles(
   host: Host,
-  { id, seals, usedAt }: SnapshotRecord,
+  { id, seals, usedAt, purpose }: SnapshotRecord,
   { files }: Manifest,
   signal: AbortSignal | undefined,
 ): Promise<void> {
   const of = { folder: host.store.snapshots.folderOf(id), title: `snapshot ${id}` }
-  const now = await checkFiles(host, of, files, seals, { signal })
+  const now = await checkFiles(host, of, files, seals, { all: purpose === 'snapshot', signal })
   const isFresh = usedAt !== undefined && Date.now() - Date.parse(usedAt) < USE_KNOWN_MS
   if (now !== undefined || !isFresh) await host.store.snapshots.used(id, now)
 }
