@@ -36,6 +36,8 @@ export interface SavedMachine {
   hooksMs: number
   /** Those that it had, where they are known. */
   limits?: Limits
+  /** Its agent did not freeze it, and may be one that cannot be told who it is either. Default false. */
+  isUntold?: boolean
 }
 
 export interface StartMachineOptions {
@@ -89,6 +91,8 @@ export async function startMachine(
       saved === undefined
         ? host.vmm.start(spec)
         : host.vmm.load(spec, saved.state, {
+            // By a VMM all clocks of the guest would leap, and end what its agent waits for a while: it sets the one of the day itself.
+            ...(saved.isUntold !== true && { clockRealtime: false }),
             ...{ signal, trackDirtyPages: tracksChanges === true, resume: beforeRunning === undefined },
             ...(saved.limits !== undefined && { savedLimits: saved.limits }),
           }),

@@ -100,7 +100,7 @@ export async function restoreClaimed(
   const copied = await restoreCopyBytes(host, folder, manifest)
   await requireFreeSpace(host.store.root, SANDBOX_BYTES + copied, `a sandbox of ${title}`)
   const { machine, port, shape } = manifest
-  const saved = { state: await state(), machine, port, hooksMs, limits: shape.limits }
+  const saved = { state: await state(), machine, port, hooksMs, limits: shape.limits, isUntold: !manifest.isFrozen }
   clock.mark('check')
   const releases = new Releases()
   try {

@@ -86,17 +86,23 @@ export class FirecrackerMachine extends ShimMachine implements Machine {
       if (!(error instanceof FirecrackerNoAnswer && error.mayHaveTakenEffect)) throw error
       failure = error
     }
-    const deadline = performance.now() + BUSY_PATIENCE_MS
+    await this.#look(BUSY_PATIENCE_MS).catch((error: unknown) => {
+      throw failure ?? error
+    })
+    if (failure !== undefined && (await readRun(this.directory)).status?.status !== wanted) throw failure
+  }
+
+  /** Has the shim find out what the machine does, of a Firecracker that may be too busy to say so at once. */
+  async #look(patienceMs: number): Promise<void> {
+    const deadline = performance.now() + patienceMs
     for (;;) {
       try {
-        await this.shim.look()
-        break
+        return await this.shim.look()
       } catch (error) {
-        if (performance.now() > deadline) throw failure ?? error
+        if (performance.now() > deadline || (await this.exitedWithin(0)) !== undefined) throw error
         await delay(BUSY_POLL_MS)
       }
     }
-    if (failure !== undefined && (await readRun(this.directory)).status?.status !== wanted) throw failure
   }
 
   /**
@@ -155,7 +161,7 @@ export class FirecrackerMachine extends ShimMachine implements Machine {
   async load(snapshot: SnapshotLoad, signal: AbortSignal | undefined): Promise<void> {
     await waitForApi(this.#apiSocket, { timeoutMs: API_PATIENCE_MS, ended: this.exited(), signal })
     await this.#firecracker.loadSnapshot(snapshot, { signal })
-    await this.shim.look()
+    await this.#look(API_PATIENCE_MS)
   }
 
   async detachVsock(): Promise<false> {
