@@ -8,7 +8,10 @@ import { existsSync, statSync } from 'node:fs'
 import { mkdir, open, readFile, rename } from 'node:fs/promises'
 import path from 'node:path'
 import { describe, type TestContext, test } from 'node:test'
+import { setTimeout as delay } from 'node:timers/promises'
 import type { BandSoxError, Sandbox, SnapshotInfo } from 'bandsox'
+import { Agent } from 'bandsox/internal/guest/agent.js'
+import { socketLink } from 'bandsox/internal/link/socket-link.js'
 import { LocalBandSox } from 'bandsox/internal/sandbox/local-bandsox.js'
 import { SandboxStore } from 'bandsox/internal/store/sandbox-store.js'
 import { hasCode } from 'bandsox/internal/testing/errors.js'
@@ -26,6 +29,8 @@ const CLONES = isReal ? 20 : boundedOrFull(6, 20)
 const UNUSED_OFFSET = 50 * 1024 * 1024
 const BOOT_TIMEOUT_MS = 300_000
 const MAX_CLOCK_ERROR_MS = 50
+/** So old a snapshot is when it is restored: on a real one, longer than a command waits for its host. */
+const OLD_MS = isReal ? 25_000 : 500
 
 const output = async (sandbox: Pick<Sandbox, 'exec'>, command: string): Promise<string> =>
   (await sandbox.exec(command).collect()).stdout.trim()
@@ -109,6 +114,21 @@ async function clockErrorMs(sandbox: Sandbox): Promise<number> {
   return Math.max(0, Math.abs(best.errorMs) - best.roundTripMs / 2)
 }
 
+/** How long its kernel has been there, by its own clock. */
+async function uptimeMs(sandbox: Sandbox): Promise<number> {
+  const { vsock, directory } = await sandbox.info()
+  assert.ok(vsock)
+  const agent = new Agent([socketLink('vsock', path.join(directory, 'vsock.sock'), vsock.port)])
+  try {
+    return await agent.use(async (connection) => {
+      connection.send({ type: 'ping' })
+      return (await connection.receiveMessage('pong', { about: 'tell its time' })).uptimeMs
+    })
+  } finally {
+    agent.close()
+  }
+}
+
 async function flipByte(file: string, offset: number): Promise<void> {
   await using handle = await open(file, 'r+')
   const { buffer } = await handle.read(Buffer.alloc(1), 0, 1, offset)
@@ -168,8 +188,12 @@ for (const jailer of jailers)
         // Its disks are raw, so each restore copies what was written to this one.
         assert.ok(snapshot.restoreCopyBytes > 0 && snapshot.restoreCopyBytes <= SHAPE.diskMib * 1024 * 1024)
         await leave(sandbox, 'after')
+        await delay(OLD_MS)
         const restored = await bandsox.snapshots.restore('moment', { bootTimeoutMs: BOOT_TIMEOUT_MS })
         t.diagnostic(`restored: ${JSON.stringify((await restored.info()).timings)}`)
+        // Its clocks go on from its moment: what waits in it has waited no longer than it has run.
+        const sinceThen = (await uptimeMs(sandbox)) - (await uptimeMs(restored))
+        assert.ok(sinceThen >= OLD_MS, `${sinceThen} ms`)
         assert.equal(await leftIn(restored), 'before')
         assert.equal(await leftIn(sandbox), 'after')
         const [one, other] = [(await sandbox.info()).vsock?.port, (await restored.info()).vsock?.port]

@@ -30,6 +30,7 @@ type snapshotState struct {
 	LastPort uint32
 	// AgentPort is the one that the agent listens on by then.
 	AgentPort uint32
+	SavedAt   time.Time
 	Mmds      any
 	Memory    memoryMarks
 }
@@ -55,7 +56,7 @@ func (v *vmm) createSnapshot(request snapshotCreate) error {
 	v.memory.Top = randomMark()
 	state := snapshotState{
 		Release: v.release, Config: v.config, BootID: v.bootID, Uptime: v.machine.Uptime(), Mmds: v.mmds, Memory: v.memory,
-		AgentPort: v.machine.Port(),
+		AgentPort: v.machine.Port(), SavedAt: time.Now(),
 	}
 	if v.device != nil {
 		state.LastPort = v.device.LastPort()
@@ -159,7 +160,11 @@ func (v *vmm) restore(request snapshotLoad) (reason string) {
 	}
 	v.isLoaded, v.bootID, v.mmds, v.memory = true, state.BootID, state.Mmds, state.Memory
 	v.gate.Close()
-	if err := v.startMachine(state.Uptime, state.AgentPort); err != nil {
+	uptime := state.Uptime
+	if request.ClockRealtime {
+		uptime += time.Since(state.SavedAt) // all of the guest's clocks leap, not the one of the day alone
+	}
+	if err := v.startMachine(uptime, state.AgentPort); err != nil {
 		return "Failed to build microVM from snapshot: " + err.Error()
 	}
 	v.state, v.hasSnapshot = paused, true
