@@ -327,6 +327,16 @@ export async function destroy(host: Host, record: SandboxRecord): Promise<void> 
   await host.store.remove(record.id)
 }
 
+/** The same at the end of an operation that ends with it. Where it fails, the next command tries it again, also while we live. */
+export async function destroyClaimed(host: Host, claim: Claim): Promise<void> {
+  try {
+    await destroy(host, claim.record)
+  } catch (error) {
+    await claim.abandon()
+    throw error
+  }
+}
+
 /** Ends the VMM with SIGKILL, if it lives, and sees that nothing of it is left. @throws `vmm-failed` when it does not end. */
 export async function endMachine(host: Host, record: SandboxRecord): Promise<VmmExit | undefined> {
   const exit = await killVmm(host, host.store.directoryOf(record.id))

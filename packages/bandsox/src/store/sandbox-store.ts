@@ -130,14 +130,14 @@ export class SandboxStore {
    * Takes one out of a pool: it is this process's from then on, under an operation that leaves nothing of it, should we die.
    *
    * @param as What it is from now on.
-   * @returns undefined when none waits there.
+   * @returns The claim, and what it was; undefined when none waits there.
    * @throws `name-taken`.
    */
   async takeFromPool(
     pool: string,
     as: Pick<SandboxRecord, 'name' | 'env' | 'labels' | 'metadata' | 'limits' | 'createdAt'>,
     options: { unique?: boolean } = {},
-  ): Promise<Claim | undefined> {
+  ): Promise<(Claim & { before: SandboxRecord }) | undefined> {
     const operation = await newOperation('create')
     const taken = await this.#database.write((tables) => {
       const row = tables.row(
@@ -155,9 +155,9 @@ export class SandboxStore {
         `UPDATE sandboxes SET ${changed.map((name) => `${name} = $${name}`).join(', ')} WHERE id = $id`,
         pick(columnsOf(after), ['id', ...changed]),
       )
-      return after
+      return { before, after }
     })
-    return taken === undefined ? undefined : this.#claim(taken, operation)
+    return taken && { ...this.#claim(taken.after, operation), before: taken.before }
   }
 
   /** Puts a sandbox into a pool; under its claim. */

@@ -3,7 +3,7 @@ import { BandSoxError, messageOf } from '@bandsox/sdk'
 import type { PoolRecord } from '../../store/pool-store.js'
 import { createSandboxRecord, type NewSandbox } from '../create.js'
 import type { Host } from '../host.js'
-import { destroy, stateNow } from '../settle.js'
+import { destroyClaimed, stateNow } from '../settle.js'
 import { restoreClaimed } from '../snapshot/restore.js'
 import { freezeForPause } from '../snapshot/standstill.js'
 import { manifestOf } from '../snapshot/whole.js'
@@ -77,15 +77,15 @@ async function addOne(host: Host, pool: PoolRecord, signal: AbortSignal | undefi
       ...(facts !== undefined && { machine: facts }),
     })
     agent.close()
-    await claim.release()
-    // Whoever removes a pool leaves those alone that are just being made.
-    if ((await host.store.pools.read(pool.id)) === undefined) await removeMembers(host, [record.id])
-    else host.info(`${record.id} waits in the pool of ${pool.image}`)
   } catch (error) {
     agent.close()
-    await destroy(host, record)
+    await destroyClaimed(host, claim)
     throw error
   }
+  await claim.release() // from here on it may be somebody's, whatever becomes of us
+  // Whoever removes a pool leaves those alone that are just being made.
+  if ((await host.store.pools.read(pool.id)) === undefined) await removeMembers(host, [record.id])
+  else host.info(`${record.id} waits in the pool of ${pool.image}`)
 }
 
 async function templateFor(host: Host, wanted: NewSandbox, signal: AbortSignal | undefined) {
@@ -130,7 +130,7 @@ export async function removeMembers(host: Host, ids: readonly string[], signal?:
       continue
     }
     await claim.become('delete')
-    await destroy(host, claim.record)
+    await destroyClaimed(host, claim)
     removed++
   }
   return removed

@@ -8,7 +8,7 @@ import { agentOf } from '../agent-of.js'
 import type { NewSandbox } from '../create.js'
 import type { Host } from '../host.js'
 import { tellIdentity } from '../identity.js'
-import { destroy, stateNow } from '../settle.js'
+import { destroyClaimed, stateNow } from '../settle.js'
 import { DEFAULT_HOOKS_MS } from '../snapshot/standstill.js'
 import type { StageClock } from '../stage-clock.js'
 
@@ -30,22 +30,25 @@ export async function takeFromPool(
     try {
       // The reference may mean another image by now.
       if (claim.record.image.digest === image.digest) {
-        const made = await handOver(host, claim.record, clock, signal)
+        const made = await handOver(host, claim, clock, signal)
         await claim.release()
         return { ...made, pool: pool.id }
       }
       host.info(`${claim.record.id} was of an older ${image.reference}, and is removed`)
     } catch (error) {
-      signal?.throwIfAborted()
-      host.warn(`${claim.record.id} has waited in a pool, and is of no use: ${messageOf(error)}`)
+      // Of one that was given up it is not to be told what that has led to.
+      if (signal?.aborted !== true)
+        host.warn(`${claim.record.id} has waited in a pool, and is of no use: ${messageOf(error)}`)
     }
-    await destroy(host, claim.record)
+    await destroyClaimed(host, claim).catch((error: unknown) => {
+      host.warn(`${claim.record.id} is not removed yet: ${messageOf(error)}`)
+    })
   }
 }
 
 async function handOver(
   host: Host,
-  record: SandboxRecord,
+  { record, before }: { record: SandboxRecord; before: SandboxRecord },
   clock: StageClock,
   signal: AbortSignal | undefined,
 ): Promise<{ record: SandboxRecord; agent: Agent }> {
@@ -55,7 +58,8 @@ async function handOver(
   const agent = agentOf(host, { id, machine: facts, port })
   try {
     const { processes: _, ...limits } = { ...record.limits, processes: null }
-    if (!isDeepStrictEqual(record.limits, host.defaultLimits)) await machine.setLimits(limits)
+    // Who fills a pool may have other defaults than who takes from it.
+    if (!isDeepStrictEqual(record.limits, before.limits)) await machine.setLimits(limits)
     await machine.resume()
     clock.mark('vmm')
     const hello = await agent.waitUntilReady({ timeoutMs: HELLO_TIMEOUT_MS, ...(signal !== undefined && { signal }) })

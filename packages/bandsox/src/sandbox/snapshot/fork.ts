@@ -5,7 +5,7 @@ import type { SandboxRecord } from '../../store/record.js'
 import type { Claim } from '../../store/sandbox-store.js'
 import { checkedName } from '../description.js'
 import type { Host } from '../host.js'
-import { destroy } from '../settle.js'
+import { destroyClaimed } from '../settle.js'
 import { type Restored, restoreClaimed } from './restore.js'
 import { withMoment } from './take.js'
 import { requireTracking } from './tracking.js'
@@ -58,12 +58,11 @@ export async function forkSandbox(
   })
 }
 
-async function giveUp(host: Host, { record, agent, claim }: Restored & { claim: Claim }): Promise<void> {
+async function giveUp(host: Host, { agent, claim }: Restored & { claim: Claim }): Promise<void> {
   agent.close()
   try {
-    await destroy(host, record)
+    await destroyClaimed(host, claim)
   } catch (error) {
-    await claim.abandon() // the next command tries it again
     host.warn(`after a failed fork: ${messageOf(error)}`)
   }
 }

@@ -1,8 +1,9 @@
 /** Makes what new sandboxes start from: boots one, looks whether it is as it should be, saves it, and restores that once. */
 import { BandSoxError, messageOf } from '@bandsox/sdk'
+import type { Claim } from '../../store/sandbox-store.js'
 import { bootClaimed, type NewSandbox } from '../create.js'
 import type { Host } from '../host.js'
-import { destroy } from '../settle.js'
+import { destroyClaimed } from '../settle.js'
 import { type Restored, restoreClaimed } from '../snapshot/restore.js'
 import { type Restorable, saveInto, withUnfinished } from '../snapshot/take.js'
 import { requireSteadyClock } from './guest-clock.js'
@@ -71,9 +72,9 @@ async function tryOut(host: Host, moment: Restorable, signal: AbortSignal | unde
 }
 
 /** Its row goes with it, and so the claim on it. */
-async function giveUp(host: Host, { record, agent }: Restored): Promise<void> {
+async function giveUp(host: Host, { agent, claim }: Restored & { claim: Claim }): Promise<void> {
   agent.close()
-  await destroy(host, record)
+  await destroyClaimed(host, claim)
 }
 
 /** The least recently used ones go, beyond what the configuration allows. */
