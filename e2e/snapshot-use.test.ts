@@ -25,7 +25,7 @@ after(async () => {
   await storage[Symbol.asyncDispose]()
 })
 
-const filesOf = async (sandbox: Sandbox) => (await output(sandbox, 'cd /data && cat $(ls -tr) | tr "\\n" " "')).trim()
+const filesOf = async (sandbox: Sandbox) => (await output(sandbox, 'cd /data && cat * | tr "\n" " "')).trim()
 const upTo = (generation: number) => Array.from({ length: generation + 1 }, (_, index) => `of-${index}`).join(' ')
 const write = (sandbox: Sandbox, generation: number) =>
   output(sandbox, `mkdir -p /data; echo of-${generation} > /data/${generation}; sync`)
