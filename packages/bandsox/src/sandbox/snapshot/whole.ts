@@ -24,6 +24,8 @@ const SEALS_FILE = 'seals.json'
 /** Its last use is known so well: with many restores a second, each would write to the database for nothing. */
 const USE_KNOWN_MS = 10_000
 const REMOVAL = { recursive: true, force: true } as const
+/** What says that it is not as it was made. */
+const DAMAGED: readonly string[] = ['snapshot-damaged', 'artifact-damaged']
 const STATE_FILES: readonly string[] = [snapshotFiles.memory, snapshotFiles.devices]
 
 const sealsSchema = z.record(
@@ -171,8 +173,6 @@ async function keptWhole(
     return undefined
   }
 }
-
-const DAMAGED: readonly string[] = ['snapshot-damaged', 'artifact-damaged']
 
 /** The caller has the lock. */
 async function makeWhole(
