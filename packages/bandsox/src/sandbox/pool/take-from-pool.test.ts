@@ -18,7 +18,7 @@ const facts = { vmm: 'qemu', version: '7.2', accelerator: 'tcg', vsock: null } a
 
 /** A host whose machines do nothing but tell what is asked of them. */
 async function hostWith(t: TestScope, machine: Partial<Machine>): Promise<TestHost> {
-  const attached = { close: () => undefined, ...machine } as Machine
+  const attached = { close: () => undefined, setLimits: async () => undefined, ...machine } as Machine
   const vmm = { ...qemuDriver({ shim: '/bin/false', searchPath: [] }), attach: async () => attached }
   return await testHost(t, { shimPath: '/bin/false', vmm })
 }

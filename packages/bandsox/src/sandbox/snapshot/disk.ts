@@ -8,6 +8,7 @@
 import { statSync } from 'node:fs'
 import { chmod, chown, link } from 'node:fs/promises'
 import path from 'node:path'
+import { BandSoxError, isSystemError } from '@bandsox/sdk'
 import { copyDisk, copySparse, findPieces } from '../../image/disk.js'
 import type { SandboxRecord } from '../../store/record.js'
 import { type Host, IMPORTED_ROOT, machineFiles } from '../host.js'
@@ -96,7 +97,7 @@ export async function prepareCopies(
   if (!diskLayers) await findPieces(path.join(folder, layers.at(-1) ?? snapshotFiles.overlay), signal)
 }
 
-/** What {@link layOutSnapshotDisk} copies, in bytes. */
+/** What {@link layOutSnapshotDisk} copies, in bytes. @throws `snapshot-damaged`. */
 export async function restoreCopyBytes(
   host: Host,
   folder: string,
@@ -108,5 +109,14 @@ export async function restoreCopyBytes(
     ...(isShared ? [] : [layers.at(-1) ?? snapshotFiles.overlay]),
     ...(rootFile === IMPORTED_ROOT ? [rootFile] : []),
   ]
-  return copied.reduce((sum, name) => sum + statSync(path.join(folder, name)).blocks * BLOCK_BYTES, 0)
+  return copied.reduce((sum, name) => sum + allocatedBytes(path.join(folder, name)), 0)
+}
+
+function allocatedBytes(file: string): number {
+  try {
+    return statSync(file).blocks * BLOCK_BYTES
+  } catch (error) {
+    if (!isSystemError(error, 'ENOENT')) throw error
+    throw new BandSoxError('snapshot-damaged', `${file} is missing`, { cause: error })
+  }
 }

@@ -27,7 +27,7 @@ export class LocalSnapshots implements Snapshots {
       } catch (error) {
         // One whose folder is damaged must not keep anybody from the others; who looks at it alone is told.
         if (!(error instanceof BandSoxError && error.code === 'snapshot-damaged')) throw error
-        this.#host.warn(error.message)
+        if ((await this.#host.store.snapshots.read(record.id)) !== undefined) this.#host.warn(error.message) // else it was removed
       }
     }
     return infos

@@ -1,5 +1,5 @@
 /** Makes a sandbox of a snapshot, step by step; each step registers its release, so that a failure leaves nothing. */
-import type { RestoreOptions } from '@bandsox/sdk'
+import { BandSoxError, isSystemError, type RestoreOptions } from '@bandsox/sdk'
 import type { Agent } from '../../guest/agent.js'
 import { type SandboxRecord, unstarted } from '../../store/record.js'
 import { type Claim, newSandboxId } from '../../store/sandbox-store.js'
@@ -39,7 +39,7 @@ export interface Restored {
 }
 
 /**
- * @throws `snapshot-damaged`, and as {@link restoreFrom}.
+ * @throws `snapshot-damaged`, `not-found` when it is removed meanwhile, and as {@link restoreFrom}.
  */
 export async function restoreSnapshot(
   host: Host,
@@ -49,22 +49,40 @@ export async function restoreSnapshot(
 ): Promise<Restored> {
   const { clock = stageClock() } = internals
   options.signal?.throwIfAborted()
-  const { id } = snapshot
   await requireTracking(host, options.tracksChanges, '--track-changes')
+  try {
+    return await restoreNow(host, snapshot, options, { ...internals, clock })
+  } catch (error) {
+    const now = await host.store.snapshots.read(snapshot.id)
+    if (now === undefined) throw isOfFiles(error) ? removed(snapshot.id, error) : error
+    if (now.manifestDigest === snapshot.manifestDigest) throw error
+    return await restoreSnapshot(host, now, options, internals) // it was merged meanwhile, and its files were moved
+  }
+}
+
+const isOfFiles = (error: unknown): boolean =>
+  isSystemError(error, 'ENOENT') || (error instanceof BandSoxError && error.code === 'snapshot-damaged')
+
+const removed = (id: string, cause: unknown): BandSoxError =>
+  new BandSoxError('not-found', `cannot restore snapshot ${id}: it was removed meanwhile`, {
+    ...{ cause, hint: 'see what there is: bandsox snapshot list' },
+  })
+
+async function restoreNow(
+  host: Host,
+  snapshot: SnapshotRecord,
+  options: RestoreOptions,
+  internals: RestoreInternals,
+): Promise<Restored> {
+  const { id } = snapshot
   const manifest = await manifestOf(host, snapshot)
   await checkSnapshotFiles(host, snapshot, manifest, options.signal)
   const folder = host.store.snapshots.folderOf(id)
   const state = () => wholeStateOf(host, snapshot, manifest, options.signal)
   const moment = { id, title: `snapshot ${id}`, folder, manifest, state, isKept: true }
-  try {
-    const restored = await restoreFrom(host, moment, options, { ...internals, clock })
-    host.info(`restored ${id} as ${restored.record.id}`)
-    return restored
-  } catch (error) {
-    const now = await host.store.snapshots.read(id)
-    if (now === undefined || now.manifestDigest === snapshot.manifestDigest) throw error
-    return await restoreSnapshot(host, now, options, internals) // it was merged meanwhile, and its files were moved
-  }
+  const restored = await restoreFrom(host, moment, options, internals)
+  host.info(`restored ${id} as ${restored.record.id}`)
+  return restored
 }
 
 /** @throws as {@link restoreClaimed}. */

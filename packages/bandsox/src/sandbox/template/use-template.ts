@@ -13,6 +13,7 @@ const FAILURE_KEPT_MS = 10 * 60 * 1000
 /** What speaks against a template, and not against the sandbox. */
 const FAULTS_OF_THE_TEMPLATE: readonly string[] = [
   'snapshot-damaged',
+  'not-found', // another process has removed it
   'snapshot-incompatible',
   'vmm-control',
   'vmm-failed',
