@@ -163,6 +163,31 @@ test('a machine is saved again, twice in a pause, and one that was loaded is sav
   assert.ok(!namesIn(directory).includes('saved'))
 })
 
+test('a save that is given up ends at once, leaves nothing, and the machine goes on and can be saved', async () => {
+  await using storage = await temporaryStorage()
+  await using host = await stateHost(storage.folder)
+  const { sandbox, machine } = host
+  await fill(sandbox)
+  const before = await count(sandbox)
+  const folder = await host.stateFolder('state')
+  const enough = new AbortController()
+  await sandbox.pause()
+  const saving = machine.saveState(folder, 'full', enough.signal)
+  const begun = until(async () => namesIn(folder).includes('memory'), 'the memory to be written')
+  const reason = new Error('enough')
+  await Promise.race([saving, begun.then(() => enough.abort(reason))]).catch(() => undefined) // looked at below
+  await assert.rejects(saving, (error) => error === reason)
+  assert.deepEqual(namesIn(folder), [])
+  const { directory } = await sandbox.info()
+  assert.ok(namesIn(directory).every((name) => !name.startsWith('save')))
+  assert.equal(await statusOf(directory), 'paused')
+  await sandbox.resume()
+  await goesOn(sandbox, before)
+  await sandbox.pause()
+  await machine.saveState(folder, 'full')
+  await assert.rejects(sandbox.snapshot({ signal: AbortSignal.abort(reason) }), (error) => error === reason)
+})
+
 test('a machine whose agent is reached over its console goes on there', async () => {
   await using storage = await temporaryStorage()
   await using host = await stateHost(storage.folder, {}, 'uart')

@@ -139,9 +139,10 @@ export interface Machine {
    * Writes the state of a paused machine into `folder`, which nobody else may enter: it holds the guest's memory. It stays paused. Its disks
    * are the caller's to copy meanwhile.
    *
-   * @throws `host-unsupported` where the VMM cannot; `wrong-state` when the machine runs; `vmm-control`; system errors such as `ENOSPC`.
+   * @throws `host-unsupported` where the VMM cannot; `wrong-state` when the machine runs; `vmm-control`; system errors such as `ENOSPC`;
+   *   `signal.reason`. The folder is as it was then.
    */
-  saveState(folder: string, kind: StateKind): Promise<MachineState>
+  saveState(folder: string, kind: StateKind, signal?: AbortSignal): Promise<MachineState>
   signal(name: 'SIGTERM' | 'SIGKILL'): Promise<void>
   /** Resolves when the VMM has ended and nothing of it is left but its log and disk. */
   exited(): Promise<VmmExit>

@@ -26,6 +26,12 @@ export const layerName = (index: number): string => `layer-${index}.qcow2`
 export const rootFileOf = ({ hasOwnRoot }: Pick<SandboxRecord, 'hasOwnRoot'>): string =>
   hasOwnRoot ? IMPORTED_ROOT : machineFiles.root
 
+/** What of a sandbox's disk its machine writes to. */
+export const writtenDisks = (record: Pick<SandboxRecord, 'layers' | 'hasOwnRoot'>): string[] => [
+  record.layers.at(-1) ?? machineFiles.overlay,
+  ...(record.hasOwnRoot ? [IMPORTED_ROOT] : []),
+]
+
 /**
  * Puts the disk of a machine that stands still into a snapshot's folder, or another machine's.
  *

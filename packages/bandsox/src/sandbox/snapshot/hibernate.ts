@@ -13,6 +13,7 @@ import { Releases } from '../releases.js'
 import { endMachine, stateNow } from '../settle.js'
 import { startMachine } from '../start-machine.js'
 import { requireCompatible } from './compatible.js'
+import { writtenDisks } from './disk.js'
 import { checkFiles, recordFiles, snapshotFiles, stateIn } from './files.js'
 import { dropHibernated, hibernatedFolder, unfinishedFolder } from './hibernated-files.js'
 import { fileSchema } from './manifest.js'
@@ -41,11 +42,14 @@ export async function hibernateSandbox(
   await mkdir(unfinished, { mode: 0o700 })
   try {
     await atStandstill(host, record, agent, { signal }, async (machine, itEnds) => {
-      await saveTracked(host, record, machine, unfinished, 'full')
+      await saveTracked(host, record, machine, unfinished, 'full', signal)
       const { files } = await recordFiles(host, unfinished, [snapshotFiles.memory, snapshotFiles.devices], signal)
       await writeJsonFile(path.join(unfinished, DESCRIPTION), { port, files })
+      // Its disk is the state's other half: after a loss of power, neither may be older than the other.
+      for (const disk of writtenDisks(record)) await sync(path.join(host.store.directoryOf(id), disk))
+      await sync(unfinished)
       await rename(unfinished, folder)
-      await syncFolder(path.dirname(folder))
+      await sync(path.dirname(folder))
       signal?.throwIfAborted()
       // From here on it is hibernated, whatever becomes of us: its machine, which stands still, is nobody's any more.
       await host.store.transition(id, { state: stateNow('hibernated'), isDurable: true })
@@ -107,7 +111,7 @@ export async function wakeSandbox(
   }
 }
 
-async function syncFolder(folder: string): Promise<void> {
-  await using handle = await open(folder, 'r')
+async function sync(fileOrFolder: string): Promise<void> {
+  await using handle = await open(fileOrFolder, 'r')
   await handle.sync()
 }

@@ -49,7 +49,7 @@ async function snapshotOf(host: TestHost): Promise<SnapshotRecord> {
 }
 
 it('a snapshot that is removed while it is restored is not found, and nothing is left', async (t) => {
-  let remove = async () => undefined as void
+  let remove: () => Promise<void> = async () => undefined
   const host = await hostFor(t, () => remove())
   const snapshot = await snapshotOf(host)
   remove = () => host.store.snapshots.remove(snapshot.id)

@@ -157,8 +157,8 @@ async function save(
   const still = { hooksMs: checkedHooksTimeout(options.hooksTimeoutMs), signal: options.signal }
   const { result, pauseMs, isFrozen } = await atStandstill(host, record, agent, still, async (machine) => {
     // The machine's state first: with it, its VMM has written to its disks what it had kept for later.
-    await saveTracked(host, record, machine, folder, options.diff === true ? 'diff' : 'full')
-    return await saveDisk(host, record, folder)
+    await saveTracked(host, record, machine, folder, options.diff === true ? 'diff' : 'full', options.signal)
+    return await saveDisk(host, record, folder, options.signal)
   })
   return { names: [snapshotFiles.memory, snapshotFiles.devices, ...result], pauseMs, isFrozen }
 }

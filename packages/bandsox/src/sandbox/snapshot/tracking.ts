@@ -44,8 +44,9 @@ export async function saveTracked(
   machine: Machine,
   folder: string,
   kind: StateKind,
+  signal?: AbortSignal,
 ): Promise<MachineState> {
   if (facts?.tracksChanges === true)
     await host.store.describe(id, ({ machine: now }) => ({ machine: now && { ...now, lastState: undefined } }))
-  return await machine.saveState(folder, kind)
+  return await machine.saveState(folder, kind, signal)
 }

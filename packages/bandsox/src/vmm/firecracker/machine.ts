@@ -172,7 +172,8 @@ export class FirecrackerMachine extends ShimMachine implements Machine {
     // It has never lost it.
   }
 
-  async saveState(folder: string, kind: StateKind): Promise<MachineState> {
+  async saveState(folder: string, kind: StateKind, signal?: AbortSignal): Promise<MachineState> {
+    signal?.throwIfAborted()
     const { devices, memory } = folderFiles
     await requireRoom(folder, [devices, memory]) // before the whole memory is written for nothing
     // Two may save at once, one after the other for Firecracker: neither is to take the other's files.
@@ -187,6 +188,7 @@ export class FirecrackerMachine extends ShimMachine implements Machine {
       })
       await takeFile(inside(memory), state.memory)
       await takeFile(inside(devices), state.devices)
+      signal?.throwIfAborted() // its API has no word to give it up by
       return state
     } catch (error) {
       // Half a state is none.

@@ -101,9 +101,10 @@ export class QemuMachine extends ShimMachine implements Machine {
     await this.shim.openVsock()
   }
 
-  async saveState(folder: string, kind: StateKind): Promise<MachineState> {
+  async saveState(folder: string, kind: StateKind, signal?: AbortSignal): Promise<MachineState> {
     if (kind === 'diff') throw onlyWhole('save only what has changed in a machine since')
-    return await saveState({ shimPath: this.#shimPath, directory: this.directory, qmpSocket: this.#qmpSocket }, folder)
+    const saving = { shimPath: this.#shimPath, directory: this.directory, qmpSocket: this.#qmpSocket, signal }
+    return await saveState(saving, folder)
   }
 
   /** Of a machine that has just been started with a state. @throws `signal.reason`; `vmm-control`. */

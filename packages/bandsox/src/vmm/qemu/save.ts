@@ -43,13 +43,15 @@ export interface Saving {
   shimPath: string
   directory: string
   qmpSocket: string
+  signal?: AbortSignal | undefined
 }
 
 /**
- * @throws `wrong-state` when the machine runs; `vmm-control` with what QEMU says; system errors such as `ENOSPC`. Nothing is left in the
+ * @throws `wrong-state` when the machine runs; `vmm-control` with what QEMU says; system errors such as `ENOSPC`; `signal.reason`. Nothing is left in the
  *   folder then, and the machine stands still as before.
  */
 export async function saveState(saving: Saving, folder: string): Promise<MachineState> {
+  saving.signal?.throwIfAborted()
   await requireRoom(folder, Object.values(STATE_FILES))
   const { status } = statusSchema.parse(await withQmp(saving.qmpSocket, (qmp) => qmp.execute('query-status')))
   if (status === 'running')
@@ -72,10 +74,12 @@ export async function saveState(saving: Saving, folder: string): Promise<Machine
   }
 }
 
-async function sendState({ shimPath, directory, qmpSocket }: Saving, state: MachineState): Promise<void> {
+async function sendState({ shimPath, directory, qmpSocket, signal }: Saving, state: MachineState): Promise<void> {
   const socket = `save-${randomUUID().slice(0, 8)}.sock`
   const enough = new AbortController()
-  const tool = startTool({ shimPath, directory, socket, state, signal: enough.signal })
+  // Without its tool QEMU hears that nobody wants the state any more: a guest that has taken it over could send it for hours.
+  const either = signal === undefined ? enough.signal : AbortSignal.any([signal, enough.signal])
+  const tool = startTool({ shimPath, directory, socket, state, signal: either })
   try {
     await tool.listening()
     await withQmp(qmpSocket, (qmp) => migrate(qmp, socket))

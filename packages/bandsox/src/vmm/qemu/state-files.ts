@@ -15,6 +15,8 @@ export const LOADED_FOLDER = 'loaded'
  * gets the same.
  */
 const SAVED_FOLDER = 'saved'
+/** Whoever knows what is in it gets there. */
+const BY_NAME = 0o711
 /** A copy of its memory, where the machine must share what it maps with another process. */
 const SHARED_FOLDER = 'shared'
 /** Of every machine, as each can be saved. */
@@ -51,7 +53,7 @@ export async function copyMemory(directory: string, memory: string, uid: number)
   await chmod(copy, 0o600)
   if (process.getuid?.() !== 0) return
   await chown(copy, uid, uid)
-  await chown(folder, uid, uid)
+  await chmod(folder, BY_NAME) // it is ours: what a VMM that was taken over could put there, we would find
 }
 
 /** It holds on to the files, not to their names: they may be removed elsewhere, and take their room until the machine runs again. */
