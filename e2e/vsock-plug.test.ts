@@ -1,6 +1,6 @@
 /** The daemon's vsock device comes and goes while a machine runs, as it has to for a saved state; the agent is reached all the time. */
 import assert from 'node:assert/strict'
-import { readFileSync } from 'node:fs'
+import { readFileSync, statSync } from 'node:fs'
 import path from 'node:path'
 import { test } from 'node:test'
 import { openBandSox, type Sandbox } from 'bandsox'
@@ -118,4 +118,30 @@ test('a machine without vsock has nothing to take out or put in', { skip }, asyn
   assert.equal(await machine.detachVsock(), false)
   await machine.attachVsock()
   assert.equal(await echoed(sandbox), 'there\n')
+})
+
+test('one that was restored, or woken up, with vsock has it, over a memory that is its user’s, in a folder that is not', {
+  skip,
+}, async (t) => {
+  await using storage = await temporaryStorage()
+  await using bandsox = await openBandSox({ storage: storage.folder })
+  await using sandbox = await bandsox.create('bandsox/base', { vsock: 'on', memoryMib: 128, diskMib: 64 })
+  if (!(await onDaemon(sandbox))) return t.skip('the vsock of this host is the kernel’s, which shares no memory')
+  const { id } = await sandbox.snapshot()
+  await using copy = await bandsox.snapshots.restore(id)
+  const isItself = async () => {
+    assert.equal(await echoed(copy, 'vsock'), 'there\n')
+    const { directory, vmmPid } = await copy.info()
+    const folder = path.join(directory, 'shared')
+    const [own, ofFolder, ofMemory] = [`/proc/${vmmPid}`, folder, path.join(folder, 'memory')].map((file) =>
+      statSync(file),
+    )
+    assert.deepEqual([ofFolder?.uid, ofMemory?.uid], [process.getuid?.(), own?.uid])
+    assert.equal((ofMemory?.mode ?? 0) & 0o777, 0o600)
+  }
+  await isItself()
+  await copy.hibernate()
+  await copy.resume()
+  await isItself()
+  assert.equal(await echoed(sandbox, 'vsock'), 'there\n')
 })

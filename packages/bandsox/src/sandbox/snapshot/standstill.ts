@@ -117,7 +117,13 @@ async function whilePaused<T>(
   signal: AbortSignal | undefined,
   work: () => Promise<T>,
 ): Promise<T> {
-  await machine.pause()
+  try {
+    await machine.pause()
+  } catch (error) {
+    // It may have come to that all the same, too late to be heard of; one that runs refuses to be resumed, or does not mind.
+    await machine.resume().catch(() => undefined)
+    throw error
+  }
   try {
     signal?.throwIfAborted()
     return await work()
