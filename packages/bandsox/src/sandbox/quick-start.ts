@@ -3,7 +3,7 @@ import { messageOf } from '@bandsox/sdk'
 import type { NewSandbox, QuickStart } from './create.js'
 import type { Host } from './host.js'
 import { needsFilling } from './pool/fill-pool.js'
-import { takeFromPool } from './pool/take-from-pool.js'
+import { findPool, takeFromPool } from './pool/take-from-pool.js'
 import { isTemplateWanted, startFromTemplate } from './template/use-template.js'
 
 /** Starts processes of ours that outlive this one. What they do is on record: nobody waits for them. */
@@ -16,10 +16,12 @@ export interface BackgroundJobs {
 export function quickStart(host: Host, jobs: BackgroundJobs | undefined): QuickStart {
   return {
     async start(wanted, options) {
-      const taken = await takeFromPool(host, wanted, options)
-      if (taken !== undefined) {
-        jobs?.fillPool(taken.pool)
-        return taken
+      const pool = await findPool(host, wanted)
+      if (pool !== undefined) {
+        const taken = await takeFromPool(host, pool, wanted, options)
+        // Also where none was left: what could not be filled the last time is tried again for who wants it.
+        jobs?.fillPool(pool.id)
+        if (taken !== undefined) return taken
       }
       if (!(await host.configuration()).templates.enabled) return undefined
       return await startFromTemplate(host, wanted, options)

@@ -4,7 +4,7 @@ import { type Command, Option } from 'commander'
 import { contextOf } from '../context.js'
 import { IMAGE_ARGUMENT } from '../image-options.js'
 import { durationOption, integerOption } from '../option-parsers.js'
-import { durationText, table } from '../text.js'
+import { table } from '../text.js'
 
 interface SetOptions {
   size: number
@@ -69,7 +69,10 @@ export function addPool(program: Command): void {
     .argument('<pool>', 'id of the pool')
     .action(async (id: string, _options: unknown, command: Command) => {
       const context = contextOf(command)
-      const filled = await (await context.open()).pools.fill(id, context.signal)
+      const { LocalBandSox } = await import('../../sandbox/local-bandsox.js') // late: see context.ts
+      // Without our command line: what opens the storage has pools filled, this one as well, and so on.
+      const { cliPath: _, ...config } = context.openConfig()
+      const filled = await (await LocalBandSox.open(config)).pools.fill(id, context.signal)
       context.print(
         filled === undefined ? 'somebody else fills it' : `${filled.added} added, ${filled.removed} removed`,
         filled ?? null,
@@ -81,7 +84,13 @@ function listText(infos: PoolInfo[]): string {
   if (infos.length === 0) return 'No pools found.'
   const rows = infos.map((info) => [
     ...[info.image, info.id, `${info.ready} of ${info.size}`, String(info.making)],
-    ...[`${info.vcpu}`, `${info.memoryMib} MiB`, durationText(info.maxAgeMs), info.failure ?? '-'],
+    ...[`${info.vcpu}`, `${info.memoryMib} MiB`, ageText(info.maxAgeMs), info.failure ?? '-'],
   ])
   return table(['IMAGE', 'ID', 'READY', 'MAKING', 'VCPU', 'MEMORY', 'MAX AGE', 'FAILURE'], rows)
+}
+
+/** As it is written behind `--max-age`. */
+function ageText(ms: number): string {
+  if (ms % 3_600_000 === 0) return `${ms / 3_600_000}h`
+  return ms % 60_000 === 0 ? `${ms / 60_000}m` : `${ms / 1_000}s`
 }

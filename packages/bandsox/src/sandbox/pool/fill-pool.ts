@@ -1,5 +1,7 @@
 /** Fills a pool with sandboxes that were restored from a template, and are ready to be anybody's; removes those that have waited too long. */
 import { BandSoxError, messageOf } from '@bandsox/sdk'
+import { isAlive } from '../../process/identity.js'
+import { pause } from '../../process/pause.js'
 import type { PoolRecord } from '../../store/pool-store.js'
 import { createSandboxRecord, type NewSandbox } from '../create.js'
 import type { Host } from '../host.js'
@@ -13,6 +15,9 @@ import { warmUp } from '../template/warm-up.js'
 
 /** Of a sandbox on its way into a pool. */
 const FILLING = 'pool'
+/** A slow host boots, saves and restores one in less. */
+const TEMPLATE_PATIENCE_MS = 120_000
+const TEMPLATE_POLL_MS = 100
 
 /**
  * @returns How many were added, and removed; undefined while another process fills it, or when there is no such pool.
@@ -23,37 +28,56 @@ export async function fillPool(
   id: string,
   signal?: AbortSignal,
 ): Promise<{ added: number; removed: number } | undefined> {
-  const release = await host.store.pools.holdForFilling(id)
-  if (release === undefined) return undefined
-  try {
-    let removed = await removeStale(host, id, signal)
-    let added = 0
-    for (;;) {
-      signal?.throwIfAborted()
-      const pool = await host.store.pools.read(id)
-      if (pool === undefined) break
-      const { ready, making } = await host.store.pools.counts(id)
-      if (ready + making >= pool.size) break
-      await addOne(host, pool, signal)
-      added++
-    }
-    // Removed or made smaller meanwhile: what was just being made then, whoever did that has left to us.
-    const size = (await host.store.pools.read(id))?.size ?? 0
-    removed += await removeMembers(host, (await host.store.pools.members(id)).slice(size), signal)
-    await host.store.pools.failed(id, undefined)
-    return { added, removed }
-  } catch (error) {
-    if (!signal?.aborted) await host.store.pools.failed(id, messageOf(error))
-    throw error
-  } finally {
-    await release()
+  const done = { added: 0, removed: 0 }
+  for (let isFirst = true; ; isFirst = false) {
+    const release = await host.store.pools.holdForFilling(id)
+    if (release === undefined) return isFirst ? undefined : done
+    const { added, removed } = await fillHeld(host, id, signal).finally(release)
+    done.added += added
+    done.removed += removed
+    // Who took one just before the release has started somebody else to fill it, who found us at it.
+    if (!(await lacksSome(host, await host.store.pools.read(id)))) return done
   }
 }
 
-/** Whether somebody should fill it: it lacks some, or some of it have waited too long. */
-export async function needsFilling(host: Host, pool: PoolRecord): Promise<boolean> {
+async function fillHeld(
+  host: Host,
+  id: string,
+  signal: AbortSignal | undefined,
+): Promise<{ added: number; removed: number }> {
+  try {
+    const stale = await removeStale(host, id, signal)
+    for (let added = 0; ; added++) {
+      signal?.throwIfAborted()
+      const pool = await host.store.pools.read(id)
+      if (pool === undefined || !(await lacksSome(host, pool))) {
+        // Removed or made smaller meanwhile: what was just being made then, whoever did that has left to us.
+        const tooMany = (await host.store.pools.members(id)).slice(pool?.size ?? 0)
+        const removed = stale + (await removeMembers(host, tooMany, signal))
+        await host.store.pools.failed(id, undefined)
+        return { added, removed }
+      }
+      await addOne(host, pool, signal)
+    }
+  } catch (error) {
+    if (!signal?.aborted) await host.store.pools.failed(id, messageOf(error))
+    throw error
+  }
+}
+
+async function lacksSome(host: Host, pool: PoolRecord | undefined): Promise<boolean> {
+  if (pool === undefined) return false
   const { ready, making } = await host.store.pools.counts(pool.id)
-  return ready + making < pool.size || (await staleMembers(host, pool)).length > 0
+  return ready + making < pool.size
+}
+
+/**
+ * Whether somebody should fill it: it lacks some, or some of it have waited too long. Not while somebody does, nor after a try that
+ * has failed: every command asks, and each would start another process.
+ */
+export async function needsFilling(host: Host, pool: PoolRecord): Promise<boolean> {
+  if (pool.failure !== undefined || (pool.holder !== undefined && (await isAlive(pool.holder)))) return false
+  return (await lacksSome(host, pool)) || (await staleMembers(host, pool)).length > 0
 }
 
 async function addOne(host: Host, pool: PoolRecord, signal: AbortSignal | undefined): Promise<void> {
@@ -90,13 +114,14 @@ async function addOne(host: Host, pool: PoolRecord, signal: AbortSignal | undefi
 
 async function templateFor(host: Host, wanted: NewSandbox, signal: AbortSignal | undefined) {
   const key = await templateKey(host, wanted.record)
-  for (let attempt = 0; attempt < 2; attempt++) {
+  const deadline = performance.now() + TEMPLATE_PATIENCE_MS
+  while (performance.now() < deadline) {
     const template = await host.store.snapshots.template(key)
     if (template?.state === 'ready') return template
-    if (!(await makeTemplate(host, wanted, signal)))
-      throw new BandSoxError('busy', `another process makes the template of ${wanted.record.image.reference}`)
+    // A `create` that found none has had it begun.
+    if (template !== undefined || !(await makeTemplate(host, wanted, signal))) await pause(TEMPLATE_POLL_MS, signal)
   }
-  throw new BandSoxError('internal', `the template of ${wanted.record.image.reference} was made, and is not there`)
+  throw new BandSoxError('busy', `another process makes the template of ${wanted.record.image.reference}`)
 }
 
 async function staleMembers(host: Host, pool: PoolRecord): Promise<string[]> {

@@ -3,7 +3,7 @@ import { BandSoxError, type PoolInfo, type PoolOptions, type Pools } from '@band
 import type { PoolRecord } from '../../store/pool-store.js'
 import { checkedShape } from '../create-options.js'
 import type { Host } from '../host.js'
-import { fillPool, needsFilling, removeMembers } from './fill-pool.js'
+import { fillPool, removeMembers } from './fill-pool.js'
 
 const MAX_SIZE = 1_000
 const DEFAULT_MAX_AGE_MS = 60 * 60 * 1000
@@ -61,12 +61,6 @@ export class LocalPools implements Pools {
   /** @returns undefined while another process fills it. */
   async fill(id: string, signal?: AbortSignal): Promise<{ added: number; removed: number } | undefined> {
     return await fillPool(this.#host, id, signal)
-  }
-
-  /** Has those filled that lack some. */
-  async refill(): Promise<void> {
-    for (const pool of await this.#host.store.pools.list())
-      if (await needsFilling(this.#host, pool)) this.#startFilling(pool.id)
   }
 
   async #info({ id, image, size, options, maxAgeMs, createdAt, failure }: PoolRecord): Promise<PoolInfo> {

@@ -3,6 +3,7 @@
 import { isDeepStrictEqual } from 'node:util'
 import { messageOf } from '@bandsox/sdk'
 import type { Agent } from '../../guest/agent.js'
+import type { PoolRecord } from '../../store/pool-store.js'
 import type { SandboxRecord } from '../../store/record.js'
 import { agentOf } from '../agent-of.js'
 import type { NewSandbox } from '../create.js'
@@ -12,15 +13,20 @@ import { destroyClaimed, stateNow } from '../settle.js'
 import { DEFAULT_HOOKS_MS } from '../snapshot/standstill.js'
 import type { StageClock } from '../stage-clock.js'
 
-/** @returns undefined when there is no pool of its kind, or none waits in it. @throws `name-taken`; `signal.reason`. */
+/** The pool whose sandboxes are what is wanted. */
+export async function findPool(host: Host, { record }: NewSandbox): Promise<PoolRecord | undefined> {
+  const { vcpu, memoryMib, diskMib, vsock, image } = record
+  return await host.store.pools.find(image.reference, { vcpu, memoryMib, diskMib, vsock })
+}
+
+/** @returns undefined when none waits in it. @throws `name-taken`; `signal.reason`. */
 export async function takeFromPool(
   host: Host,
+  pool: PoolRecord,
   { record: wanted, unique }: NewSandbox,
   { clock, signal }: { clock: StageClock; signal: AbortSignal | undefined },
-): Promise<{ record: SandboxRecord; agent: Agent; pool: string } | undefined> {
-  const { vcpu, memoryMib, diskMib, vsock, name, env, labels, metadata, limits, image } = wanted
-  const pool = await host.store.pools.find(image.reference, { vcpu, memoryMib, diskMib, vsock })
-  if (pool === undefined) return undefined
+): Promise<{ record: SandboxRecord; agent: Agent } | undefined> {
+  const { name, env, labels, metadata, limits, image } = wanted
   const as = { name, env, labels, metadata, limits, createdAt: new Date().toISOString() }
   for (;;) {
     signal?.throwIfAborted()
@@ -32,7 +38,7 @@ export async function takeFromPool(
       if (claim.record.image.digest === image.digest) {
         const made = await handOver(host, claim, clock, signal)
         await claim.release()
-        return { ...made, pool: pool.id }
+        return made
       }
       host.info(`${claim.record.id} was of an older ${image.reference}, and is removed`)
     } catch (error) {
