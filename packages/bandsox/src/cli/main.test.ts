@@ -79,6 +79,7 @@ describe('a mistake in the command line', PARALLEL, () => {
       [['--json', 'frobnicate'], /^unknown command 'frobnicate'$/],
       [['create', '--json', 'bandsox/base', '--mem', 'much'], /'much' is invalid/],
       [['--json'], /^no command given$/],
+      [['--json', 'vm', 'fork'], /^missing required argument 'vm'$/],
     ] as const) {
       const { status, stdout, stderr } = await bandsox(storage, ...args)
       assert.equal(status, 64)
@@ -88,6 +89,25 @@ describe('a mistake in the command line', PARALLEL, () => {
       assert.match(String(error['detail']), detail)
       assert.equal(stdout, '')
     }
+  })
+})
+
+describe('templates', PARALLEL, () => {
+  it('are listed and removed by themselves: a snapshot is none', async (t) => {
+    const storage = await storageWith(t)
+    const store = await SandboxStore.open(storage)
+    const entry = { sandbox: 'sbx_aaaaaaaaaa', name: 'mine', metadata: {}, base: undefined }
+    const kept = await store.snapshots.begin({ ...entry, purpose: 'snapshot', templateKey: undefined })
+    const { id = '' } = (await kept?.publish({ manifestDigest: '0'.repeat(64), seals: {} })) ?? {}
+    store.close()
+    assert.equal((await bandsox(storage, 'template', 'list')).stdout, 'No templates found.\n')
+    assert.equal((await bandsox(storage, 'template', 'remove')).stdout, 'No templates found.\n')
+    assert.deepEqual(await bandsox(storage, 'template', 'remove', 'mine'), {
+      status: 66,
+      stdout: '',
+      stderr: `bandsox: there is no template "mine"\nhint: it is a snapshot: bandsox snapshot delete ${id}\n`,
+    })
+    assert.equal((await bandsox(storage, 'snapshot', 'delete', 'mine')).stdout, `Snapshot deleted: ${id}\n`)
   })
 })
 

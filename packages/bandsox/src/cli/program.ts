@@ -64,7 +64,7 @@ export function buildProgram(asJson: boolean): Command {
   addCompletion(program)
   addComplete(program)
   addMan(program)
-  for (const command of program.commands) allowGlobalOptions(command)
+  for (const command of program.commands) allowGlobalOptions(command, program)
   return program
 }
 
@@ -87,11 +87,11 @@ const globalOptions = (): Option[] => [
   ),
 ]
 
-/** They are understood before and after the command's name. */
-function allowGlobalOptions(command: Command): void {
-  command.exitOverride()
+/** They are understood before and after the command's name, also of a command that was made by itself and then added. */
+function allowGlobalOptions(command: Command, program: Command): void {
+  command.configureOutput(program.configureOutput()).configureHelp(program.configureHelp()).exitOverride()
   if (command.commands.length === 0) for (const option of globalOptions()) command.addOption(option.hideHelp())
-  for (const child of command.commands) allowGlobalOptions(child)
+  for (const child of command.commands) allowGlobalOptions(child, program)
 }
 
 function packageVersion(): string {

@@ -2,14 +2,14 @@
 import { printableLine, type SnapshotInfo } from '@bandsox/sdk'
 import { durationText, sizeText, table } from './text.js'
 
-export function snapshotListText(infos: SnapshotInfo[]): string {
-  if (infos.length === 0) return 'No snapshots found.'
+export function snapshotListText(infos: SnapshotInfo[], noun = 'snapshot'): string {
+  if (infos.length === 0) return `No ${noun}s found.`
   const rows = infos.map((info) => [
     ...[info.name ?? '-', info.id, statusText(info), info.image, `${info.memoryMib} MiB`],
     ...[sizeText(totalBytes(info)), sizeText(info.restoreCopyBytes), info.createdAt],
   ])
   const head = ['NAME', 'ID', 'STATUS', 'IMAGE', 'MEMORY', 'SIZE', 'RESTORE COPIES', 'CREATED']
-  return `${table(head, rows)}\nTotal: ${infos.length} snapshot(s)`
+  return `${table(head, rows)}\nTotal: ${infos.length} ${noun}(s)`
 }
 
 const totalBytes = ({ bytes }: SnapshotInfo): number => bytes.memory + bytes.devices + bytes.disk

@@ -30,20 +30,21 @@ export function addTemplate(program: Command): void {
       const context = contextOf(command)
       const all = await (await context.open()).snapshots.list({ templates: true })
       const templates = all.filter(({ purpose }) => purpose === 'template')
-      context.print(snapshotListText(templates), templates)
+      context.print(snapshotListText(templates, 'template'), templates)
     })
   template
     .command('remove')
     .alias('rm')
-    .argument('[template...]', 'ids (default: all)')
+    .argument('[template...]', 'ids, or id prefixes (default: all)')
     .description('remove templates; the next sandbox has another one made')
     .action(async (ids: string[], _options: unknown, command: Command) => {
       const context = contextOf(command)
       const { snapshots } = await context.open()
-      const all = (await snapshots.list({ templates: true })).filter(({ purpose }) => purpose === 'template')
-      await forEachName(context, ids.length > 0 ? ids : all.map((each) => each.id), async (id) => {
-        const removed = await snapshots.delete(id, { force: true })
+      const wanted = ids.length > 0 ? ids : await snapshots.ids({ purpose: 'template' })
+      await forEachName(context, wanted, async (id) => {
+        const removed = await snapshots.removeTemplate(id)
         context.print(`Template removed: ${removed}`, { id: removed, deleted: true })
       })
+      if (wanted.length === 0) context.print('No templates found.', [])
     })
 }

@@ -34,8 +34,8 @@ export class LocalSnapshots implements Snapshots {
   }
 
   /** Of all that are whole, by their rows. */
-  async ids(): Promise<string[]> {
-    return (await this.#host.store.snapshots.list()).map(({ id }) => id)
+  async ids({ purpose = 'snapshot' }: { purpose?: 'snapshot' | 'template' } = {}): Promise<string[]> {
+    return (await this.#host.store.snapshots.list([purpose])).map(({ id }) => id)
   }
 
   async get(idOrName: string): Promise<SnapshotInfo> {
@@ -66,6 +66,27 @@ export class LocalSnapshots implements Snapshots {
     })
     this.#host.info(`deleted ${id}`)
     return id
+  }
+
+  /**
+   * Also one that sandboxes were started from: they keep what they need.
+   *
+   * @throws `not-found`, also for what is no template.
+   */
+  async removeTemplate(id: string): Promise<string> {
+    const { store } = this.#host
+    const found = await store.snapshots.find(id).catch((error: unknown) => {
+      if (error instanceof BandSoxError && error.code === 'not-found') return undefined
+      throw error
+    })
+    if (found?.purpose !== 'template')
+      throw new BandSoxError('not-found', `there is no template ${JSON.stringify(id)}`, {
+        hint:
+          found === undefined
+            ? 'see what there is: bandsox template list'
+            : `it is a snapshot: bandsox snapshot delete ${found.id}`,
+      })
+    return await this.delete(found.id, { force: true })
   }
 
   async merge(idOrName: string, { signal }: { signal?: AbortSignal } = {}): Promise<SnapshotInfo> {
