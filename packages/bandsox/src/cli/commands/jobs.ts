@@ -1,5 +1,5 @@
 /** `jobs` and `attach`: the commands that run in a sandbox, whoever began them. */
-import type { JobInfo } from '@bandsox/sdk'
+import { BandSoxError, type JobInfo } from '@bandsox/sdk'
 import type { Command } from 'commander'
 import { attach } from '../attach.js'
 import { contextOf } from '../context.js'
@@ -25,10 +25,22 @@ export function addJobs(program: Command): void {
     .action(async (vm: string, job: string, _options: unknown, command: Command) => {
       const context = contextOf(command)
       const sandbox = await (await context.open()).get(vm)
-      const matching = (await sandbox.jobs({ signal: context.signal })).filter(({ id }) => id.startsWith(job))
-      const id = matching.length === 1 ? (matching[0]?.id ?? job) : job
+      const id = idOf(await sandbox.jobs({ signal: context.signal }), job, sandbox.id)
       process.exitCode = await attach(context, sandbox.attach(id, { signal: context.signal }))
     })
+}
+
+/** @throws `not-found`, `ambiguous-name`. */
+function idOf(jobs: JobInfo[], job: string, sandbox: string): string {
+  const [match, ...others] = jobs.filter(({ id }) => id.startsWith(job))
+  const hint = `see what runs: bandsox jobs ${sandbox}`
+  if (match === undefined)
+    throw new BandSoxError('not-found', `no command ${JSON.stringify(job)} runs in sandbox ${sandbox}`, { hint })
+  if (others.length === 0) return match.id
+  const ids = [match, ...others].map(({ id }) => id.slice(0, ID_LETTERS))
+  throw new BandSoxError('ambiguous-name', `${JSON.stringify(job)} means ${ids.length} commands: ${ids.join(', ')}`, {
+    hint,
+  })
 }
 
 function listText(jobs: JobInfo[]): string {

@@ -8,9 +8,10 @@ import { type TestHost, testHost } from '../../testing/test-host.js'
 import { qemuDriver } from '../../vmm/qemu/qemu.js'
 import type { Machine } from '../../vmm/vmm.js'
 import type { NewSandbox } from '../create.js'
+import type { Host } from '../host.js'
 import { stateNow } from '../settle.js'
 import { stageClock } from '../stage-clock.js'
-import { takeFromPool } from './take-from-pool.js'
+import { findPool, takeFromPool } from './take-from-pool.js'
 
 const { image, vcpu, memoryMib, diskMib, vsock, limits } = sampleRecord()
 const shape = { vcpu, memoryMib, diskMib, vsock }
@@ -40,12 +41,17 @@ const wanted = (over: Partial<NewSandbox['record']> = {}): NewSandbox => ({
   ...{ record: sampleRecord({ id: 'sbx_bbbbbbbbbb', ...over }), unique: false, bootTimeoutMs: 1_000 },
 })
 
+const take = async (...[host, sandbox, options]: [Host, NewSandbox, Parameters<typeof takeFromPool>[3]]) => {
+  const pool = await findPool(host, sandbox)
+  return pool && (await takeFromPool(host, pool, sandbox, options))
+}
+
 describe('a sandbox that is taken out of a pool', () => {
   it('is gone when who takes it gives up in the middle', async (t) => {
     const enough = new AbortController()
     const host = await hostWith(t, { resume: async () => enough.abort(new BandSoxError('cancelled', 'enough')) })
     await waiting(host)
-    const taking = takeFromPool(host, wanted(), { clock: stageClock(), signal: enough.signal })
+    const taking = take(host, wanted(), { clock: stageClock(), signal: enough.signal })
     await assert.rejects(taking, (error) => error === enough.signal.reason)
     assert.deepEqual(await host.store.list(), [])
   })
@@ -60,7 +66,7 @@ describe('a sandbox that is taken out of a pool', () => {
     const there = { ...host, defaultLimits: usual }
     await waiting(host)
     const options = { clock: stageClock(), signal: undefined }
-    assert.equal(await takeFromPool(there, wanted({ limits: usual }), options), undefined)
+    assert.equal(await take(there, wanted({ limits: usual }), options), undefined)
     assert.deepEqual(told, [usual])
     assert.deepEqual(await host.store.list(), [], 'of no use, and gone')
   })
@@ -74,7 +80,7 @@ describe('a sandbox that is taken out of a pool', () => {
     host.store.remove = async () => {
       throw new Error('it cannot be removed')
     }
-    assert.equal(await takeFromPool(host, wanted(), { clock: stageClock(), signal: undefined }), undefined)
+    assert.equal(await take(host, wanted(), { clock: stageClock(), signal: undefined }), undefined)
     assert.equal((await host.store.read(id))?.operation?.holder.bootId, 'gone', 'nobody holds it any more')
   })
 })

@@ -48,7 +48,10 @@ const MAX_SHOWN = 1_024
 /** What tar says of a full disk, of which it takes what is left. */
 const NO_SPACE = /no space left on device|wrote only \d+ of/i
 
-/** @throws `bad-request` for one that builds on another, or a file that is there already; `snapshot-damaged`; `no-space`; system errors. */
+/**
+ * @throws `bad-request` for one that builds on another, or a file that is there already; `file-not-found` where its folder is not;
+ *   `snapshot-damaged`; `no-space`; system errors.
+ */
 export async function exportSnapshot(
   host: Host,
   record: SnapshotRecord,
@@ -63,11 +66,14 @@ export async function exportSnapshot(
       { hint: `make it independent of that first: bandsox snapshot merge ${record.id}` },
     )
   if (existsSync(file)) throw new BandSoxError('bad-request', `cannot export to ${file}: it is there already`)
+  const target = path.dirname(path.resolve(file))
+  if (!existsSync(target))
+    throw new BandSoxError('file-not-found', `cannot export to ${file}: there is no folder ${target}`)
   const folder = host.store.snapshots.folderOf(record.id)
   await checkDigestFile(folder, record.id, record.manifestDigest ?? '')
   await checkFiles(host, { folder, title: `snapshot ${record.id}` }, manifest.files, record.seals, { signal })
   const bytes = manifest.files.reduce((sum, { allocatedBytes }) => sum + allocatedBytes, 0)
-  await requireFreeSpace(path.dirname(path.resolve(file)), bytes, `snapshot ${record.id} in a file`)
+  await requireFreeSpace(target, bytes, `snapshot ${record.id} in a file`)
   const names = [DIGEST_FILE, MANIFEST_FILE, ...manifest.files.map(({ name }) => name)]
   await publishFile(path.resolve(file), async (unfinished) => {
     await (await open(unfinished, 'wx', OWNER_ONLY)).close() // tar keeps the mode of a file that is there
