@@ -39,6 +39,7 @@ export function showText(info: SandboxInfo): string {
     ],
     ['metadata', Object.keys(metadata).length === 0 ? '-' : printableLine(JSON.stringify(metadata))],
     ['created', info.createdAt],
+    ...(info.restoredFrom === null ? [] : [['restored', `from ${info.restoredFrom}`]]),
     ...(info.importedFrom === null ? [] : [['imported', `from the earlier project's ${info.importedFrom}`]]),
     ['directory', info.directory],
     ['start', stages.join(', ')],

@@ -1,43 +1,33 @@
 /** `create`, and the options that it shares with `run`. */
-import type { CreateOptions, Metadata, VsockMode } from '@bandsox/sdk'
-import { type Command, Option } from 'commander'
+import type { CreateOptions, Metadata } from '@bandsox/sdk'
+import type { Command } from 'commander'
 import type { LocalSandbox } from '../../sandbox/local-sandbox.js'
 import { type Context, contextOf } from '../context.js'
 import { type LimitOptions, labelOption, limitsFrom, metadataOption, withLimitOptions } from '../description-options.js'
 import { IMAGE_ARGUMENT, type ImageOptions, imageOptions, withImageOptions } from '../image-options.js'
 import { imageProgress } from '../image-progress.js'
-import { durationOption, environmentOption, integerOption } from '../option-parsers.js'
+import { durationOption, environmentOption } from '../option-parsers.js'
+import { type ShapeOptions, shapeFrom, withShapeOptions } from '../shape-options.js'
 import { durationText } from '../text.js'
 
-export interface ShapeOptions extends LimitOptions {
+export interface MakeOptions extends ShapeOptions, ImageOptions, LimitOptions {
   name?: string
   unique?: boolean
   label?: Record<string, string>
   metadata?: Metadata
-  vcpu?: number
-  mem?: number
-  diskSize?: number
   env?: Record<string, string>
-  vsock?: VsockMode
   bootTimeout?: number
   cold?: boolean
   trackChanges?: boolean
 }
 
-/** Shape, and how its image is fetched. */
-export interface MakeOptions extends ShapeOptions, ImageOptions {}
-
 export function withMakeOptions(command: Command): Command {
-  return withLimitOptions(withImageOptions(command, 'missing'))
+  return withShapeOptions(withLimitOptions(withImageOptions(command, 'missing')))
     .option('--name <name>', 'a name to use in place of the id')
     .option('--unique', 'refuse a name that another sandbox has')
     .option('-l, --label <key=value>', 'label to find it by; may be repeated', labelOption)
     .option('--metadata <json>', "a program's own notes on it, as a JSON object", metadataOption)
-    .option('--vcpu <count>', 'virtual CPUs (default: 1)', integerOption)
-    .option('--mem <MiB>', 'guest memory (default: 256)', integerOption)
-    .option('--disk-size <MiB>', 'writable disk, takes what is written (default: 4096)', integerOption)
     .option('-e, --env <NAME=value>', 'variable for every command in it; may be repeated', environmentOption)
-    .addOption(new Option('--vsock <mode>', 'the vsock device (default: auto)').choices(['auto', 'on', 'off']))
     .option('--cold', 'boot it, also where a template is at hand, and make none')
     .option('--track-changes', 'let snapshots of it hold changes only (Firecracker); it is booted, and slower')
     .option('--boot-timeout <time>', 'how long to wait for its agent (default: 60s)', durationOption)
@@ -45,7 +35,11 @@ export function withMakeOptions(command: Command): Command {
 
 /** Makes the sandbox, and shows what its image takes meanwhile. */
 export async function makeSandbox(context: Context, image: string, options: MakeOptions): Promise<LocalSandbox> {
-  const wanted = await createOptions(options, context.signal)
+  const wanted = {
+    ...descriptionFrom(options),
+    ...shapeFrom(options),
+    ...(await imageOptions(options, context.signal)),
+  }
   const bandsox = await context.open()
   const { onEvent, clear } = imageProgress(context)
   try {
@@ -55,24 +49,15 @@ export async function makeSandbox(context: Context, image: string, options: Make
   }
 }
 
-export const createOptions = async (options: MakeOptions, signal: AbortSignal): Promise<CreateOptions> => ({
-  ...shapeOptions(options),
-  ...(await imageOptions(options, signal)),
-})
-
-function shapeOptions(options: ShapeOptions): CreateOptions {
-  const { name, unique, label, metadata, vcpu, mem, diskSize, env, vsock, bootTimeout, cold, trackChanges } = options
+function descriptionFrom(options: MakeOptions): CreateOptions {
+  const { name, unique, label, metadata, env, bootTimeout, cold, trackChanges } = options
   return {
     limits: limitsFrom(options),
     ...(name !== undefined && { name }),
     ...(unique !== undefined && { unique }),
     ...(label !== undefined && { labels: label }),
     ...(metadata !== undefined && { metadata }),
-    ...(vcpu !== undefined && { vcpu }),
-    ...(mem !== undefined && { memoryMib: mem }),
-    ...(diskSize !== undefined && { diskMib: diskSize }),
     ...(env !== undefined && { env }),
-    ...(vsock !== undefined && { vsock }),
     ...(bootTimeout !== undefined && { bootTimeoutMs: bootTimeout }),
     ...(cold !== undefined && { cold }),
     ...(trackChanges !== undefined && { tracksChanges: trackChanges }),

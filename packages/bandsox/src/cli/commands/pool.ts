@@ -1,43 +1,31 @@
 /** `pool set`, `list`, `remove`: sandboxes that wait to be taken by `create`. */
-import type { PoolInfo, VsockMode } from '@bandsox/sdk'
-import { type Command, Option } from 'commander'
+import type { PoolInfo } from '@bandsox/sdk'
+import type { Command } from 'commander'
 import { contextOf } from '../context.js'
 import { IMAGE_ARGUMENT } from '../image-options.js'
 import { durationOption, integerOption } from '../option-parsers.js'
+import { type ShapeOptions, shapeFrom, withShapeOptions } from '../shape-options.js'
 import { table } from '../text.js'
 
-interface SetOptions {
+interface SetOptions extends ShapeOptions {
   size: number
-  vcpu?: number
-  mem?: number
-  diskSize?: number
-  vsock?: VsockMode
   maxAge?: number
   wait?: boolean
 }
 
 export function addPool(program: Command): void {
   const pool = program.command('pool').description('sandboxes that wait to be taken by create')
-  pool
-    .command('set')
-    .argument('<image>', IMAGE_ARGUMENT)
+  withShapeOptions(pool.command('set').argument('<image>', IMAGE_ARGUMENT))
     .requiredOption('--size <count>', 'how many wait', integerOption)
-    .option('--vcpu <count>', 'virtual CPUs (default: 1)', integerOption)
-    .option('--mem <MiB>', 'guest memory (default: 256)', integerOption)
-    .option('--disk-size <MiB>', 'writable disk (default: 4096)', integerOption)
-    .addOption(new Option('--vsock <mode>', 'the vsock device (default: auto)').choices(['auto', 'on', 'off']))
     .option('--max-age <time>', 'one that has waited so long is replaced (default: 1h)', durationOption)
     .option('--wait', 'fill it before returning')
     .description('make a pool of an image, or change it; it is refilled by itself')
     .action(async (image: string, options: SetOptions, command: Command) => {
       const context = contextOf(command)
-      const { size, vcpu, mem, diskSize, vsock, maxAge, wait } = options
+      const { size, maxAge, wait } = options
       const info = await (await context.open()).pools.set(image, {
         ...{ size, waits: wait === true, signal: context.signal },
-        ...(vcpu !== undefined && { vcpu }),
-        ...(mem !== undefined && { memoryMib: mem }),
-        ...(diskSize !== undefined && { diskMib: diskSize }),
-        ...(vsock !== undefined && { vsock }),
+        ...shapeFrom(options),
         ...(maxAge !== undefined && { maxAgeMs: maxAge }),
       })
       context.print(`Pool set: ${info.image}, ${info.ready} of ${info.size} ready`, info)

@@ -2,20 +2,23 @@
 import type { Command } from 'commander'
 import { contextOf } from '../context.js'
 import { forEachName } from '../each.js'
-import { IMAGE_ARGUMENT } from '../image-options.js'
+import { IMAGE_ARGUMENT, type ImageOptions, imageOptions, withImageOptions } from '../image-options.js'
+import { imageProgress } from '../image-progress.js'
+import { type ShapeOptions, shapeFrom, withShapeOptions } from '../shape-options.js'
 import { snapshotListText } from '../snapshot-text.js'
 import { durationText } from '../text.js'
-import { createOptions, type MakeOptions, withMakeOptions } from './create.js'
 
 export function addTemplate(program: Command): void {
   const template = program.command('template').description('what new sandboxes start from, made by themselves')
-  withMakeOptions(template.command('make').argument('<image>', IMAGE_ARGUMENT))
+  withShapeOptions(withImageOptions(template.command('make').argument('<image>', IMAGE_ARGUMENT), 'missing'))
     .description('make one now, for sandboxes of an image and a shape')
-    .action(async (image: string, options: MakeOptions, command: Command) => {
+    .action(async (image: string, options: ShapeOptions & ImageOptions, command: Command) => {
       const context = contextOf(command)
       const startedAt = performance.now()
+      const wanted = { ...shapeFrom(options), ...(await imageOptions(options, context.signal)) }
       const bandsox = await context.open()
-      const isNew = await bandsox.makeTemplate(image, await createOptions(options, context.signal))
+      const { onEvent, clear } = imageProgress(context)
+      const isNew = await bandsox.makeTemplate(image, { ...wanted, onImageEvent: onEvent }).finally(clear)
       const took = durationText(performance.now() - startedAt)
       context.print(isNew ? `Template made: ${image} in ${took}` : `Template is there, or being made: ${image}`, {
         image,
