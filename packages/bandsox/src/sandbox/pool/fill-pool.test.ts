@@ -7,7 +7,7 @@ import { fillPool, needsFilling } from './fill-pool.js'
 
 const setPool = (host: TestHost): Promise<PoolRecord> =>
   host.store.pools.set({
-    ...{ image: 'nobody/has-it', size: 2, maxAgeMs: 60_000 },
+    ...{ image: 'No Image Is Called So', size: 2, maxAgeMs: 60_000 },
     options: { vcpu: 1, memoryMib: 128, diskMib: 64, vsock: 'auto' },
   })
 
