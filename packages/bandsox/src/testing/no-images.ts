@@ -10,9 +10,10 @@ export const noLayers: SandboxLayers = {
   },
 }
 
-export const noImages = (): LocalImages =>
+/** @param folder Where they would be. */
+export const noImages = (folder = '/nonexistent'): LocalImages =>
   new LocalImages({
-    store: new ImageStore('/nonexistent'),
+    store: new ImageStore(folder),
     settings: { configFile: undefined, credentialSources: { files: [], environment: {} }, proxy: {} },
     sandboxesByImage: async () => new Map(),
     layers: noLayers,

@@ -24,7 +24,7 @@ export async function testHost(
   t.after(() => store.close())
   return {
     store,
-    images: noImages(),
+    images: noImages(path.join(store.root, 'images')),
     vmm,
     vmmChoice: async () => ({ name: 'qemu', reason: 'a test says so' }),
     shimPath,
