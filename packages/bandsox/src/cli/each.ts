@@ -1,4 +1,4 @@
-/** One command for several things: each is tried, whatever becomes of the others. */
+/** One command for several things: each is tried, whatever becomes of the others, until somebody interrupts it. */
 import { BandSoxError, messageOf, printable } from '@bandsox/sdk'
 import type { LocalSandbox } from '../sandbox/local-sandbox.js'
 import type { Context } from './context.js'
@@ -28,6 +28,7 @@ export async function forEachName(
       await act(name)
     } catch (error) {
       failures.push(error)
+      if (context.signal.aborted) break // which is said once
     }
   }
   const last = failures.pop()

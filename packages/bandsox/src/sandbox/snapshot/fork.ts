@@ -50,7 +50,9 @@ export async function forkSandbox(
     if (failed === undefined) {
       // Until here they are nobody's: should we die, the next command removes them.
       await host.store.releaseTogether(children.map(({ record: { id } }) => id))
-      host.info(`made ${children.length} of ${record.id}: ${children.map((child) => child.record.id).join(', ')}`)
+      const ids = children.map((child) => child.record.id).join(', ')
+      const stood = `which stood still for ${moment.manifest.pauseMs} ms`
+      host.info(`made ${children.length} of ${record.id}, ${stood}: ${ids}`)
       return children.map((child) => ({ ...child, record: { ...child.record, operation: undefined } }))
     }
     for (const child of children) await giveUp(host, child)
