@@ -32,10 +32,10 @@ export function snapshotShowText(info: SnapshotInfo): string {
     ['size', `memory ${sizeText(bytes.memory)}, devices ${sizeText(bytes.devices)}, disk ${sizeText(bytes.disk)}`],
     ['restore', `copies ${sizeText(info.restoreCopyBytes)}`],
     ['pause', `${durationText(info.pauseMs)}${info.isFrozen ? '' : ", the guest's programs not frozen before"}`],
-    ['metadata', Object.keys(metadata).length === 0 ? '-' : printableLine(JSON.stringify(metadata))],
+    ['metadata', Object.keys(metadata).length === 0 ? '-' : JSON.stringify(metadata)],
     ['created', info.createdAt],
     ['last used', info.usedAt ?? '-'],
     ['used by', info.usedBy.length === 0 ? '-' : info.usedBy.join(', ')],
   ]
-  return rows.map(([key = '', value = '']) => `${key.padEnd(10)} ${value}`).join('\n')
+  return rows.map(([key = '', value = '']) => `${key.padEnd(10)} ${printableLine(value)}`).join('\n')
 }

@@ -29,4 +29,10 @@ describe('text for people', () => {
     )
     assert.equal(text, 'NAME  ID\nweb   sbx_a\n-     sbx_b')
   })
+
+  it('sets nothing that a terminal obeys: what a guest calls itself is in them', () => {
+    const text = table(['COMMAND'], [['\u001b]0;owned\u0007 \u009b2J \u202e']])
+    for (const obeyed of ['\u001b', '\u0007', '\u009b', '\u202e'])
+      assert.ok(!text.includes(obeyed), JSON.stringify(text))
+  })
 })

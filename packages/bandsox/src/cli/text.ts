@@ -1,4 +1,5 @@
 /** How figures and tables look on a terminal. Pure. */
+import { printable } from '@bandsox/sdk'
 import Table from 'cli-table3'
 
 /** Columns by two spaces, no lines: easy to read, and to cut with awk. */
@@ -14,7 +15,8 @@ export function table(head: string[], rows: string[][]): string {
       ...{ right: none, 'right-mid': none, middle: none },
     },
   })
-  plain.push(...rows)
+  // Cells hold what guests, images and archives say of themselves.
+  plain.push(...rows.map((cells) => cells.map(printable)))
   return plain.toString().replace(/ +$/gm, '')
 }
 

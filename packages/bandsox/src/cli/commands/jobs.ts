@@ -1,5 +1,5 @@
 /** `jobs` and `attach`: the commands that run in a sandbox, whoever began them. */
-import { BandSoxError, type JobInfo } from '@bandsox/sdk'
+import { BandSoxError, type JobInfo, printableLine } from '@bandsox/sdk'
 import type { Command } from 'commander'
 import { attach } from '../attach.js'
 import { contextOf } from '../context.js'
@@ -46,7 +46,13 @@ function idOf(jobs: JobInfo[], job: string, sandbox: string): string {
 function listText(jobs: JobInfo[]): string {
   if (jobs.length === 0) return 'No commands found.'
   const rows = jobs.map((job) => [
-    ...[job.id.slice(0, ID_LETTERS), String(job.pid), statusText(job), sizeText(job.outputBytes), job.command],
+    ...[
+      job.id.slice(0, ID_LETTERS),
+      String(job.pid),
+      statusText(job),
+      sizeText(job.outputBytes),
+      printableLine(job.command),
+    ],
   ])
   return table(['ID', 'PID', 'STATUS', 'OUTPUT', 'COMMAND'], rows)
 }
