@@ -24,7 +24,9 @@ const hasJailer = (process.env['BANDSOX_JAILER'] ?? '') !== ''
 const isRoot = process.getuid?.() === 0
 const jailers = isReal ? ([hasJailer ? 'on' : 'off'] as const) : (['off', 'on'] as const)
 const SHAPE = { memoryMib: 128, diskMib: 64 } as const
-const CLONES = isReal ? 20 : boundedOrFull(6, 20)
+const CLONES = boundedOrFull(6, 20)
+/** All of them run at once in the end; on one emulated processor not all can begin so, within what a host waits. */
+const AT_ONCE = process.env['E2E_SIZE'] === 'small' ? 4 : CLONES
 /** Where nothing of the file system is in a disk that hardly anything was written to. */
 const UNUSED_OFFSET = 50 * 1024 * 1024
 const BOOT_TIMEOUT_MS = 300_000
@@ -219,9 +221,13 @@ for (const jailer of jailers)
       await leave(sandbox, 'shared')
       const { id, restoreCopyBytes } = await sandbox.snapshot()
       const startedAt = performance.now()
-      const clones = await Promise.all(
-        Array.from({ length: CLONES }, () => bandsox.snapshots.restore(id, { bootTimeoutMs: BOOT_TIMEOUT_MS })),
-      )
+      const clones: Sandbox[] = []
+      while (clones.length < CLONES) {
+        const next = Array.from({ length: Math.min(AT_ONCE, CLONES - clones.length) }, () =>
+          bandsox.snapshots.restore(id, { bootTimeoutMs: BOOT_TIMEOUT_MS }),
+        )
+        clones.push(...(await Promise.all(next)))
+      }
       t.diagnostic(
         `${CLONES} clones in ${Math.round(performance.now() - startedAt)} ms, ${restoreCopyBytes} bytes copied for each`,
       )
