@@ -92,7 +92,7 @@ export interface UnfinishedSnapshot {
   readonly id: string
   /** Absolute; mode 0700. */
   readonly folder: string
-  /** Gives it its name, and lists it. What is in the folder is on the disk by then. */
+  /** Gives it its name, and lists it. The files in the folder are on the disk already. */
   publish(done: { manifestDigest: string; seals: Seals }): Promise<SnapshotRecord>
   /** Removes all of it. Harmless when it was published. */
   discard(): Promise<void>
@@ -154,6 +154,7 @@ export class SnapshotStore {
       folder,
       discard,
       publish: async ({ manifestDigest, seals }) => {
+        await syncFolder(folder) // its files are
         await rename(folder, this.folderOf(id))
         await syncFolder(this.#folder) // before a row says that it is there
         const record = await this.#database.writeDurably((tables) => {

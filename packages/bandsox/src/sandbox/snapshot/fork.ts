@@ -47,16 +47,18 @@ export async function forkSandbox(
     )
     const children = made.flatMap((each) => (each.status === 'fulfilled' ? [each.value] : []))
     const failed = made.find((each) => each.status === 'rejected')
-    if (failed === undefined) {
+    try {
+      if (failed !== undefined) throw failed.reason
       // Until here they are nobody's: should we die, the next command removes them.
       await host.store.releaseTogether(children.map(({ record: { id } }) => id))
-      const ids = children.map((child) => child.record.id).join(', ')
-      const stood = `which stood still for ${moment.manifest.pauseMs} ms`
-      host.info(`made ${children.length} of ${record.id}, ${stood}: ${ids}`)
-      return children.map((child) => ({ ...child, record: { ...child.record, operation: undefined } }))
+    } catch (error) {
+      for (const child of children) await giveUp(host, child)
+      throw error
     }
-    for (const child of children) await giveUp(host, child)
-    throw failed.reason
+    const ids = children.map((child) => child.record.id).join(', ')
+    const stood = `which stood still for ${moment.manifest.pauseMs} ms`
+    host.info(`made ${children.length} of ${record.id}, ${stood}: ${ids}`)
+    return children.map((child) => ({ ...child, record: { ...child.record, operation: undefined } }))
   })
 }
 

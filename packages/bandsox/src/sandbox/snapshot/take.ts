@@ -1,5 +1,4 @@
 /** Takes a snapshot of a sandbox, which goes on. */
-import { open } from 'node:fs/promises'
 import { BandSoxError, isSystemError, messageOf, type SnapshotOptions } from '@bandsox/sdk'
 import type { Agent } from '../../guest/agent.js'
 import type { SandboxRecord } from '../../store/record.js'
@@ -77,7 +76,7 @@ export async function takeSnapshot(
   })
 }
 
-/** All but the publishing: what is in the folder then is whole, and on the disk. */
+/** All but the publishing: the files in the folder then are whole, and on the disk. */
 export async function saveInto(
   host: Host,
   record: SandboxRecord,
@@ -90,7 +89,6 @@ export async function saveInto(
   const manifest = await manifestFor(host, record, { ...taken, files, diff: options.diff === true })
   await prepareCopies(host, unfinished.folder, manifest, options.signal)
   const manifestDigest = await writeManifest(unfinished.folder, manifest)
-  await syncFolder(unfinished.folder)
   return { manifest, manifestDigest, seals }
 }
 
@@ -194,11 +192,6 @@ function requireRestorable({ id, state }: Pick<SandboxRecord, 'id' | 'state'>): 
   throw new BandSoxError('wrong-state', `cannot take a snapshot of sandbox ${id}: it stands still (${state.reason})`, {
     hint: `let it run on first: bandsox vm resume ${id}`,
   })
-}
-
-async function syncFolder(folder: string): Promise<void> {
-  await using handle = await open(folder, 'r')
-  await handle.sync()
 }
 
 /** Whoever ran out of space says so in another way: the VMM, cp, the store. */
