@@ -49,6 +49,7 @@ async function sandboxBeside(t: TestScope, inUse: readonly number[], fails?: Err
     checkLayer: () => Promise.reject(new Error('it cannot')),
     capabilities: () => Promise.reject(new Error('it has none')),
     fingerprint: () => Promise.reject(new Error('it has none')),
+    program: () => Promise.reject(new Error('it has none')),
     attach: () => Promise.resolve(machine),
     links: () => [],
     clear: () => Promise.resolve(),

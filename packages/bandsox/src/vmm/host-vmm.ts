@@ -66,6 +66,7 @@ export function hostVmm(
     checkLayer: async (file, sizeBytes) => await (await chosen()).checkLayer(file, sizeBytes),
     capabilities: async () => await (await chosen()).capabilities(),
     fingerprint: async (spec) => await (await chosen()).fingerprint(spec),
+    program: async () => await (await chosen()).program(),
     async attach(directory) {
       const isFirecracker = (await readShimConfig(directory))?.monitor?.kind === 'firecracker'
       return await drivers[isFirecracker ? 'firecracker' : 'qemu'].attach(directory)

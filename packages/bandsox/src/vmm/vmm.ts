@@ -200,6 +200,8 @@ export interface Vmm {
    * @throws `host-unsupported`, `host-missing`.
    */
   fingerprint(spec: MachineSpec): Promise<Record<string, string>>
+  /** Path of what is executed for a machine. @throws as {@link fingerprint}. */
+  program(): Promise<string>
   /** Takes hold of a machine that runs already. @throws `vmm-failed`. */
   attach(directory: string): Promise<Machine>
   /** The ways to the agent of such a machine, the preferred one first. */

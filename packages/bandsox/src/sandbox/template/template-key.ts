@@ -1,5 +1,6 @@
 /** What tells one template from another: everything that could change what a machine that goes on from it would be. */
 import { createHash } from 'node:crypto'
+import { statSync } from 'node:fs'
 import { DISK_FORMAT } from '../../image/image-store.js'
 import { FIRST_CID, FIRST_PORT } from '../../store/numbers.js'
 import type { SandboxRecord } from '../../store/record.js'
@@ -20,16 +21,36 @@ export async function templateKey(host: Host, record: Omit<SandboxRecord, 'opera
     loadBoot(host.store.root),
     machineSpec(host, { operation: undefined, ...record }, numbers),
   ])
-  const parts = {
-    format: FORMAT,
-    machine: sorted(await host.vmm.fingerprint(spec)),
-    kernel: boot.kernel.vmlinux.sha256,
-    initramfs: boot.initramfs.sha256,
-    image: record.image.digest,
-    disk: DISK_FORMAT,
+  const [fingerprint, program] = await Promise.all([host.vmm.fingerprint(spec), host.vmm.program()])
+  return keyOf({
+    ...{ fingerprint, program: programOf(program), image: record.image.digest },
+    ...{ kernel: boot.kernel.vmlinux.sha256, initramfs: boot.initramfs.sha256 },
     shape: [record.vcpu, record.memoryMib, record.diskMib],
-  }
+  })
+}
+
+export interface TemplateFacts {
+  /** Of the VMM, its machine and devices, and the host. */
+  fingerprint: Record<string, string>
+  /** The VMM's file. */
+  program: string[]
+  /** SHA-256 of each. */
+  image: string
+  kernel: string
+  initramfs: string
+  shape: number[]
+}
+
+/** The order in which facts are given makes no difference. Pure. */
+export function keyOf({ fingerprint, program, image, kernel, initramfs, shape }: TemplateFacts): string {
+  const parts = [FORMAT, DISK_FORMAT, sorted(fingerprint), program, image, kernel, initramfs, shape]
   return createHash('sha256').update(JSON.stringify(parts)).digest('hex')
+}
+
+/** An upgrade puts another file in its place, also where it says the same version as before. */
+export function programOf(file: string): string[] {
+  const { dev, ino, size, mtimeNs } = statSync(file, { bigint: true }) // at once: see the seals of a snapshot's files
+  return [dev, ino, size, mtimeNs].map(String)
 }
 
 const sorted = (facts: Record<string, string>): [string, string][] =>

@@ -102,6 +102,7 @@ export function firecrackerDriver(tools: HostTools, settings: () => Promise<Fire
     checkLayer: async () => await Promise.reject(withoutLayers()),
     capabilities: async () => capabilitiesOf((await firecracker()).number),
     fingerprint: async (spec) => firecrackerFingerprint(spec, (await firecracker()).version, await hostCpu()),
+    program: async () => (await firecracker()).program,
     attach: (directory) => attachMachine(tools.shim, directory),
     links: linksOf,
     clear: removeFolders,

@@ -122,6 +122,7 @@ export function qemuDriver(tools: HostTools): Vmm {
         cpu,
       })
     },
+    program: async () => (await qemu()).program,
     attach: (directory) => attachMachine(tools.shim, directory),
     links: linksOf,
     clear: async () => undefined, // the next start makes what it needs anew
