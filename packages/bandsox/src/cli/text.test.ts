@@ -16,7 +16,7 @@ describe('text for people', () => {
 
   it('gives times and rates', () => {
     assert.deepEqual([0.4, 999, 1_000, 61_234].map(durationText), ['0 ms', '999 ms', '1.00 s', '61.23 s'])
-    assert.deepEqual([rateText(1_048_576, 500), rateText(10, 0)], ['2.0 MiB/s', '0 B/s'])
+    assert.deepEqual([rateText(1_048_576, 500), rateText(3, 67), rateText(10, 0)], ['2.0 MiB/s', '45 B/s', '0 B/s'])
   })
 
   it('sets tables in columns without lines or colours, easy to cut', () => {

@@ -31,6 +31,17 @@ describe('the state table', () => {
     }
   })
 
+  it('says of a hibernated one what makes the way free', () => {
+    for (const [operation, command] of [
+      ['limit', 'resume'],
+      ['reshape', 'stop'],
+    ] as const)
+      assert.throws(
+        () => requireAllowed(operation, 'sbx_a', { kind: 'hibernated', since }),
+        (error: BandSoxError) => error.hint?.endsWith(`: bandsox vm ${command} sbx_a`) === true,
+      )
+  })
+
   it('lets commands and files only into what runs', () => {
     assert.deepEqual([allowedIn.exec, allowedIn.transfer, allowedIn.pause], [['running'], ['running'], ['running']])
     assert.deepEqual(allowedIn.resume, ['paused', 'hibernated'])

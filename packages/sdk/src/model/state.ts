@@ -60,7 +60,10 @@ const remedies: Partial<Record<StateName, (id: string, operation: Operation) => 
       ? `stop it first, or use --force: bandsox vm stop ${id}`
       : `stop it first: bandsox vm stop ${id}`
   },
-  hibernated: (id) => `wake it up: bandsox vm resume ${id}`,
+  hibernated: (id, operation) =>
+    operation === 'reshape'
+      ? `give its state up, and keep its disk: bandsox vm stop ${id}`
+      : `wake it up: bandsox vm resume ${id}`,
   paused: (id) => `let it run on: bandsox vm resume ${id}`,
   stopped: (id) => `start it: bandsox vm start ${id}`,
   failed: (id) => `see what it printed: bandsox logs ${id}; start it again: bandsox vm start ${id}`,
