@@ -20,7 +20,10 @@ interface Options {
 }
 
 interface Start {
+  /** Until the agent has answered for the first time. */
   helloMs: number
+  /** Until it has been told who it is, and `create` returns. */
+  createMs: number
   execMs: number
   stages: Record<string, number>
 }
@@ -76,6 +79,7 @@ async function measureStarts(bandsox: LocalBandSox, { runs, signal }: Options): 
     rows: [
       ...stages.map((stage) => rowOf(stage, (start) => start.stages[stage])),
       rowOf('to hello', ({ helloMs }) => helloMs),
+      rowOf('until create returns', ({ createMs }) => createMs),
       rowOf('to first exec', exec),
     ],
     verdicts: [
@@ -97,9 +101,18 @@ async function measureStarts(bandsox: LocalBandSox, { runs, signal }: Options): 
 async function timed(bandsox: LocalBandSox, options: { cold?: boolean }): Promise<Start> {
   const started = performance.now()
   await using sandbox = await bandsox.create(IMAGE, options)
-  const helloMs = performance.now() - started
+  const createMs = performance.now() - started
   await sandbox.exec(['true']).wait()
-  return { helloMs, execMs: performance.now() - started, stages: (await sandbox.info()).timings }
+  const execMs = performance.now() - started
+  const { timings: stages } = await sandbox.info()
+  return { helloMs: createMs - behindHello(stages), createMs, execMs, stages }
+}
+
+/** The stages of a start that follow the agent's first answer. */
+function behindHello(stages: Record<string, number>): number {
+  const ours = Object.entries(stages).filter(([stage]) => !stage.startsWith('guest.'))
+  const hello = ours.findIndex(([stage]) => stage === 'hello')
+  return ours.slice(hello + 1).reduce((sum, [, ms]) => sum + ms, 0)
 }
 
 async function measureForks(bandsox: LocalBandSox, { runs, signal }: Options): Promise<Report> {

@@ -17,6 +17,7 @@ import { startOnFreeCid } from './free-cid.js'
 import { type Host, IMPORTED_ROOT, machineFiles } from './host.js'
 import { hostnameOf, tellIdentity } from './identity.js'
 import { describeLastWords, lastWords } from './last-words.js'
+import { planNetwork } from './network-step.js'
 import { loadBoot } from './prepare.js'
 import type { Releases } from './releases.js'
 import { endMachine } from './settle.js'
@@ -80,12 +81,18 @@ export async function startMachine(
   const configuration = await host.configuration()
   const admit = admitWithin(hostMemoryMib(), configuration.host.memoryOvercommit)
   releases.add('CID and port', () => host.store.releaseNumbers(record.id))
+  const network = await planNetwork(record)
+  releases.add('its network', network.release)
   releases.add('the VMM', async () => void (await endMachine(host, record)))
   const starting = startOnFreeCid(host, record.id, {
     specOf: async (numbers) => {
       const spec = await machineSpec(host, record, numbers, saved?.machine)
       await ownDisks(spec)
-      return { ...spec, overlayAsData, ...(tracksChanges !== undefined && { trackDirtyPages: tracksChanges }) }
+      return {
+        ...{ ...spec, overlayAsData },
+        ...(network.namespace !== undefined && { networkNamespace: network.namespace }),
+        ...(tracksChanges !== undefined && { trackDirtyPages: tracksChanges }),
+      }
     },
     start: (spec) =>
       saved === undefined
@@ -95,6 +102,7 @@ export async function startMachine(
             ...(saved.isUntold !== true && { clockRealtime: false }),
             ...{ signal, trackDirtyPages: tracksChanges === true, resume: beforeRunning === undefined },
             ...(saved.limits !== undefined && { savedLimits: saved.limits }),
+            networkOverrides: network.overrides,
           }),
     admit,
     signal,
