@@ -13,7 +13,7 @@ import { boundedOrFull } from './support/scale.js'
 import { namesIn, temporaryStorage, until } from './support/storage.js'
 
 /** Of a running sandbox: for so long from when it is held, which is longer than it stands still. */
-const LIVE_KILLS = boundedOrFull(3, 30)
+const LIVE_KILLS = boundedOrFull(2, 30)
 const LIVE_KILL_SPAN_MS = 1_500
 const SEED = 20_270_104
 const IMAGE = 'bandsox/base'

@@ -19,7 +19,7 @@ import { differences, digestTree, parseTreeDigest, type TreeEntry, treeDigestPro
 import { addLayer, type ImageLayout, umociUnpack } from './support/umoci.js'
 
 const skip = missingTools()
-const KILLS = boundedOrFull(4, 40)
+const KILLS = boundedOrFull(2, 40)
 const SEED = 20_270_103
 const SOURCE = 'docker.io/test/source:1'
 const IN_MEMORY = '/dev/shm/tree-digest'

@@ -60,6 +60,7 @@ test(`a pull that is killed at ${KILLS} random moments leaves only what the next
   const reference = await push(await publishedImage('debian-python', testImagesFolder), registry)
   const { folder } = storage
   process.env['BANDSOX_CONFIG'] = await configurationWithDevices(t)
+  assert.equal((await cli(folder, ['image', 'prune'])).status, 0) // of what the prepared storage had before it was made anew
   const before = await namesByKind(folder)
   const pull = () => startCli(folder, ['image', 'pull', reference])
   const ended = async (child: ReturnType<typeof startCli>) => {

@@ -31,7 +31,7 @@ async function openWithDevices(storage: TestStorage): Promise<BandSox> {
 }
 
 /** What the agent mounts over, and what it writes as container engines do. */
-const OF_THE_AGENT = ['dev', 'proc', 'sys', 'etc/hostname', 'etc/hosts']
+const OF_THE_AGENT = ['dev', 'proc', 'sys', 'etc/hostname', 'etc/hosts', 'etc/machine-id']
 /** What it makes where an image lacks it. */
 const MADE_WHEN_MISSING = ['etc', 'run', 'tmp']
 const IN_MEMORY = '/dev/shm/tree-digest'

@@ -8,6 +8,7 @@ import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { readConfig } from 'bandsox/internal/config.js'
 import { Agent } from 'bandsox/internal/guest/agent.js'
+import { thawGuest } from 'bandsox/internal/guest/freeze.js'
 import { startJob } from 'bandsox/internal/guest/job.js'
 import { makeFolder } from 'bandsox/internal/process/make-folder.js'
 import { LocalBandSox, type LocalConfig, openHost } from 'bandsox/internal/sandbox/local-bandsox.js'
@@ -135,7 +136,11 @@ export function agentAt(vmm: Vmm, { directory, port }: MachineSpec, facts: Machi
     exec: (command: string | readonly string[]) =>
       startJob(findAgent, typeof command === 'string' ? { shell: command } : { argv: [...command] }),
     files: new LocalFiles(findAgent, () => undefined),
-    waitUntilReady: (options: { timeoutMs: number }) => agent.waitUntilReady(options),
+    /** Its processes are frozen in its state when it was saved as a paused sandbox. */
+    async waitUntilReady(options: { timeoutMs: number }) {
+      await agent.waitUntilReady(options)
+      await thawGuest(agent, options)
+    },
     close: () => agent.close(),
   }
 }
