@@ -29,6 +29,7 @@ import type * as CommandLine from '../packages/bandsox/src/vmm/qemu/command-line
 import type * as QemuHost from '../packages/bandsox/src/vmm/qemu/host.js'
 import type * as QemuMachine from '../packages/bandsox/src/vmm/qemu/machine.js'
 import type * as Qemu from '../packages/bandsox/src/vmm/qemu/qemu.js'
+import type * as Qmp from '../packages/bandsox/src/vmm/qemu/qmp.js'
 
 /** Seen from `bench/dist`. */
 const load = async <T>(module: string): Promise<T> =>
@@ -69,3 +70,4 @@ export const { findQemu } = await load<typeof QemuHost>('vmm/qemu/host')
 const qemuMachine = await load<typeof QemuMachine>('vmm/qemu/machine')
 export const attachMachine: typeof QemuMachine.attachMachine = qemuMachine.attachMachine
 export const { qemuDriver } = await load<typeof Qemu>('vmm/qemu/qemu')
+export const { withQmp } = await load<typeof Qmp>('vmm/qemu/qmp')

@@ -4,6 +4,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import type { Sandbox } from 'bandsox'
 import { LocalBandSox, readConfig, readRun } from './internals.js'
 import { figure, type Report, spread } from './report.js'
+import { measureSharedSaves, type SharedSave } from './shared-memory.js'
 import { summarize } from './statistics.js'
 
 const IMAGE = 'bandsox/base'
@@ -37,6 +38,7 @@ export async function* measureSnapshots(options: Options): AsyncGenerator<Report
   yield await measureForks(bandsox, options)
   yield await measureClones(bandsox, options)
   yield await measureSaves(bandsox, options)
+  yield await measureSharedMemory(options)
 }
 
 async function measureStarts(bandsox: LocalBandSox, { runs, signal }: Options): Promise<Report> {
@@ -237,6 +239,30 @@ async function measureSaves(bandsox: LocalBandSox, { signal }: Options): Promise
     subject: 'saves',
     method: `snapshots of a sandbox that was booted, ${SAVES} of each, fresh and with 50 MiB written; median (min–max)`,
     columns: ['', 'pause ms', 'until listed ms', 'memory MiB', 'disk MiB'],
+    rows,
+    verdicts: [],
+    measurements,
+  }
+}
+
+async function measureSharedMemory({ signal }: Options): Promise<Report> {
+  const rows: string[][] = []
+  const measurements: unknown[] = []
+  for (const memoryMib of [256, 512]) {
+    signal.throwIfAborted()
+    const saves = await measureSharedSaves(memoryMib, SAVES)
+    measurements.push({ memoryMib, saves })
+    const column = (value: (save: SharedSave) => number) => spread(summarize(saves.map(value)))
+    rows.push([
+      `${memoryMib} MiB, fresh`,
+      ...[column(({ stateMs }) => stateMs), column(({ copyMs }) => copyMs)],
+      ...[column(({ stateMs, copyMs }) => stateMs + copyMs), column(({ copiedBytes }) => copiedBytes / MIB)],
+    ])
+  }
+  return {
+    subject: 'saves, the other way',
+    method: `a parent whose memory lies in a shared file of its own: its state without memory, then a sparse copy of the file, ${SAVES} of each; median (min–max)`,
+    columns: ['', 'state ms', 'copy ms', 'both ms', 'memory MiB'],
     rows,
     verdicts: [],
     measurements,
