@@ -11,13 +11,14 @@ import type { Machine, MachineSpec, SerialLine } from '../packages/bandsox/src/v
 import { BareConnection } from './bare-connection.js'
 import {
   AGENT_SERIAL_SOCKET,
+  accelerationBy,
   attachMachine,
   cgroupSupport,
   consoleConfig,
   EVENTS_SOCKET,
   findQemu,
   machineCgroup,
-  probeAcceleration,
+  probeKvm,
   qemuCommandLine,
   SANDBOX_MARK,
   startShim,
@@ -40,7 +41,8 @@ export async function startOnLine(
   spec: MachineSpec,
   line: BareLine,
 ): Promise<{ machine: Machine; connect(timeoutMs: number): Promise<BareConnection> }> {
-  const [qemu, accelerator, groups] = await Promise.all([findQemu(tools), probeAcceleration(tools), cgroupSupport()])
+  const [qemu, kvm, groups] = await Promise.all([findQemu(tools), probeKvm(tools), cgroupSupport()])
+  const accelerator = accelerationBy(kvm)
   const choice = { program: qemu.program, accelerator: accelerator.kind, vsock: null, serialLine: line }
   const { argv, files } = qemuCommandLine(spec, choice)
   const fifos = {

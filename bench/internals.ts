@@ -65,7 +65,7 @@ export const { cgroupSupport, machineCgroup } = await load<typeof Cgroup>('vmm/c
 export const { defaultLimits } = await load<typeof Limits>('vmm/limits')
 export const { AGENT_SERIAL_SOCKET, EVENTS_SOCKET, qemuCommandLine } =
   await load<typeof CommandLine>('vmm/qemu/command-line')
-export const { probeAcceleration } = await load<typeof VmmHost>('vmm/host')
+export const { accelerationBy, probeKvm } = await load<typeof VmmHost>('vmm/host')
 export const { findQemu } = await load<typeof QemuHost>('vmm/qemu/host')
 const qemuMachine = await load<typeof QemuMachine>('vmm/qemu/machine')
 export const attachMachine: typeof QemuMachine.attachMachine = qemuMachine.attachMachine

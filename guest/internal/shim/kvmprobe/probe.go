@@ -11,6 +11,8 @@ import (
 	"os"
 	"os/exec"
 	"time"
+
+	"bandsox.dev/guest/internal/shim/tsc"
 )
 
 // Command is the shim's own argument for the process that runs the guest.
@@ -30,6 +32,8 @@ type Result struct {
 	// Reason is a sentence for people.
 	Reason     string `json:"reason"`
 	APIVersion int    `json:"apiVersion,omitempty"`
+	// TSCKHz is how fast the processor's clock runs: package tsc.
+	TSCKHz uint64 `json:"tscKhz,omitempty"`
 }
 
 // Probe prints a Result and returns the status to exit with. The guest runs in a process of its own, since only its end stops a guest
@@ -37,6 +41,7 @@ type Result struct {
 func Probe(out io.Writer) int {
 	limit, cancel := context.WithTimeout(context.Background(), probeLimit)
 	defer cancel()
+	stopwatch := tsc.Start()
 	guest := exec.CommandContext(limit, "/proc/self/exe", Command)
 	text, err := guest.Output()
 	result := Result{}
@@ -50,6 +55,7 @@ func Probe(out io.Writer) int {
 			result = Result{Reason: fmt.Sprintf("The process that tries the guest answered nonsense: %v.", err)}
 		}
 	}
+	result.TSCKHz = stopwatch.KHz()
 	return printResult(out, result)
 }
 

@@ -28,6 +28,22 @@ export function describeCpu(cpuinfo: string): string {
   return [...NAMES.map((name) => fields.get(name) ?? ''), digestOf(flags)].join(', ')
 }
 
+/** What a guest has of the host's processor. */
+export interface HostProcessor {
+  /** {@link hostCpu} */
+  cpu: string
+  /** How fast its clock runs, in kHz. Not known: not compared. */
+  tscKhz?: number | undefined
+}
+
+/** The fact of a fingerprint that two boots of one host measure a little differently: it is compared with a tolerance, all others exactly. */
+export const TSC_KHZ = 'tscKhz'
+
+export const processorFacts = ({ cpu, tscKhz }: HostProcessor): Record<string, string> => ({
+  cpu,
+  ...(tscKhz !== undefined && { [TSC_KHZ]: String(tscKhz) }),
+})
+
 /** Of a shape: short, and equal only for what is equal. */
 export const digestOf = (text: string): string =>
   createHash('sha256').update(text).digest('hex').slice(0, DIGEST_CHARACTERS)

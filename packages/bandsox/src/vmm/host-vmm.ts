@@ -3,7 +3,7 @@ import { BandSoxError, messageOf } from '@bandsox/sdk'
 import { readShimConfig } from '../process/shim.js'
 import { type FirecrackerSettings, firecrackerDriver } from './firecracker/firecracker.js'
 import { chooseJail, findFirecracker } from './firecracker/host.js'
-import { type HostTools, probeKvm } from './host.js'
+import { type HostTools, type Kvm, probeKvm } from './host.js'
 import { lazily } from './lazily.js'
 import { linksOf } from './links.js'
 import { qemuDriver } from './qemu/qemu.js'
@@ -27,13 +27,17 @@ export interface VmmChoice {
 }
 
 /** Which of them a new machine gets, and why. */
-export async function chooseVmm(tools: HostTools, { vmm, jailer }: VmmSettings): Promise<VmmChoice> {
+export async function chooseVmm(
+  tools: HostTools,
+  { vmm, jailer }: VmmSettings,
+  probed: () => Promise<Kvm> = () => probeKvm(tools),
+): Promise<VmmChoice> {
   if (vmm === 'qemu' && jailer === 'on')
     throw new BandSoxError('bad-request', 'QEMU was asked for, and a jail, which is for Firecracker', {
       hint: 'leave out one of the two: --vmm qemu, --jailer on',
     })
   if (vmm !== 'auto') return { name: vmm, reason: 'it was asked for' }
-  const { usable, groups, reason } = await probeKvm(tools)
+  const { usable, groups, reason } = await probed()
   if (!usable && jailer === 'on') throw noJailFor(reason)
   if (!usable) return { name: 'qemu', reason: `Firecracker needs KVM, which is not usable here: ${reason}` }
   try {
@@ -54,9 +58,10 @@ export function hostVmm(
   tools: HostTools,
   settings: () => Promise<VmmSettings>,
 ): { vmm: Vmm; choice: () => Promise<VmmChoice> } {
-  const drivers = { firecracker: firecrackerDriver(tools, settings), qemu: qemuDriver(tools) }
-  // Once: it takes a probe, and a host does not change its hardware while we run.
-  const choice = lazily(async () => await chooseVmm(tools, await settings()))
+  // Once for all: it starts a process, and a host does not change its hardware while we run.
+  const probed = lazily(() => probeKvm(tools))
+  const drivers = { firecracker: firecrackerDriver(tools, settings, probed), qemu: qemuDriver(tools, probed) }
+  const choice = lazily(async () => await chooseVmm(tools, await settings(), probed))
   const chosen = async (): Promise<Vmm> => drivers[(await choice()).name]
   const vmm: Vmm = {
     start: async (spec) => await (await chosen()).start(spec),

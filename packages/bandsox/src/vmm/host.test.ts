@@ -5,7 +5,10 @@ import { describe, it } from 'node:test'
 import { hasCode } from '../testing/errors.js'
 import { scriptProgram } from '../testing/script-program.js'
 import { temporaryFolder } from '../testing/temporary-folder.js'
-import { groupsToOpen, probeAcceleration, requireLinuxX64 } from './host.js'
+import { type Acceleration, accelerationBy, groupsToOpen, type HostTools, probeKvm, requireLinuxX64 } from './host.js'
+
+const probeAcceleration = async (tools: HostTools, device?: string): Promise<Acceleration> =>
+  accelerationBy(await probeKvm(tools, device))
 
 describe('this host', () => {
   it('must be Linux on x86-64', () => {
@@ -36,6 +39,21 @@ describe('this host', () => {
     }
     const missing = await probeAcceleration({ shim: '/no/shim', searchPath: [] })
     assert.equal(missing.kind, 'tcg')
+  })
+
+  it('says how fast its clock runs, whether KVM works or not, where the probe could tell', async (t) => {
+    const device = path.join(await temporaryFolder(t), 'kvm')
+    await writeFile(device, '')
+    const cases: [string, number | undefined][] = [
+      ['echo \'{"usable":true,"reason":"","tscKhz":2445400}\'', 2_445_400],
+      ['echo \'{"usable":false,"reason":"none","tscKhz":2445400}\'; exit 3', 2_445_400],
+      ['echo \'{"usable":false,"reason":"none"}\'; exit 3', undefined],
+      ['echo \'{"usable":true,"reason":"","tscKhz":0}\'', undefined],
+    ]
+    for (const [script, expected] of cases) {
+      const shim = await scriptProgram(t, 'shim', script)
+      assert.equal((await probeKvm({ shim, searchPath: [] }, device)).tscKhz, expected, script)
+    }
   })
 
   it('lets VMMs of their own users at KVM by the group of its device, never by being root or in its group', async (t) => {

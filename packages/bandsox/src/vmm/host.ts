@@ -20,12 +20,16 @@ export interface HostTools {
   firecracker?: { program?: string | undefined; jailer?: string | undefined; storage?: string | undefined }
 }
 
-export type Kvm =
-  /** `groups`: what a VM's own user must be in to open the device. */
-  | { usable: true; groups: number[]; reason?: undefined }
+export type Kvm = {
+  /** How fast the clock of this host's processor runs, in kHz, within some millionths. */
+  tscKhz?: number | undefined
+} & (
+  | /** `groups`: what a VM's own user must be in to open the device. */
+  { usable: true; groups: number[]; reason?: undefined }
   /** Only root may open it: it is of use in a jail alone, where a device of its own is made. */
   | { usable: true; groups: undefined; reason: string }
   | { usable: false; groups?: undefined; reason: string }
+)
 
 export type Acceleration =
   /** `groups`: what a VM's own user must be in to open the device. */
@@ -43,7 +47,11 @@ export function requireLinuxX64(platform: string = process.platform, architectur
   )
 }
 
-const probeSchema = z.object({ usable: z.boolean(), reason: z.string() })
+const probeSchema = z.object({
+  usable: z.boolean(),
+  reason: z.string(),
+  tscKhz: z.number().int().positive().optional(),
+})
 
 /**
  * Whether KVM works, by making a VM and running an instruction: neither a CPU flag nor the presence of /dev/kvm says so.
@@ -63,24 +71,24 @@ export async function probeKvm(tools: HostTools, device: string = KVM_DEVICE): P
   }
   const probe = probeSchema.safeParse(parseOrUndefined(stdout))
   if (!probe.success) return { usable: false, reason: 'the KVM probe answered something unknown' }
-  if (!probe.data.usable) return { usable: false, reason: probe.data.reason }
+  const { tscKhz } = probe.data
+  if (!probe.data.usable) return { usable: false, reason: probe.data.reason, tscKhz }
   // An ordinary user's VMMs are that user's, as the probe was. Root opens any device, but VMMs of root's do not run as root.
-  if (process.getuid?.() !== 0) return { usable: true, groups: [] }
+  if (process.getuid?.() !== 0) return { usable: true, groups: [], tscKhz }
   const groups = groupsToOpen(await stat(device))
-  if (groups !== undefined) return { usable: true, groups }
+  if (groups !== undefined) return { usable: true, groups, tscKhz }
   const remedy = `chgrp kvm ${device}; chmod 660 ${device}`
   return {
     usable: true,
     groups: undefined,
+    tscKhz,
     reason: `only root may open ${device}, and no VMM runs as root (as root: ${remedy})`,
   }
 }
 
 /** What QEMU has: it opens the device as the VM's user. */
-export async function probeAcceleration(tools: HostTools, device?: string): Promise<Acceleration> {
-  const { usable, groups, reason } = await probeKvm(tools, device)
-  return usable && groups !== undefined ? { kind: 'kvm', groups } : { kind: 'tcg', reason: reason ?? '' }
-}
+export const accelerationBy = ({ usable, groups, reason }: Kvm): Acceleration =>
+  usable && groups !== undefined ? { kind: 'kvm', groups } : { kind: 'tcg', reason: reason ?? '' }
 
 /**
  * The groups that let any user open a device for reading and writing.

@@ -2,8 +2,12 @@
 import { BandSoxError } from '@bandsox/sdk'
 import { FIRST_CID, FIRST_PORT } from '../../store/numbers.js'
 import type { SandboxRecord } from '../../store/record.js'
+import { TSC_KHZ } from '../../vmm/host-cpu.js'
 import type { Host } from '../host.js'
 import { machineSpec } from '../start-machine.js'
+
+/** Below it KVM takes two speeds for one (Linux, `tsc_tolerance_ppm`); two boots of one host measure theirs some millionths apart. */
+const TSC_TOLERANCE = 250e-6
 
 /** What of a saved machine is compared. */
 export interface SavedFacts {
@@ -30,12 +34,22 @@ export async function requireCompatible(
   if (differences.length > 0) throw incompatible(what, differences)
 }
 
-/** Each difference in words; none where both are the same. */
+/** Each difference in words; none where both are the same. Pure. */
 export function compareFingerprints(saved: Record<string, string>, now: Record<string, string>): string[] {
   const names = [...new Set([...Object.keys(saved), ...Object.keys(now)])]
-  const different = names.filter((name) => saved[name] !== now[name])
-  return different.map((name) => `its ${name} was ${saved[name] ?? 'unknown'}, and is ${now[name] ?? 'unknown'} here`)
+  const different = names.filter((name) => name !== TSC_KHZ && saved[name] !== now[name])
+  const said = different.map(
+    (name) => `its ${name} was ${saved[name] ?? 'unknown'}, and is ${now[name] ?? 'unknown'} here`,
+  )
+  return [...said, ...compareClocks(Number(saved[TSC_KHZ]), Number(now[TSC_KHZ]))]
 }
+
+function compareClocks(savedKhz: number, nowKhz: number): string[] {
+  if (!(Math.abs(savedKhz / nowKhz - 1) > TSC_TOLERANCE)) return [] // also where one is not known
+  return [`its processor's clock (TSC) ran at ${inMhz(savedKhz)}, and runs at ${inMhz(nowKhz)} here`]
+}
+
+const inMhz = (khz: number): string => `${(khz / 1000).toFixed(1)} MHz`
 
 const incompatible = (what: string, reasons: string[]): BandSoxError =>
   new BandSoxError('snapshot-incompatible', `cannot restore ${what} on this host: ${reasons.join('; ')}`, {

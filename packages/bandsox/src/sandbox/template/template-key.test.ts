@@ -31,6 +31,11 @@ describe("a template's key", () => {
     assert.equal(keyOf({ ...facts, fingerprint: reversed }), keyOf(facts))
   })
 
+  it('is the same when another boot of the host has measured its clock a little differently', () => {
+    const at = (tscKhz: string) => keyOf({ ...facts, fingerprint: { ...facts.fingerprint, tscKhz } })
+    assert.equal(at('2445400'), at('2445401'))
+  })
+
   it('is another one when a VMM was replaced by one of the same version', async (t) => {
     const folder = await temporaryFolder(t)
     const [program, upgrade] = [path.join(folder, 'vmm'), path.join(folder, 'upgrade')]

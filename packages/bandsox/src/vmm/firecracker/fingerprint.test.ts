@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { defaultLimits } from '../limits.js'
 import type { MachineSpec } from '../vmm.js'
-import { firecrackerFingerprint } from './fingerprint.js'
+import { type FirecrackerFacts, firecrackerFingerprint } from './fingerprint.js'
 
 const spec: MachineSpec = {
   sandboxId: 'sbx_7f2',
@@ -17,8 +17,8 @@ const spec: MachineSpec = {
   uid: 1_900_000_002,
   limits: { ...defaultLimits },
 }
-const of = (over: Partial<MachineSpec> = {}, version = '1.16.1', cpu = 'this one') =>
-  firecrackerFingerprint({ ...spec, ...over }, version, cpu)
+const of = (over: Partial<MachineSpec> = {}, host: Partial<FirecrackerFacts> = {}) =>
+  firecrackerFingerprint({ ...spec, ...over }, { version: '1.16.1', cpu: 'this one', tscKhz: 2_000_000, ...host })
 
 describe('what a state of Firecracker depends on', () => {
   it('is the same for two machines of one shape, whatever each has of its own', () => {
@@ -37,8 +37,9 @@ describe('what a state of Firecracker depends on', () => {
       of({ memoryMib: 512 }),
       of({ vsock: 'off' }),
       of({ isRootWritable: true }),
-      of({}, '1.16.2'),
-      of({}, '1.16.1', 'another'),
+      of({}, { version: '1.16.2' }),
+      of({}, { cpu: 'another' }),
+      of({}, { tscKhz: 3_000_000 }),
     ]
     for (const each of changed) assert.notDeepEqual(each, of())
     assert.equal(new Set(changed.map((each) => JSON.stringify(each))).size, changed.length)

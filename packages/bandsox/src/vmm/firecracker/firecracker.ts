@@ -42,10 +42,12 @@ interface Choice extends FoundFirecracker {
   groups: CgroupSupport
 }
 
-export function firecrackerDriver(tools: HostTools, settings: () => Promise<FirecrackerSettings>): Vmm {
+export function firecrackerDriver(
+  tools: HostTools,
+  settings: () => Promise<FirecrackerSettings>,
+  probed: () => Promise<Kvm> = lazily(() => probeKvm(tools)),
+): Vmm {
   const firecracker = firecrackerFinder(tools)
-  // The host does not change its hardware while we run: each is found out once.
-  const probed = lazily(() => probeKvm(tools))
   const cgroups = lazily(() => cgroupSupport())
 
   async function choose(spec: MachineSpec): Promise<Choice> {
@@ -101,7 +103,10 @@ export function firecrackerDriver(tools: HostTools, settings: () => Promise<Fire
     makeLayer: async () => await Promise.reject(withoutLayers()),
     checkLayer: async () => await Promise.reject(withoutLayers()),
     capabilities: async () => capabilitiesOf((await firecracker()).number),
-    fingerprint: async (spec) => firecrackerFingerprint(spec, (await firecracker()).version, await hostCpu()),
+    async fingerprint(spec) {
+      const [{ version }, cpu, { tscKhz }] = await Promise.all([firecracker(), hostCpu(), probed()])
+      return firecrackerFingerprint(spec, { version, cpu, tscKhz })
+    },
     program: async () => (await firecracker()).program,
     attach: (directory) => attachMachine(tools.shim, directory),
     links: linksOf,

@@ -48,6 +48,7 @@ describe('what a state of QEMU depends on', () => {
       qemuFingerprint(spec, { ...facts, version: '7.2.1' }),
       qemuFingerprint(spec, { ...facts, accelerator: 'kvm' }),
       qemuFingerprint(spec, { ...facts, cpu: 'another' }),
+      qemuFingerprint(spec, { ...facts, tscKhz: 2_445_400 }),
     ]
     for (const each of changed) assert.notDeepEqual(each, own)
     assert.equal(new Set(changed.map((each) => JSON.stringify(each))).size, changed.length)

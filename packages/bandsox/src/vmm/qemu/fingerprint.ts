@@ -1,20 +1,19 @@
 /** What a state of a QEMU machine depends on. Pure. */
-import { digestOf } from '../host-cpu.js'
+import { digestOf, type HostProcessor, processorFacts } from '../host-cpu.js'
 import { shapeOf } from '../shape.js'
 import type { MachineSpec } from '../vmm.js'
 import { MACHINE_TYPE, qemuCommandLine } from './command-line.js'
 
-export interface QemuFacts {
+/** The host's processor: the guest has it, or, under emulation, its TSC. */
+export interface QemuFacts extends HostProcessor {
   version: string
   accelerator: 'kvm' | 'tcg'
   vsock: 'kernel' | 'daemon' | null
-  /** The host's: the guest has it, or, under emulation, its TSC. */
-  cpu: string
 }
 
 export function qemuFingerprint(
   spec: MachineSpec,
-  { version, accelerator, vsock, cpu }: QemuFacts,
+  { version, accelerator, vsock, ...processor }: QemuFacts,
 ): Record<string, string> {
   const shape = shapeOf(spec)
   // The daemon's device is in no state, and may be plugged in afterwards.
@@ -25,7 +24,7 @@ export function qemuFingerprint(
     version,
     machine: MACHINE_TYPE,
     accelerator,
-    cpu,
+    ...processorFacts(processor),
     vcpu: String(spec.vcpu),
     memoryMib: String(spec.memoryMib),
     devices: digestOf(argv.join('\0')),

@@ -4,7 +4,7 @@ import path from 'node:path'
 import { BandSoxError, type VsockMode } from '@bandsox/sdk'
 import { consoleConfig, SANDBOX_MARK, type ShimConfig, startShim } from '../../process/shim.js'
 import { type CgroupSupport, cgroupSupport, machineCgroup, requireLimits } from '../cgroup.js'
-import { type Acceleration, type HostTools, probeAcceleration } from '../host.js'
+import { type Acceleration, accelerationBy, type HostTools, type Kvm, probeKvm } from '../host.js'
 import { hostCpu } from '../host-cpu.js'
 import { lazily } from '../lazily.js'
 import { linkOrCopyProgram } from '../link-or-copy.js'
@@ -38,10 +38,9 @@ const VSOCK_DAEMON_FILE = 'vhost-device-vsock'
 /** The daemon's buffer for what the guest sends to one connection; its default of 64 KiB leaves throughput on the table. */
 const VSOCK_TX_BUFFER_BYTES = 262_144
 
-export function qemuDriver(tools: HostTools): Vmm {
+export function qemuDriver(tools: HostTools, probed: () => Promise<Kvm> = lazily(() => probeKvm(tools))): Vmm {
   // The host does not change its hardware while we run: each is found out once.
   const qemu = lazily(() => findQemu(tools))
-  const acceleration = lazily(() => probeAcceleration(tools))
   const cgroups = lazily(() => cgroupSupport())
 
   /** Starts the process, which boots, or loads the state whose files are in the VM's directory. */
@@ -49,14 +48,15 @@ export function qemuDriver(tools: HostTools): Vmm {
     spec: MachineSpec,
     loads: boolean,
   ): Promise<{ machine: QemuMachine; facts: MachineFacts }> {
-    const [{ program, version }, accelerator, backend, groups] = await Promise.all([
+    const [{ program, version }, kvm, backend, groups] = await Promise.all([
       qemu(),
-      acceleration(),
+      probed(),
       findVsockBackend(tools),
       cgroups(),
       makeVsockFolder(spec),
     ])
     requireLimits(spec.limits, groups)
+    const accelerator = accelerationBy(kvm)
     const { vsock, reason: vsockReason } = loads ? vsockOfLoaded(spec.vsock, backend) : chooseVsock(spec.vsock, backend)
     const config = await prepare(spec, { program, accelerator, vsock, groups, loads })
     await startShim(tools.shim, spec.directory, config)
@@ -109,17 +109,12 @@ export function qemuDriver(tools: HostTools): Vmm {
       diskLayers: true,
     }),
     async fingerprint(spec) {
-      const [{ version }, { kind: accelerator }, backend, cpu] = await Promise.all([
-        qemu(),
-        acceleration(),
-        findVsockBackend(tools),
-        hostCpu(),
-      ])
+      const [{ version }, kvm, backend, cpu] = await Promise.all([qemu(), probed(), findVsockBackend(tools), hostCpu()])
       return qemuFingerprint(spec, {
         version,
-        accelerator,
+        accelerator: accelerationBy(kvm).kind,
         vsock: chooseVsock(spec.vsock, backend).vsock?.kind ?? null,
-        cpu,
+        ...{ cpu, tscKhz: kvm.tscKhz },
       })
     },
     program: async () => (await qemu()).program,
