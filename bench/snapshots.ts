@@ -8,6 +8,7 @@ import { measureSharedSaves, type SharedSave } from './shared-memory.js'
 import { summarize } from './statistics.js'
 
 const IMAGE = 'bandsox/base'
+const KINDS = ['cold', 'template', 'vsock', 'pool'] as const
 const POOL_SIZE = 3
 const CHILDREN = 10
 const SAVES = 5
@@ -42,10 +43,12 @@ export async function* measureSnapshots(options: Options): AsyncGenerator<Report
 }
 
 async function measureStarts(bandsox: LocalBandSox, { runs, signal }: Options): Promise<Report> {
-  const starts: Record<'cold' | 'template' | 'pool', Start[]> = { cold: [], template: [], pool: [] }
+  const starts: Record<(typeof KINDS)[number], Start[]> = { cold: [], template: [], vsock: [], pool: [] }
   const kinds = {
     cold: () => timed(bandsox, { cold: true }),
     template: () => timed(bandsox, {}),
+    // Where vsock is a daemon's, the memory is copied for it; else it is there anyway.
+    vsock: () => timed(bandsox, { vsock: 'on' }),
     async pool() {
       await bandsox.pools.set(IMAGE, { size: POOL_SIZE, waits: true, signal })
       await delay(SETTLE_MS) // what has just been made is not to be in the way
@@ -56,7 +59,7 @@ async function measureStarts(bandsox: LocalBandSox, { runs, signal }: Options): 
   }
   for (const start of Object.values(kinds)) await start() // not counted: fills the page cache
   for (let run = 0; run < runs; run++) {
-    for (const kind of ['cold', 'template', 'pool'] as const) {
+    for (const kind of KINDS) {
       signal.throwIfAborted()
       starts[kind].push(await kinds[kind]())
     }
@@ -69,7 +72,7 @@ async function measureStarts(bandsox: LocalBandSox, { runs, signal }: Options): 
   ]
   const rowOf = (name: string, value: (start: Start) => number | undefined) => [
     name,
-    ...(['cold', 'template', 'pool'] as const).map((kind) => {
+    ...KINDS.map((kind) => {
       const values = starts[kind].map(value).filter((each) => each !== undefined)
       return values.length === 0 ? '' : spread(summarize(values))
     }),
@@ -77,7 +80,7 @@ async function measureStarts(bandsox: LocalBandSox, { runs, signal }: Options): 
   return {
     subject: 'starts',
     method: `create of ${IMAGE}, 256 MiB, ${runs} of each, interleaved; ms, median (min–max)`,
-    columns: ['stage', 'cold', 'template', 'pool'],
+    columns: ['stage', 'cold', 'template', 'template, --vsock on', 'pool'],
     rows: [
       ...stages.map((stage) => rowOf(stage, (start) => start.stages[stage])),
       rowOf('to hello', ({ helloMs }) => helloMs),
@@ -100,7 +103,7 @@ async function measureStarts(bandsox: LocalBandSox, { runs, signal }: Options): 
   }
 }
 
-async function timed(bandsox: LocalBandSox, options: { cold?: boolean }): Promise<Start> {
+async function timed(bandsox: LocalBandSox, options: { cold?: boolean; vsock?: 'on' }): Promise<Start> {
   const started = performance.now()
   await using sandbox = await bandsox.create(IMAGE, options)
   const createMs = performance.now() - started

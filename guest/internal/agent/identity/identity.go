@@ -182,13 +182,19 @@ func write(path, content string, mode os.FileMode) error {
 		return Replace(path, content, mode)
 	}
 	_, err = file.WriteString(content)
-	if err == nil {
+	if err == nil && isLonger(file, len(content)) {
 		err = file.Truncate(int64(len(content)))
 	}
 	if closeErr := file.Close(); err == nil {
 		err = closeErr
 	}
 	return err
+}
+
+// isLonger spares a truncation that would change nothing: for an emulated guest it is some ms of code that it has not run before.
+func isLonger(file *os.File, bytes int) bool {
+	info, err := file.Stat()
+	return err != nil || info.Size() > int64(bytes)
 }
 
 // Replace writes a file in the place of another, or of a link.

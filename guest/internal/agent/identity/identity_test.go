@@ -58,6 +58,17 @@ func TestAMachineIsRenamedInItsFiles(t *testing.T) {
 	}
 }
 
+func TestANameTakesThePlaceOfALongerOneAndOfAShorterOne(t *testing.T) {
+	m := machineWith(t, map[string]string{"etc/hostname": "much-longer\n", "etc/hosts": "127.0.1.1\tmuch-longer\n"})
+	for _, name := range []string{"short", "longer-again", "of-its-size"} {
+		if err := m.SetHostName(name); err != nil {
+			t.Fatal(err)
+		}
+		m.expect(t, "/etc/hostname", name+"\n")
+		m.expect(t, "/etc/hosts", "127.0.1.1\t"+name+"\n")
+	}
+}
+
 func TestAMachineIDIsWrittenAndKeepsItsMode(t *testing.T) {
 	const id = "0123456789abcdef0123456789abcdef"
 	m := machineWith(t, map[string]string{"etc/machine-id": "", "var/lib/dbus/machine-id": "other\n"})

@@ -7,7 +7,7 @@ import { z } from 'zod'
 import { readTail } from '../../process/read-tail.js'
 import { describeExit, endOfRun, VMM_LOG } from '../../process/shim.js'
 import type { LoadOptions, Machine } from '../vmm.js'
-import { withQmp } from './qmp.js'
+import { type Qmp, withQmp } from './qmp.js'
 
 /** QEMU answers nothing while it loads, which takes some 50 ms; a host on which many start at once is only slow. */
 const LOAD_PATIENCE_MS = 60_000
@@ -29,17 +29,26 @@ export function requireLoadable({ networkOverrides, clockRealtime, trackDirtyPag
   if (wanted !== undefined) throw new BandSoxError('host-unsupported', `the QEMU driver cannot ${wanted}`)
 }
 
-/** @throws `signal.reason`; `vmm-control`. */
-export async function awaitLoaded(qmpSocket: string, signal: AbortSignal | undefined): Promise<void> {
+/**
+ * @param resume Whether the machine is to run then. In the same conversation: each costs some ms while an emulated guest waits.
+ * @throws `signal.reason`; `vmm-control`.
+ */
+export async function awaitLoaded(qmpSocket: string, resume: boolean, signal: AbortSignal | undefined): Promise<void> {
   const deadline = performance.now() + LOAD_PATIENCE_MS
-  for (;;) {
-    signal?.throwIfAborted()
-    const answer = await withQmp(qmpSocket, (qmp) => qmp.execute('query-status'), { timeoutMs: LOAD_PATIENCE_MS })
-    if (statusSchema.parse(answer).status !== 'inmigrate') return
-    if (performance.now() > deadline)
-      throw new BandSoxError('vmm-control', `QEMU did not load the state within ${LOAD_PATIENCE_MS} ms`)
-    await delay(LOAD_POLL_MS)
+  const untilLoaded = async (qmp: Qmp): Promise<void> => {
+    for (;;) {
+      signal?.throwIfAborted()
+      if (statusSchema.parse(await qmp.execute('query-status')).status !== 'inmigrate') return
+      if (performance.now() > deadline)
+        throw new BandSoxError('vmm-control', `QEMU did not load the state within ${LOAD_PATIENCE_MS} ms`)
+      await delay(LOAD_POLL_MS)
+    }
   }
+  const talk = async (qmp: Qmp): Promise<void> => {
+    await untilLoaded(qmp)
+    if (resume) await qmp.execute('cont')
+  }
+  await withQmp(qmpSocket, talk, { timeoutMs: LOAD_PATIENCE_MS })
 }
 
 /** Ends a machine that could not be loaded: it is good for nothing. */

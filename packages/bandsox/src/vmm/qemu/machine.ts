@@ -109,8 +109,7 @@ export class QemuMachine extends ShimMachine implements Machine {
 
   /** Of a machine that has just been started with a state. @throws `signal.reason`; `vmm-control`. */
   async awaitLoaded(resume: boolean, signal: AbortSignal | undefined): Promise<void> {
-    await awaitLoaded(this.#qmpSocket, signal)
-    if (resume) await withQmp(this.#qmpSocket, (qmp) => qmp.execute('cont'))
+    await awaitLoaded(this.#qmpSocket, resume, signal)
     await this.untilTold((status) => status === (resume ? 'running' : 'paused'))
   }
 
