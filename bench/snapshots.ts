@@ -159,6 +159,7 @@ function watchPauses(sandbox: Sandbox): { end: () => Promise<number> } {
       before = performance.now()
     }
   })()
+  watching.catch(() => undefined) // told at the end
   return {
     async end() {
       job.kill('SIGKILL')

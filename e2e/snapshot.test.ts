@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { statSync } from 'node:fs'
 import path from 'node:path'
 import { after, before, test } from 'node:test'
+import { setTimeout as delay } from 'node:timers/promises'
 import { openBandSox, type Sandbox } from 'bandsox'
 import { listGuestJobs } from 'bandsox/internal/guest/guest-jobs.js'
 import { attachToJob } from 'bandsox/internal/guest/job.js'
@@ -82,6 +83,23 @@ test('the source counts on over a snapshot, which says how long it stood still',
   await countsOn(source)
   assert.equal(await output(source, 'cat /root/hooks'), 'taken')
   assert.equal((await source.info()).state.kind, 'running')
+})
+
+test('commands and files that are asked for while it is being saved only wait for a moment', async () => {
+  let isOver = false
+  const saving = source.snapshot().finally(() => {
+    isOver = true
+  })
+  const asked: Promise<unknown>[] = []
+  for (let index = 0; !isOver; index++) {
+    asked.push(index % 2 === 0 ? source.exec(['true']).wait() : source.files.stat('/etc/hostname'))
+    for (const each of asked) each.catch(() => undefined) // looked at when all have been asked for
+    await delay(10)
+  }
+  await bandsox.snapshots.delete((await saving).id)
+  const failed = (await Promise.allSettled(asked)).filter(({ status }) => status === 'rejected')
+  assert.deepEqual(failed, [])
+  assert.ok(asked.length > 5, `${asked.length} were asked for`)
 })
 
 test('a restored one goes on from there beside the source: files, memory, commands, and what it is', async () => {

@@ -197,6 +197,28 @@ describe('an agent', () => {
     await statFile(agent, '/a')
   })
 
+  it('is tried as often as it takes while the links are held back for a moment', async (t) => {
+    const guest = await StandInAgent.listen(t, answerStats)
+    let looks = 0
+    const isHeld = () => looks < 20
+    const link: Link = {
+      kind: 'vsock',
+      open: (signal) => (isHeld() ? refusing('link-refused').open(signal) : guest.link.open(signal)),
+    }
+    const agent = new Agent([link])
+    t.after(() => agent.close())
+    agent.onLost(async () => {
+      looks++
+      return isHeld() ? 'held' : 'unchanged'
+    })
+    await assert.rejects(
+      statFile(agent, '/a'),
+      hasCode('link-refused'),
+      'nothing holds it any more, and it was refused',
+    )
+    await statFile(agent, '/a')
+  })
+
   it('that closes instead of answering is lost, with no word of a violation', async (t) => {
     const { agent } = await agentWith(t, async (host) => {
       await greet(host)

@@ -1,4 +1,5 @@
 /** The agent of one VM: connections to it over its healthiest link, kept for reuse while idle, replaced when they break. */
+import { setMaxListeners } from 'node:events'
 import { setTimeout as delay, setImmediate as nextTurn } from 'node:timers/promises'
 import { BandSoxError, type LinkKind, messageOf } from '@bandsox/sdk'
 import type { Link } from '../link/link.js'
@@ -20,8 +21,11 @@ const STALLS_OF_SILENCE = 3
 const RECONNECT_PATIENCE_MS = 15_000
 const MAX_PAUSE_MS = 1_000
 
-/** What became of the machine, as its owner sees it: something was mended, it is as it was, or it runs no more. */
-export type Recovery = 'mended' | 'unchanged' | 'gone'
+/**
+ * What became of the machine, as its owner sees it: something was mended, it is as it was, it runs no more; or its links are held back for
+ * a moment, which may be over or still to come, and has an end.
+ */
+export type Recovery = 'mended' | 'unchanged' | 'held' | 'gone'
 
 export interface AgentOptions {
   /** How long the guest may leave us without the answer that it owes us. Default: by the link. */
@@ -59,6 +63,7 @@ export class Agent {
   /** @param links In the driver's declared order. */
   constructor(links: readonly Link[], options: AgentOptions = {}) {
     this.#log = options.log ?? (() => undefined)
+    setMaxListeners(0, this.#closing.signal) // as many as there are operations
     this.#ladder = new Ladder(links, {
       answerTimeoutMs: options.answerTimeoutMs,
       log: this.#log,
@@ -132,11 +137,12 @@ export class Agent {
       : broken
     if (stalls > MAX_STALLS) throw reason
     if (stalls > 0) await pause(STALL_PAUSE_MS * 2 ** stalls, signal)
-    const startedAt = performance.now()
+    let startedAt = performance.now()
     for (let pauseMs = STALL_PAUSE_MS; ; pauseMs = Math.min(2 * pauseMs, MAX_PAUSE_MS)) {
       const recovery = await this.#recover(signal)
       signal.throwIfAborted()
       if (recovery === 'gone') throw reason
+      if (recovery === 'held') startedAt = performance.now()
       const connection = await this.#acquireAgain({ signal, only })
       if (connection?.hello.bootId === bootId) return connection
       if (connection !== undefined) {
@@ -278,15 +284,17 @@ export class Agent {
   }
 
   async #connectOrRecover(options: UseOptions): Promise<GuestConnection> {
-    try {
-      return await this.#ladder.connect(options)
-    } catch (error) {
-      options.signal?.throwIfAborted()
-      const recovery = isLinkFailure(error) ? await this.#recover(options.signal) : 'gone'
-      // A link that was opened and then broke off before the guest's hello is there: on a busy host it may do better.
-      if (recovery === 'mended' || (recovery === 'unchanged' && isBreak(error)))
+    for (let isRetried = false; ; ) {
+      try {
         return await this.#ladder.connect(options)
-      throw error
+      } catch (error) {
+        options.signal?.throwIfAborted()
+        const recovery = isLinkFailure(error) ? await this.#recover(options.signal) : 'gone'
+        if (recovery === 'held') continue
+        // A link that was opened and then broke off before the guest's hello is there: on a busy host it may do better.
+        if (isRetried || !(recovery === 'mended' || (recovery === 'unchanged' && isBreak(error)))) throw error
+        isRetried = true
+      }
     }
   }
 }

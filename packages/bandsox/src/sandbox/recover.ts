@@ -9,12 +9,14 @@ import { settle } from './settle.js'
 /** Nobody announces to everybody that a machine goes on: it is looked for. */
 const POLL_MS = 50
 
-/** Operations that hold the machine's links back for a while. */
-const HOLDING: readonly string[] = ['pause', 'resume']
+/** Operations that hold the machine's links back until they are over, */
+const HOLDING: readonly string[] = ['pause', 'resume', 'hibernate']
+/** and those that hold them back for a moment of the time that they take. */
+const HOLDING_FOR_A_MOMENT: readonly string[] = ['snapshot', 'fork', 'commit']
 
 /**
- * Looks after a machine whose links are lost: a dead shim, through which they lead, is replaced; one that is paused, or about to be, is
- * waited for.
+ * Looks after a machine whose links are lost: a dead shim, through which they lead, is replaced; one that is paused, or about to be, or stands
+ * still while it is saved, is waited for.
  */
 export async function recover(host: Host, id: string, signal: AbortSignal | undefined): Promise<Recovery> {
   const directory = host.store.directoryOf(id)
@@ -27,15 +29,21 @@ export async function recover(host: Host, id: string, signal: AbortSignal | unde
   // Its VMM may have stopped it by itself, as on a full disk, which nobody has written down yet.
   const record = standsStill(directory) ? await settle(host, found) : found
   if (record === undefined) return 'gone'
-  if (!isHeld(record)) return record.state.kind === 'running' ? 'unchanged' : 'gone'
+  if (!isHeld(record) && !isHeldForAMoment(record)) return record.state.kind === 'running' ? 'unchanged' : 'gone'
   for (;;) {
     await delay(POLL_MS, undefined, signal && { signal }).catch(() => signal?.throwIfAborted())
     const before = await host.store.read(id)
     const now = before && (await settle(host, before)) // it may have been killed meanwhile
     if (now === undefined) return 'gone'
-    if (!isHeld(now)) return now.state.kind === 'running' ? 'mended' : 'gone'
+    if (isHeld(now)) continue
+    if (now.state.kind !== 'running') return 'gone'
+    if (!isHeldForAMoment(now)) return 'mended'
+    if (!standsStill(directory)) return 'held'
   }
 }
+
+const isHeldForAMoment = ({ operation }: SandboxRecord): boolean =>
+  operation !== undefined && HOLDING_FOR_A_MOMENT.includes(operation.name)
 
 const isHeld = ({ state, operation }: SandboxRecord): boolean =>
   state.kind === 'paused' || (operation !== undefined && HOLDING.includes(operation.name))
