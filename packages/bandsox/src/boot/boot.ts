@@ -134,17 +134,30 @@ async function changedAt(path: string): Promise<number> {
  * @throws `host-missing` when nothing was prepared, `artifact-damaged` naming the file.
  */
 export async function loadBootFiles(directory: string): Promise<Boot> {
-  const manifest = await readJsonFile(join(directory, MANIFEST), bootManifestSchema)
-  if (manifest === undefined) {
-    const hint = 'prepare this host: npm run setup'
-    throw new BandSoxError('host-missing', `there is no guest kernel in ${directory}`, { hint })
-  }
-  const { kernel, initramfs } = manifest
+  const { kernel, initramfs } = await readManifest(directory)
   await checkFile(directory, initramfs)
   return {
     kernel: await loadKernel(join(directory, kernel)),
     initramfs: { ...initramfs, path: join(directory, initramfs.file) },
   }
+}
+
+/**
+ * Digests of what a machine boots with, without a look at the files themselves.
+ *
+ * @throws `host-missing` when nothing was prepared.
+ */
+export async function bootDigests(directory: string): Promise<{ kernel: string; initramfs: string }> {
+  const { kernel, initramfs } = await readManifest(directory)
+  return { kernel, initramfs: initramfs.sha256 } // a kernel's name ends in the digest of all its files
+}
+
+async function readManifest(directory: string): Promise<z.infer<typeof bootManifestSchema>> {
+  const manifest = await readJsonFile(join(directory, MANIFEST), bootManifestSchema)
+  if (manifest !== undefined) return manifest
+  throw new BandSoxError('host-missing', `there is no guest kernel in ${directory}`, {
+    hint: 'prepare this host: npm run setup',
+  })
 }
 
 /**

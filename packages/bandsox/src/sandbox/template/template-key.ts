@@ -1,13 +1,14 @@
 /** What tells one template from another: everything that could change what a machine that goes on from it would be. */
 import { createHash } from 'node:crypto'
 import { statSync } from 'node:fs'
+import { bootDigests } from '../../boot/boot.js'
 import { DISK_FORMAT } from '../../image/image-store.js'
 import { FIRST_CID, FIRST_PORT } from '../../store/numbers.js'
 import type { SandboxRecord } from '../../store/record.js'
 import { TSC_KHZ } from '../../vmm/host-cpu.js'
 import type { Host } from '../host.js'
-import { loadBoot } from '../prepare.js'
 import { machineSpec } from '../start-machine.js'
+import { storageFolders } from '../storage-folders.js'
 
 /** Of what a template holds beyond its machine: another one, and all of them are made anew. */
 const FORMAT = 1
@@ -19,13 +20,13 @@ const FORMAT = 1
 export async function templateKey(host: Host, record: Omit<SandboxRecord, 'operation'>): Promise<string> {
   const numbers = { cid: FIRST_CID, port: FIRST_PORT }
   const [boot, spec] = await Promise.all([
-    loadBoot(host.store.root),
+    bootDigests(storageFolders(host.store.root).boot),
     machineSpec(host, { operation: undefined, ...record }, numbers),
   ])
   const [fingerprint, program] = await Promise.all([host.vmm.fingerprint(spec), host.vmm.program()])
   return keyOf({
     ...{ fingerprint, program: programOf(program), image: record.image.digest },
-    ...{ kernel: boot.kernel.vmlinux.sha256, initramfs: boot.initramfs.sha256 },
+    ...boot,
     shape: [record.vcpu, record.memoryMib, record.diskMib],
   })
 }
@@ -35,7 +36,7 @@ export interface TemplateFacts {
   fingerprint: Record<string, string>
   /** The VMM's file. */
   program: string[]
-  /** SHA-256 of each. */
+  /** A digest of each. */
   image: string
   kernel: string
   initramfs: string
