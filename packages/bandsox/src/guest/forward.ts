@@ -46,14 +46,7 @@ export async function forwardConnection(
   if (socket.destroyed) onClose()
   let connection: GuestConnection | undefined
   try {
-    connection = await agent.acquire({ signal: end.signal })
-    requireForwarding(connection)
-    connection.send({ type: 'connect', port: target.port, ...(target.host !== undefined && { host: target.host }) })
-    await connection.receiveMessage('connected', {
-      signal: end.signal,
-      timeoutMs: CONNECT_TIMEOUT_MS + connection.answerTimeoutMs,
-      about: `connect to port ${target.port}`,
-    })
+    connection = await connectInGuest(agent, target, end.signal)
     await new Tunnel(connection, socket, end).run()
     agent.release(connection)
   } catch (error) {
@@ -63,6 +56,29 @@ export async function forwardConnection(
   } finally {
     socket.off('close', onClose)
     signal?.removeEventListener('abort', pass)
+  }
+}
+
+/** Goes on over another connection to the guest when one breaks: the client's bytes still wait here, and none has been passed on. */
+async function connectInGuest(agent: Agent, target: ForwardTarget, signal: AbortSignal): Promise<GuestConnection> {
+  let connection = await agent.acquire({ signal })
+  const { bootId } = connection.hello
+  for (let stalls = 1; ; stalls++) {
+    try {
+      requireForwarding(connection)
+      connection.send({ type: 'connect', port: target.port, ...(target.host !== undefined && { host: target.host }) })
+      await connection.receiveMessage('connected', {
+        signal,
+        timeoutMs: CONNECT_TIMEOUT_MS + connection.answerTimeoutMs,
+        about: `connect to port ${target.port}`,
+      })
+      return connection
+    } catch (error) {
+      agent.lost(connection, error)
+      signal.throwIfAborted()
+      if (!(error instanceof BandSoxError && error.code === 'link-lost')) throw error
+      connection = await agent.reconnect(error, { signal, bootId, stalls })
+    }
   }
 }
 

@@ -1,4 +1,7 @@
-/** All processes of the guest standing still, while its state is saved: PROTOCOL.md section 9. */
+/**
+ * All processes of the guest standing still, while its state is saved: PROTOCOL.md section 9. Who asks for it holds the operation on the
+ * sandbox that everybody else waits for.
+ */
 import type { Agent } from './agent.js'
 import type { GuestConnection } from './connection.js'
 import { type AskOptions, HOOKS_MS, inMilliseconds, requireSnapshots } from './snapshots.js'
@@ -39,7 +42,7 @@ export async function freezeGuest(
     canGoOn: () => true, // what is frozen already is not frozen twice
     progress: () => 0,
   }
-  return await agent.useUntilDone(asked, { signal })
+  return await agent.useUntilDone(asked, { signal, recovers: false })
 }
 
 /** Lets the processes go on; harmless when they do. @throws `agent-incompatible`, and the failures of the link. */
@@ -54,5 +57,5 @@ export async function thawGuest(agent: Agent, options: AskOptions): Promise<void
     canGoOn: () => true,
     progress: () => 0,
   }
-  await agent.useUntilDone(asked, { signal })
+  await agent.useUntilDone(asked, { signal, recovers: false })
 }

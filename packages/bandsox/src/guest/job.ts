@@ -13,7 +13,7 @@ import {
   type TerminalSize,
 } from '@bandsox/sdk'
 import { MAX_TERMINAL_SIDE, signalNames, type ToGuest } from '../wire/message.js'
-import type { Agent } from './agent.js'
+import type { Agent, FindAgent } from './agent.js'
 import { type FromGuest, type GuestConnection, isLinkFailure } from './connection.js'
 import { isFrozen } from './guest-fault.js'
 import { InputFeed } from './input-feed.js'
@@ -33,8 +33,8 @@ const UNSURE_SIGNAL_MS = 2_000
 const STABLE_MS = 2_000
 /** A quiet command may be one whose link has fallen silent: after so long the guest is asked for a word. */
 const QUIET_MS = 15_000
-/** A guest whose processes stand still begins no command; that lasts no longer than the lease of whoever has frozen it. */
-const FROZEN_PATIENCE_MS = 60_000
+/** A guest whose processes stand still begins no command; while it answers so, that is over soon. */
+const FROZEN_TRIES = 600
 const FROZEN_PAUSE_MS = 50
 /** How long the guest is looked for after an abort that came while there was no connection. */
 const LATE_ABORT_MS = 5_000
@@ -51,7 +51,7 @@ type JobOptions = Pick<ExecOptions, 'input' | 'signal' | 'link'>
  *
  * @param findAgent May fail, for instance because the sandbox does not run: also thrown there.
  */
-export function startJob(findAgent: () => Promise<Agent>, request: ExecRequest, options: JobOptions = {}): Job {
+export function startJob(findAgent: FindAgent, request: ExecRequest, options: JobOptions = {}): Job {
   return new GuestJob(findAgent, request, options)
 }
 
@@ -67,13 +67,13 @@ interface AttachOptions extends Pick<ExecOptions, 'signal' | 'link'> {
  * @param name As `listGuestJobs` has it.
  * @throws Where its output or end is awaited: `agent-incompatible`, `not-found` when the guest does not know it (any more).
  */
-export function attachToJob(findAgent: () => Promise<Agent>, name: string, options: AttachOptions = {}): Job {
+export function attachToJob(findAgent: FindAgent, name: string, options: AttachOptions = {}): Job {
   const { pty = false, ...others } = options
   return new GuestJob(findAgent, pty ? { pty: { cols: 1, rows: 1 } } : {}, others, name)
 }
 
 class GuestJob implements Job {
-  readonly #findAgent: () => Promise<Agent>
+  readonly #findAgent: FindAgent
   readonly #request: ExecRequest
   readonly #input: InputFeed | undefined
   readonly #signal: AbortSignal | undefined
@@ -105,7 +105,7 @@ class GuestJob implements Job {
   #end!: { resolve: (result: ExecResult) => void; reject: (error: unknown) => void }
 
   /** @param found The name of a command that runs already: then `request` says no more than whether it has a terminal. */
-  constructor(findAgent: () => Promise<Agent>, request: ExecRequest, options: JobOptions, found?: string) {
+  constructor(findAgent: FindAgent, request: ExecRequest, options: JobOptions, found?: string) {
     this.#name = found ?? newOperationName()
     this.#isFound = found !== undefined
     this.#findAgent = findAgent
@@ -189,10 +189,10 @@ class GuestJob implements Job {
   }
 
   async #start(): Promise<Agent> {
-    const agent = await this.#findAgent()
+    const agent = await this.#findAgent(this.#signal)
     let connection = await agent.acquire({ signal: this.#signal, only: this.#only })
     const { bootId } = connection.hello
-    const startedAt = performance.now()
+    let frozenTries = 0 // not the time: between two of them the machine may have stood still for long
     this.#listenForAbort(agent)
     for (let stalls = 1; ; stalls++) {
       this.#connection = connection
@@ -203,7 +203,7 @@ class GuestJob implements Job {
         this.#connection = undefined
         agent.lost(connection, error)
         try {
-          if (isFrozen(error) && performance.now() - startedAt < FROZEN_PATIENCE_MS) {
+          if (isFrozen(error) && frozenTries++ < FROZEN_TRIES) {
             await delay(FROZEN_PAUSE_MS)
             connection = await agent.acquire({ signal: this.#signal, only: this.#only })
             stalls = 0

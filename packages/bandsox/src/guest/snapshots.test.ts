@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
 import { describe, it } from 'node:test'
-import type { Job } from '@bandsox/sdk'
+import { BandSoxError, type Job } from '@bandsox/sdk'
+import type { Link } from '../link/link.js'
 import { hasCode } from '../testing/errors.js'
 import { realAgent } from '../testing/real-agent.js'
-import type { Agent } from './agent.js'
+import { Agent } from './agent.js'
 import { freezeGuest, thawGuest } from './freeze.js'
 import { listGuestJobs } from './guest-jobs.js'
 import { identifyGuest } from './identity.js'
@@ -12,6 +13,12 @@ import { attachToJob, startJob } from './job.js'
 import { agentWith, greet, HELLO } from './testing/stand-in-agent.js'
 
 const timeoutMs = 5_000
+const refusingLink: Link = {
+  kind: 'serial',
+  open: async () => {
+    throw new BandSoxError('link-refused', 'it is held back')
+  },
+}
 const user = String(process.getuid?.() ?? 0)
 
 const started = (agent: Agent, shell: string) => startJob(async () => agent, { shell, user })
@@ -67,6 +74,16 @@ describe('an agent that is frozen', () => {
       assert.match(error.message, /10-db.*no room$/)
       return hasCode('hook-failed')(error)
     })
+  })
+})
+
+describe('who has a guest frozen', () => {
+  it('does not wait for the operation that is its own', async (t) => {
+    const agent = new Agent([refusingLink])
+    t.after(() => agent.close())
+    agent.onLost(async () => 'held') // as it says to everybody, while there is one
+    await assert.rejects(freezeGuest(agent, { timeoutMs }), hasCode('link-refused'))
+    await assert.rejects(thawGuest(agent, { timeoutMs }), hasCode('link-refused'))
   })
 })
 

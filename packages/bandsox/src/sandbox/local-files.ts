@@ -10,7 +10,7 @@ import {
   type TransferResult,
   type WriteOptions,
 } from '@bandsox/sdk'
-import type { Agent } from '../guest/agent.js'
+import type { FindAgent } from '../guest/agent.js'
 import { download } from '../guest/download.js'
 import { listFolder, statFile } from '../guest/inspect.js'
 import { upload } from '../guest/upload.js'
@@ -22,12 +22,12 @@ import { HostFileSink, openHostFile } from './host-file.js'
 const DEFAULT_READ_LIMIT_BYTES = 64 * 1024 * 1024
 
 export class LocalFiles implements Files {
-  readonly #findAgent: () => Promise<Agent>
+  readonly #findAgent: FindAgent
 
   readonly #log: (text: string) => void
 
   /** @param log Told of each file that was moved, and over which link: operators search for these texts. */
-  constructor(findAgent: () => Promise<Agent>, log: (text: string) => void) {
+  constructor(findAgent: FindAgent, log: (text: string) => void) {
     this.#findAgent = findAgent
     this.#log = log
   }
@@ -40,7 +40,7 @@ export class LocalFiles implements Files {
     requireGuestPath(path)
     const bytes = typeof content === 'string' ? Buffer.from(content) : content
     const source = bytes instanceof Uint8Array ? bytesSource(bytes) : streamSource(bytes)
-    return this.#uploaded(await upload(await this.#findAgent(), path, source, options))
+    return this.#uploaded(await upload(await this.#findAgent(options?.signal), path, source, options))
   }
 
   async read(path: string, options: { maxBytes?: number; signal?: AbortSignal } = {}): Promise<Buffer> {
@@ -65,7 +65,7 @@ export class LocalFiles implements Files {
         // In memory there is nothing to make durable.
       },
     }
-    await download(await this.#findAgent(), path, sink, options)
+    await download(await this.#findAgent(options.signal), path, sink, options)
     return Buffer.concat(parts)
   }
 
@@ -74,7 +74,9 @@ export class LocalFiles implements Files {
     const { handle, sizeBytes, mode } = await openHostFile(hostPath)
     try {
       const source = fileSource(handle, sizeBytes)
-      return this.#uploaded(await upload(await this.#findAgent(), guestPath, source, { mode, ...options }))
+      return this.#uploaded(
+        await upload(await this.#findAgent(options.signal), guestPath, source, { mode, ...options }),
+      )
     } finally {
       await handle.close()
     }
@@ -85,7 +87,7 @@ export class LocalFiles implements Files {
     const startedAt = performance.now()
     const sink = new HostFileSink(hostPath, guestPath)
     try {
-      const result = await download(await this.#findAgent(), guestPath, sink, options)
+      const result = await download(await this.#findAgent(options.signal), guestPath, sink, options)
       this.#log(`File downloaded via ${carrier[result.link]}: ${guestPath} (${result.sizeBytes} bytes)`)
       return { path: sink.target, ...result, durationMs: performance.now() - startedAt }
     } finally {
@@ -95,12 +97,12 @@ export class LocalFiles implements Files {
 
   async stat(path: string, options?: { followLinks?: boolean; signal?: AbortSignal }): Promise<FileEntry> {
     requireGuestPath(path)
-    return await statFile(await this.#findAgent(), path, options)
+    return await statFile(await this.#findAgent(options?.signal), path, options)
   }
 
   async *list(path: string, options?: { signal?: AbortSignal }): AsyncGenerator<FileEntry> {
     requireGuestPath(path)
-    yield* listFolder(await this.#findAgent(), path, options)
+    yield* listFolder(await this.#findAgent(options?.signal), path, options)
   }
 
   async copyIn(hostPath: string, guestPath: string, options: CopyOptions = {}): Promise<CopyResult> {

@@ -27,6 +27,7 @@ import { listGuestJobs } from '../guest/guest-jobs.js'
 import { attachToJob, type ExecRequest, startJob } from '../guest/job.js'
 import { parseSignal } from '../guest/signal.js'
 import { readRun, standsStill } from '../process/shim.js'
+import { interruptedBy } from '../store/operation.js'
 import type { SandboxRecord } from '../store/record.js'
 import type { Claim } from '../store/sandbox-store.js'
 import type { Machine } from '../vmm/vmm.js'
@@ -85,7 +86,7 @@ export class LocalSandbox implements Sandbox {
     this.id = id
     this.#isOwned = made !== undefined
     if (made !== undefined) this.#keepAgent(made.agent, made.record)
-    this.files = new LocalFiles(() => this.#agentFor('transfer'), host.info)
+    this.files = new LocalFiles((signal) => this.#agentFor('transfer', signal), host.info)
   }
 
   async info(): Promise<SandboxInfo> {
@@ -118,12 +119,12 @@ export class LocalSandbox implements Sandbox {
   }
 
   attach(job: string, options: Pick<ExecOptions, 'signal' | 'link'> = {}): Job {
-    return attachToJob(() => this.#agentFor('exec'), job, options)
+    return attachToJob((signal) => this.#agentFor('exec', signal), job, options)
   }
 
   async forward(options: ForwardOptions): Promise<PortForward> {
     await this.#allowed('exec') // rather now than at the first connection
-    return await forwardPort(() => this.#agentFor('exec'), options)
+    return await forwardPort((signal) => this.#agentFor('exec', signal), options)
   }
 
   async start(options: StartOptions = {}): Promise<void> {
@@ -149,10 +150,17 @@ export class LocalSandbox implements Sandbox {
   }
 
   async hibernate({ signal }: { signal?: AbortSignal } = {}): Promise<void> {
-    await this.#exclusively('hibernate', async (record) => {
-      await hibernateSandbox(this.#host, record, this.#agentOf(record), signal)
+    const claim = await this.#claimFor('hibernate')
+    try {
+      await hibernateSandbox(this.#host, claim.record, this.#agentOf(claim.record), signal)
       this.#closeAgent()
-    })
+    } catch (error) {
+      // Its machine could not be ended, and is nobody's any more: whoever comes next is to end it.
+      if ((await this.#host.store.read(this.id))?.state.kind === 'hibernated') await claim.abandon()
+      else await claim.release()
+      throw error
+    }
+    await claim.release()
   }
 
   async restart(options: StartOptions = {}): Promise<void> {
@@ -328,7 +336,7 @@ export class LocalSandbox implements Sandbox {
     // The request needs the record, which is read with the agent: it is completed in place before it is sent.
     const request: ExecRequest = {}
     const prepare = async () => {
-      const record = await this.#allowed('exec')
+      const record = await this.#allowed('exec', signal)
       Object.assign(request, command(record), requestOf(record, options))
       return this.#agentOf(record)
     }
@@ -375,8 +383,8 @@ export class LocalSandbox implements Sandbox {
     this.#agent = undefined
   }
 
-  async #agentFor(operation: Operation): Promise<Agent> {
-    return this.#agentOf(await this.#allowed(operation))
+  async #agentFor(operation: Operation, signal?: AbortSignal): Promise<Agent> {
+    return this.#agentOf(await this.#allowed(operation, signal))
   }
 
   #agentOf(record: SandboxRecord): Agent {
@@ -397,9 +405,9 @@ export class LocalSandbox implements Sandbox {
     return agent
   }
 
-  async #allowed(operation: Operation): Promise<SandboxRecord> {
+  async #allowed(operation: Operation, signal?: AbortSignal): Promise<SandboxRecord> {
     const found = await this.#record()
-    const record = isAsleep(found) && WAKING.includes(operation) ? await this.#woken() : found
+    const record = isAsleep(found) && WAKING.includes(operation) ? await this.#woken(signal) : found
     requireAllowed(operation, this.id, record.state)
     if (!standsStill(this.#directory)) return record
     const settled = await this.#settled()
@@ -408,16 +416,17 @@ export class LocalSandbox implements Sandbox {
   }
 
   /** Whoever uses it wakes it up; of several at once one does, and the others wait until it is itself again. */
-  async #woken(): Promise<SandboxRecord> {
+  async #woken(signal: AbortSignal | undefined): Promise<SandboxRecord> {
     const deadline = performance.now() + WAKE_PATIENCE_MS
     for (;;) {
+      signal?.throwIfAborted()
       const record = await this.#settled()
       if (!isAsleep(record)) return record
-      if (performance.now() > deadline)
+      if (record.operation === undefined && performance.now() > deadline)
         throw new BandSoxError('timeout', `sandbox ${this.id} did not wake up within ${WAKE_PATIENCE_MS} ms`)
       if (record.state.kind === 'hibernated' && record.operation === undefined) {
         try {
-          await this.resume()
+          await this.resume(signal === undefined ? {} : { signal })
           continue
         } catch (error) {
           // Somebody else was quicker.
@@ -475,9 +484,10 @@ export class LocalSandbox implements Sandbox {
   }
 }
 
-/** Also while it wakes up: until its guest knows who it is, nobody but who woke it may speak with it. */
-const isAsleep = ({ state, machine }: SandboxRecord): boolean =>
-  state.kind === 'hibernated' || (state.kind === 'running' && machine?.pendingPort !== undefined)
+/** Also while it falls asleep, and while it wakes up: until its guest knows who it is, nobody but who woke it may speak with it. */
+const isAsleep = ({ state, machine, operation }: SandboxRecord): boolean =>
+  state.kind === 'hibernated' ||
+  (state.kind === 'running' && (machine?.pendingPort !== undefined || interruptedBy(operation?.name) === 'hibernate'))
 
 /** The image's settings, the sandbox's, the call's: the later ones win. */
 function requestOf({ image: { config }, env }: SandboxRecord, options: ExecOptions): Partial<ExecRequest> {

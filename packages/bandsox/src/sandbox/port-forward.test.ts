@@ -177,6 +177,23 @@ describe('a forwarded port', () => {
     }
   })
 
+  it('goes on over another connection to the guest when one breaks before anything was passed on', async (t) => {
+    const { agent } = await agentWith(t, async (host) => {
+      await greet(host, { ...HELLO, capabilities: ['connect'] })
+      await host.expect('connect')
+      if (host.number < 3) return void host.socket.destroy()
+      host.say({ type: 'connected' }, { type: 'eof' })
+      for (let frame = await host.next(); frame !== undefined; frame = await host.next())
+        if (frame.kind === 'message' && frame.message.type === 'eof') host.say({ type: 'ack', offset: 4 })
+    })
+    const { forward, failures } = await forwarded(t, agent, 80)
+    const socket = client(forward)
+    socket.end('word')
+    assert.equal(String(await readAll(socket)), '')
+    await idle(forward)
+    assert.deepEqual(failures, [])
+  })
+
   it('trusts no guest: what breaks the rules of its connection ends that', async (t) => {
     const lies: [string, (host: Parameters<Parameters<typeof agentWith>[1]>[0]) => void][] = [
       ['an ack of what was not sent', (host) => host.say({ type: 'ack', offset: 1 })],

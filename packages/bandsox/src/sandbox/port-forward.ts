@@ -2,7 +2,7 @@
 import { once, setMaxListeners } from 'node:events'
 import { createServer, isIP, type Server, type Socket } from 'node:net'
 import { BandSoxError, type ForwardOptions, isSystemError, messageOf, type PortForward } from '@bandsox/sdk'
-import type { Agent } from '../guest/agent.js'
+import type { FindAgent } from '../guest/agent.js'
 import { forwardConnection, resetSocket } from '../guest/forward.js'
 
 /** Open at once; one more is reset. Each costs descriptors here and memory in the guest. */
@@ -17,7 +17,7 @@ const MAX_HOST_BYTES = 255
  * @param findAgent Asked for each connection: the guest may have been restarted, or be paused, since the last one.
  * @throws `bad-request`, `host-resource`, `permission-denied`, `signal.reason`.
  */
-export async function forwardPort(findAgent: () => Promise<Agent>, options: ForwardOptions): Promise<PortForward> {
+export async function forwardPort(findAgent: FindAgent, options: ForwardOptions): Promise<PortForward> {
   requireGood(options)
   options.signal?.throwIfAborted()
   const forward = new LocalPortForward(findAgent, options)
@@ -30,7 +30,7 @@ class LocalPortForward implements PortForward {
   readonly hostAddress: string
   hostPort: number
   readonly connections = { open: 0, opened: 0, failed: 0 }
-  readonly #findAgent: () => Promise<Agent>
+  readonly #findAgent: FindAgent
   readonly #options: ForwardOptions
   readonly #server: Server
   readonly #closing = new AbortController()
@@ -38,7 +38,7 @@ class LocalPortForward implements PortForward {
   #closed: Promise<void> | undefined
   readonly #onAbort = () => void this.close()
 
-  constructor(findAgent: () => Promise<Agent>, options: ForwardOptions) {
+  constructor(findAgent: FindAgent, options: ForwardOptions) {
     this.#findAgent = findAgent
     this.#options = options
     this.guestPort = options.guestPort
@@ -107,7 +107,7 @@ class LocalPortForward implements PortForward {
   async #forward(socket: Socket): Promise<void> {
     const closed = new Promise<void>((resolve) => socket.once('close', () => resolve()))
     try {
-      const agent = await this.#findAgent()
+      const agent = await this.#findAgent(this.#closing.signal)
       await forwardConnection(
         agent,
         socket,

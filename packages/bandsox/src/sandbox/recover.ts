@@ -2,6 +2,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Recovery } from '../guest/agent.js'
 import { readRun, standsStill } from '../process/shim.js'
+import { interruptedBy } from '../store/operation.js'
 import type { SandboxRecord } from '../store/record.js'
 import type { Host } from './host.js'
 import { settle } from './settle.js'
@@ -10,9 +11,9 @@ import { settle } from './settle.js'
 const POLL_MS = 50
 
 /** Operations that hold the machine's links back until they are over, */
-const HOLDING: readonly string[] = ['pause', 'resume', 'hibernate']
+const HOLDING: readonly (string | undefined)[] = ['pause', 'resume', 'hibernate']
 /** and those that hold them back for a moment of the time that they take. */
-const HOLDING_FOR_A_MOMENT: readonly string[] = ['snapshot', 'fork', 'commit']
+const HOLDING_FOR_A_MOMENT: readonly (string | undefined)[] = ['snapshot', 'fork', 'commit']
 
 /**
  * Looks after a machine whose links are lost: a dead shim, through which they lead, is replaced; one that is paused, or about to be, or stands
@@ -22,14 +23,14 @@ export async function recover(host: Host, id: string, signal: AbortSignal | unde
   const directory = host.store.directoryOf(id)
   const found = await host.store.read(id)
   if (found === undefined) return 'gone'
-  if (!(await readRun(directory)).shimAlive) {
-    const settled = await settle(host, found)
-    return settled?.state.kind === 'running' ? 'mended' : 'gone'
-  }
-  // Its VMM may have stopped it by itself, as on a full disk, which nobody has written down yet.
-  const record = standsStill(directory) ? await settle(host, found) : found
+  const { shimAlive } = await readRun(directory)
+  // A dead shim is replaced by this; and its VMM may have stopped it by itself, as on a full disk, which nobody has written down yet.
+  const record = !shimAlive || standsStill(directory) ? await settle(host, found) : found
   if (record === undefined) return 'gone'
-  if (!isHeld(record) && !isHeldForAMoment(record)) return record.state.kind === 'running' ? 'unchanged' : 'gone'
+  if (!isHeld(record) && !isHeldForAMoment(record)) {
+    if (record.state.kind !== 'running') return 'gone'
+    return shimAlive ? 'unchanged' : 'mended'
+  }
   for (;;) {
     await delay(POLL_MS, undefined, signal && { signal }).catch(() => signal?.throwIfAborted())
     const before = await host.store.read(id)
@@ -43,7 +44,7 @@ export async function recover(host: Host, id: string, signal: AbortSignal | unde
 }
 
 const isHeldForAMoment = ({ operation }: SandboxRecord): boolean =>
-  operation !== undefined && HOLDING_FOR_A_MOMENT.includes(operation.name)
+  HOLDING_FOR_A_MOMENT.includes(interruptedBy(operation?.name))
 
 const isHeld = ({ state, operation }: SandboxRecord): boolean =>
-  state.kind === 'paused' || (operation !== undefined && HOLDING.includes(operation.name))
+  state.kind === 'paused' || HOLDING.includes(interruptedBy(operation?.name))

@@ -2,7 +2,7 @@
 import { lstat, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { BandSoxError, type CopyOptions, type CopyResult } from '@bandsox/sdk'
-import type { Agent } from '../../guest/agent.js'
+import type { Agent, FindAgent } from '../../guest/agent.js'
 import { progressReporter } from '../../guest/progress.js'
 import { hostError } from './host-error.js'
 import { HostPacker } from './pack-host.js'
@@ -15,7 +15,7 @@ const SWEEP_TIMEOUT_MS = 5_000
 
 /** @throws as `Files.copyIn`. */
 export async function copyIn(
-  findAgent: () => Promise<Agent>,
+  findAgent: FindAgent,
   hostPath: string,
   guestPath: string,
   options: CopyOptions,
@@ -24,7 +24,7 @@ export async function copyIn(
   const { signal } = options
   const selection = new Selection(options.include, options.exclude)
   const source = await sourceOf(hostPath)
-  const agent = await findAgent()
+  const agent = await findAgent(signal)
   await requireTools(agent, signal)
   const to = await targetOf(agent, source, guestPath, signal)
   const report = progressReporter(options.onProgress, undefined)
@@ -54,13 +54,13 @@ export async function copyIn(
 
 /** @throws as `Files.copyIn`; the folder must be there. */
 export async function tarIn(
-  findAgent: () => Promise<Agent>,
+  findAgent: FindAgent,
   tar: AsyncIterable<Uint8Array>,
   guestFolder: string,
   { signal, link }: CopyOptions,
 ): Promise<CopyResult> {
   const startedAt = performance.now()
-  const agent = await findAgent()
+  const agent = await findAgent(signal)
   await requireTools(agent, signal)
   const there = await lookInGuest(agent, guestFolder, { followLinks: true, signal })
   if (there?.type !== 'directory')

@@ -2,7 +2,7 @@
 import { realpath } from 'node:fs/promises'
 import path from 'node:path'
 import { BandSoxError, type CopyOptions, type CopyResult } from '@bandsox/sdk'
-import type { Agent } from '../../guest/agent.js'
+import type { Agent, FindAgent } from '../../guest/agent.js'
 import { createChecksum } from '../../guest/checksum.js'
 import { progressReporter } from '../../guest/progress.js'
 import { resultOf } from './copy-in.js'
@@ -14,7 +14,7 @@ import { HostUnpacker } from './unpack-host.js'
 
 /** @throws as `Files.copyOut`. */
 export async function copyOut(
-  findAgent: () => Promise<Agent>,
+  findAgent: FindAgent,
   guestPath: string,
   hostPath: string,
   options: CopyOptions,
@@ -24,7 +24,7 @@ export async function copyOut(
   new Selection(include, exclude) // refuses what the guest would refuse
   if (hostPath === '' || hostPath.includes('\0'))
     throw new BandSoxError('bad-request', `${JSON.stringify(hostPath)} is not a path of this host`)
-  const agent = await findAgent()
+  const agent = await findAgent(signal)
   await requireTools(agent, signal)
   const source = await sourceOf(agent, guestPath, signal)
   const target = await targetOf(source, hostPath)
@@ -53,7 +53,7 @@ export async function copyOut(
 
 /** @throws as `Files.copyOut`. What was written before is a part of a tar. */
 export async function tarOut(
-  findAgent: () => Promise<Agent>,
+  findAgent: FindAgent,
   guestPath: string,
   write: (data: Uint8Array) => Promise<void>,
   options: CopyOptions,
@@ -61,7 +61,7 @@ export async function tarOut(
   const startedAt = performance.now()
   const { signal, include, exclude } = options
   new Selection(include, exclude)
-  const agent = await findAgent()
+  const agent = await findAgent(signal)
   await requireTools(agent, signal)
   const source = await sourceOf(agent, guestPath, signal)
   const checksum = await createChecksum('xxh64')

@@ -3,14 +3,16 @@ import { BandSoxError, messageOf } from '@bandsox/sdk'
 import { isAlive } from '../../process/identity.js'
 import { pause } from '../../process/pause.js'
 import type { PoolRecord } from '../../store/pool-store.js'
+import type { SnapshotRecord } from '../../store/snapshot-store.js'
 import { createSandboxRecord, type NewSandbox } from '../create.js'
 import type { Host } from '../host.js'
 import { destroyClaimed, stateNow } from '../settle.js'
 import { restoreClaimed } from '../snapshot/restore.js'
 import { freezeForPause } from '../snapshot/standstill.js'
-import { manifestOf } from '../snapshot/whole.js'
+import { checkSnapshotFiles, manifestOf } from '../snapshot/whole.js'
 import { makeTemplate } from '../template/make-template.js'
 import { templateKey } from '../template/template-key.js'
+import { FAULTS_OF_THE_TEMPLATE } from '../template/use-template.js'
 import { warmUp } from '../template/warm-up.js'
 
 /** Of a sandbox on its way into a pool. */
@@ -82,13 +84,7 @@ export async function needsFilling(host: Host, pool: PoolRecord): Promise<boolea
 
 async function addOne(host: Host, pool: PoolRecord, signal: AbortSignal | undefined): Promise<void> {
   const wanted = await createSandboxRecord(host, pool.image, pool.options, signal)
-  const template = await templateFor(host, wanted, signal)
-  const folder = host.store.snapshots.folderOf(template.id)
-  const manifest = await manifestOf(host, template)
-  const moment = { id: template.id, title: `template ${template.id}`, folder, manifest }
-  const options = signal === undefined ? {} : { signal }
-  const as = { ...wanted.record, restoredFrom: template.id, pool: pool.id }
-  const { record, agent, claim } = await restoreClaimed(host, moment, options, { as, operation: FILLING })
+  const { record, agent, claim } = await restoreTemplate(host, pool, wanted, signal)
   try {
     await warmUp(agent, signal)
     const isFrozen = await freezeForPause(host, record.id, agent)
@@ -110,6 +106,38 @@ async function addOne(host: Host, pool: PoolRecord, signal: AbortSignal | undefi
   // Whoever removes a pool leaves those alone that are just being made.
   if ((await host.store.pools.read(pool.id)) === undefined) await removeMembers(host, [record.id])
   else host.info(`${record.id} waits in the pool of ${pool.image}`)
+}
+
+/** From another one when the first is of no use, or is removed meanwhile. */
+async function restoreTemplate(
+  host: Host,
+  pool: PoolRecord,
+  wanted: NewSandbox,
+  signal: AbortSignal | undefined,
+): ReturnType<typeof restoreClaimed> {
+  for (let isFirst = true; ; isFirst = false) {
+    const template = await templateFor(host, wanted, signal)
+    try {
+      const manifest = await manifestOf(host, template)
+      await checkSnapshotFiles(host, template, manifest, signal)
+      const folder = host.store.snapshots.folderOf(template.id)
+      const moment = { id: template.id, title: `template ${template.id}`, folder, manifest }
+      const as = { ...wanted.record, restoredFrom: template.id, pool: pool.id }
+      return await restoreClaimed(host, moment, { ...(signal && { signal }) }, { as, operation: FILLING })
+    } catch (error) {
+      signal?.throwIfAborted()
+      if (!isFirst || !(await isOfNoUse(host, template, error))) throw error
+    }
+  }
+}
+
+/** Whether another template would do better; one that is damaged is removed. */
+async function isOfNoUse(host: Host, { id }: SnapshotRecord, error: unknown): Promise<boolean> {
+  if ((await host.store.snapshots.read(id)) === undefined) return true
+  if (!(error instanceof BandSoxError && FAULTS_OF_THE_TEMPLATE.includes(error.code))) return false
+  host.warn(`template ${id} is of no use any more, and is removed: ${messageOf(error)}`)
+  await host.store.snapshots.remove(id)
+  return true
 }
 
 async function templateFor(host: Host, wanted: NewSandbox, signal: AbortSignal | undefined) {

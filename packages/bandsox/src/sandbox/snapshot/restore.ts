@@ -60,8 +60,11 @@ export async function restoreSnapshot(
   }
 }
 
+/** A program that was given them may have met it first. */
+const CODES_OF_FILES: readonly string[] = ['snapshot-damaged', 'command-failed']
+
 const isOfFiles = (error: unknown): boolean =>
-  isSystemError(error, 'ENOENT') || (error instanceof BandSoxError && error.code === 'snapshot-damaged')
+  isSystemError(error, 'ENOENT') || (error instanceof BandSoxError && CODES_OF_FILES.includes(error.code))
 
 const removed = (id: string, cause: unknown): BandSoxError =>
   new BandSoxError('not-found', `cannot restore snapshot ${id}: it was removed meanwhile`, {

@@ -11,7 +11,7 @@ import { templateKey } from './template-key.js'
 /** After a try that failed, so long none is made. */
 const FAILURE_KEPT_MS = 10 * 60 * 1000
 /** What speaks against a template, and not against the sandbox. */
-const FAULTS_OF_THE_TEMPLATE: readonly string[] = [
+export const FAULTS_OF_THE_TEMPLATE: readonly string[] = [
   'snapshot-damaged',
   'not-found', // another process has removed it
   'snapshot-incompatible',
