@@ -84,7 +84,7 @@ async function killIn(
   child.stderr?.resume()
   child.stdin?.end()
   const closed = once(child, 'close')
-  await Promise.race([delay(afterMs), closed])
+  await Promise.race([delay(afterMs, undefined, { ref: false }), closed])
   if (victim === 'manager') child.kill('SIGKILL')
   else {
     const process = processesIn(storage).find(({ program }) => programs[victim].test(program))
@@ -92,7 +92,7 @@ async function killIn(
     else child.kill('SIGKILL') // there is none yet, or no more
   }
   // A command whose VM is gone has to end by itself, and in time.
-  const ended = await Promise.race([closed, delay(60_000, 'hangs')])
+  const ended = await Promise.race([closed, delay(60_000, 'hangs', { ref: false })])
   assert.notEqual(ended, 'hangs', 'the command did not end by itself')
   await assertInOrder(storage)
   // One of them has to prove that it works; all would take long.

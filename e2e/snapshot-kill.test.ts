@@ -310,7 +310,7 @@ async function killIn(world: World, scene: Scene, moment: Moment, settlerMs: num
   }
   const next = ['list', 'list'].map((word) => cli(world.storage, ['vm', word]))
   for (const listing of next) {
-    const listed = await Promise.race([listing, delay(COMMAND_MS, undefined)])
+    const listed = await Promise.race([listing, delay(COMMAND_MS, undefined, { ref: false })])
     assert.equal(listed?.status, 0, listed?.stderr ?? 'the next command hangs')
   }
   await assertInOrder(world, scene, known)
