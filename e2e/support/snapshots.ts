@@ -107,6 +107,8 @@ export async function traces(storage: string): Promise<Record<string, unknown>> 
 
 /** Does what must fail, and looks whether all is as it was. */
 export async function leavesAllAsItWas(storage: string, work: () => Promise<void>): Promise<void> {
+  // A shim ends just after it has said so, and its sandbox is gone by then.
+  await until(() => processesIn(storage).every(({ cwd }) => !cwd.endsWith(' (deleted)')), 'what was deleted to end')
   const before = await traces(storage)
   await work()
   const settled = async () => JSON.stringify(await traces(storage)) === JSON.stringify(before)
