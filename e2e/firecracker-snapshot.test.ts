@@ -216,6 +216,26 @@ for (const jailer of jailers)
       },
     )
 
+    onThis('a command outlives a pause that is longer than it waits for its host', async ({ create }, t) => {
+      // The clocks of a KVM guest go on over a pause; those of the stand-in's do not.
+      if (!isReal) return t.skip('a real Firecracker only: BANDSOX_FIRECRACKER')
+      const sandbox = await create()
+      const job = sandbox.exec(['sleep', '10000'])
+      const ended = job.wait()
+      await until(async () => (await sandbox.jobs()).length === 1, 'the command to run', 60_000)
+      const before = await uptimeMs(sandbox)
+      await sandbox.pause()
+      await delay(OLD_MS)
+      await sandbox.resume()
+      assert.ok((await uptimeMs(sandbox)) - before >= OLD_MS, 'its clock stood still: this shows nothing')
+      assert.deepEqual(
+        (await sandbox.jobs()).map(({ hasEnded }) => hasEnded),
+        [false],
+      )
+      job.kill('SIGTERM')
+      assert.equal((await ended).signal, 'SIGTERM')
+    })
+
     onThis(`${CLONES} clones at once are each a machine of its own`, async ({ bandsox, create }, t) => {
       const sandbox = await create()
       await leave(sandbox, 'shared')

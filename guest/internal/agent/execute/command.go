@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"bandsox.dev/guest/internal/agent/console"
+	"bandsox.dev/guest/internal/agent/machinetime"
 	"bandsox.dev/guest/internal/agent/reaper"
 	"bandsox.dev/guest/internal/wire"
 )
@@ -32,7 +33,7 @@ type Command struct {
 	terminal *terminal // nil: pipes
 	streams  []stream
 	watch    *watch
-	timer    *time.Timer
+	timer    *machinetime.Timer
 	timedOut int32 // atomic
 	ended    int32 // atomic: `exit` is written, or about to be
 	hangUp   func()
@@ -88,7 +89,7 @@ func (c *Command) start(message wire.Message) (*Command, error) {
 	}
 	c.held = given.keep(len(c.streams)) // each stream's other end was the last to be opened
 	if request.timeoutMs > 0 {
-		c.timer = time.AfterFunc(time.Duration(request.timeoutMs)*time.Millisecond, c.timeOut)
+		c.timer = machinetime.AfterFunc(time.Duration(request.timeoutMs)*time.Millisecond, c.timeOut)
 	}
 	if c.input != nil {
 		go func() {

@@ -6,6 +6,7 @@ import (
 
 	"bandsox.dev/guest/internal/agent/console"
 	"bandsox.dev/guest/internal/agent/failure"
+	"bandsox.dev/guest/internal/agent/machinetime"
 	"bandsox.dev/guest/internal/wire"
 )
 
@@ -35,7 +36,7 @@ type job struct {
 	// unattended says that its host is another machine's: it waits for a connection for ever, and while there is none it keeps the end of
 	// its output only.
 	unattended bool
-	timer      *time.Timer
+	timer      *machinetime.Timer
 	waits      int // tells a timer of an earlier waiting from the present one's
 }
 
@@ -260,7 +261,7 @@ func (j *job) dropped(over bool) {
 func (j *job) startTimer() {
 	j.stopTimer()
 	waits := j.waits
-	j.timer = time.AfterFunc(j.keep, func() { j.expire(waits) })
+	j.timer = machinetime.AfterFunc(j.keep, func() { j.expire(waits) })
 }
 
 // stopTimer ends the waiting. The mutex is held.

@@ -15,6 +15,7 @@ import (
 	"bandsox.dev/guest/internal/agent/failure"
 	"bandsox.dev/guest/internal/agent/freezer"
 	"bandsox.dev/guest/internal/agent/hooks"
+	"bandsox.dev/guest/internal/agent/machinetime"
 	"bandsox.dev/guest/internal/agent/reaper"
 	"bandsox.dev/guest/internal/wire"
 )
@@ -65,7 +66,7 @@ type Guest struct {
 	isFrozen bool
 	count    int
 	warnings []string
-	lease    *time.Timer
+	lease    *machinetime.Timer
 	leases   int // tells the timer of an earlier lease from the present one's
 }
 
@@ -183,7 +184,7 @@ func (g *Guest) thaw() {
 func (g *Guest) renew(lease time.Duration) {
 	g.endLease()
 	leases := g.leases
-	g.lease = time.AfterFunc(lease, func() {
+	g.lease = machinetime.AfterFunc(lease, func() {
 		defer console.Contain("ending a lease")
 		g.mutex.Lock()
 		defer g.mutex.Unlock()

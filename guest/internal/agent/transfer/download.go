@@ -139,12 +139,11 @@ func (d *Download) Ended() bool {
 	return d.ended
 }
 
-// end notes that nothing more is to come from the host. The mutex is held.
+// end notes that nothing more is to come from the host, whose next operation may follow at once. The mutex is held, and all is sent but
+// for `complete`, which does not need the file.
 func (d *Download) end() {
 	d.ended = true
-	if !d.sending {
-		d.release(false)
-	}
+	d.release(false)
 }
 
 // Cancel stops sending for good, when the connection has ended by the host's fault.
@@ -354,6 +353,7 @@ func (d *Download) flush() error {
 }
 
 func (d *Download) sendComplete() error {
+	checksum := digest(d.sum)
 	d.mutex.Lock()
 	if d.aborted || d.cancelled {
 		d.mutex.Unlock()
@@ -362,7 +362,7 @@ func (d *Download) sendComplete() error {
 	d.complete = true
 	size := d.sent
 	d.mutex.Unlock()
-	frames, err := wire.AppendMessage(d.unsent, wire.Complete{Type: "complete", Size: size, Checksum: digest(d.sum)})
+	frames, err := wire.AppendMessage(d.unsent, wire.Complete{Type: "complete", Size: size, Checksum: checksum})
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"bandsox.dev/guest/internal/agent/failure"
+	"bandsox.dev/guest/internal/agent/machinetime"
 	"bandsox.dev/guest/internal/wire"
 )
 
@@ -29,8 +30,8 @@ type Registry struct {
 	open    map[string]*named
 	waiting []*named // of open, those without a connection; the one that has waited longest first
 	// finished are uploads whose answer may have been lost. Those in order which it does not have are forgotten already.
-	finished map[string]finished
-	order    []string
+	finished map[string]*finished
+	order    []*finished
 }
 
 // state is a transfer apart from its connection.
@@ -46,7 +47,7 @@ type named struct {
 	kind     string
 	state    state   // nil while it is being opened
 	holder   *holder // nil: it waits
-	expiry   *time.Timer
+	expiry   *machinetime.Timer
 	parkings int // tells a timer of an earlier waiting from the present one's
 }
 
@@ -60,9 +61,10 @@ type holder struct {
 
 // finished is what the host is told again of an upload.
 type finished struct {
+	name     string
 	size     int64
 	checksum string
-	until    time.Time
+	expiry   *machinetime.Timer
 }
 
 func (r *Registry) wait() time.Duration {
@@ -97,9 +99,9 @@ func (r *Registry) take(kind string, message wire.Message, hangUp func()) (*hold
 			before.hangUp()
 			<-before.left
 			continue
-		case !known && isOver && time.Now().Before(over.until):
+		case !known && isOver:
 			r.mutex.Unlock()
-			return nil, &over, nil
+			return nil, over, nil
 		case !known && offset > 0:
 			r.mutex.Unlock()
 			return nil, nil, failure.New(failure.TransferUnknown, "cannot go on with a transfer at %d bytes: it is not known (any more)", offset)
@@ -154,7 +156,7 @@ func (h *holder) park() {
 	n.holder = nil
 	n.parkings++
 	parking := n.parkings
-	n.expiry = time.AfterFunc(r.wait(), func() { r.expire(n, parking) })
+	n.expiry = machinetime.AfterFunc(r.wait(), func() { r.expire(n, parking) })
 	r.waiting = append(r.waiting, n)
 	var oldest *named
 	if len(r.waiting) > maxWaiting {
@@ -191,20 +193,17 @@ func (h *holder) finish(size int64, checksum string) {
 		return
 	}
 	n, r := h.of, h.of.registry
-	now := time.Now()
+	over := &finished{name: n.name, size: size, checksum: checksum}
 	r.mutex.Lock()
 	delete(r.open, n.name)
 	if r.finished == nil {
-		r.finished = map[string]finished{}
+		r.finished = map[string]*finished{}
 	}
-	r.finished[n.name] = finished{size: size, checksum: checksum, until: now.Add(r.wait())}
-	r.order = append(r.order, n.name)
-	for {
-		first, known := r.finished[r.order[0]]
-		if known && len(r.order) <= maxFinished && now.Before(first.until) {
-			break
-		}
-		delete(r.finished, r.order[0])
+	r.finished[n.name] = over
+	r.order = append(r.order, over)
+	over.expiry = machinetime.AfterFunc(r.wait(), func() { r.expireFinished(over) })
+	for first := r.order[0]; r.finished[first.name] != first || len(r.order) > maxFinished; first = r.order[0] {
+		r.drop(first)
 		r.order = r.order[1:]
 	}
 	r.mutex.Unlock()
@@ -215,7 +214,24 @@ func (h *holder) finish(size int64, checksum string) {
 func (r *Registry) forget(name string) {
 	r.mutex.Lock()
 	defer r.mutex.Unlock()
-	delete(r.finished, name)
+	if over, isOver := r.finished[name]; isOver {
+		r.drop(over)
+	}
+}
+
+// expireFinished is called when nobody has asked for the answer in time.
+func (r *Registry) expireFinished(over *finished) {
+	r.mutex.Lock()
+	defer r.mutex.Unlock()
+	r.drop(over)
+}
+
+// drop forgets a finished upload, if it is remembered. The mutex is held.
+func (r *Registry) drop(over *finished) {
+	over.expiry.Stop()
+	if r.finished[over.name] == over {
+		delete(r.finished, over.name)
+	}
 }
 
 // expire ends a transfer that nobody came back for.
