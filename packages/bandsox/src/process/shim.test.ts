@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { chmod, readFile, rm, writeFile } from 'node:fs/promises'
 import { createServer, type Socket } from 'node:net'
@@ -290,5 +291,25 @@ describe('what a shim left', () => {
     assert.equal(afterwards, undefined)
     assert.ok(exit !== undefined)
     assert.equal(describeExit(exit), 'the VMM ended at then')
+  })
+
+  it('says how its VMM ended as soon as nobody is there to say it any more', async (t) => {
+    const folder = await temporaryFolder(t)
+    const [written, exit] = [path.join(folder, 'written'), path.join(folder, 'exit.json')]
+    // Writes down the end last of all, and ends at once. Of 200 that are looked at without a pause some end in the middle of a look.
+    const lastWords = `printf %s '{"code":3,"at":"then"}' > ${written}; read go; mv ${written} ${exit}`
+    for (let round = 0; round < 200; round++) {
+      await rm(exit, { force: true })
+      const shim = spawn('sh', ['-c', `${lastWords}; kill -9 $$`], { stdio: ['pipe', 'ignore', 'inherit'] })
+      const identity = await identify(shim.pid ?? 0)
+      assert.ok(identity !== undefined)
+      const run = { shim: identity, vmm: { ...identity, startTime: 1 }, startedAt: 'now' }
+      await writeFile(path.join(folder, 'run.json'), JSON.stringify(run))
+      shim.stdin.write('go\n')
+      let found = await readRun(folder)
+      while (found.shimAlive) found = await readRun(folder)
+      assert.equal(found.exit?.code, 3, `round ${round}`)
+      if (shim.exitCode === null && shim.signalCode === null) await once(shim, 'exit')
+    }
   })
 })

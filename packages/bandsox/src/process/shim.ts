@@ -262,9 +262,13 @@ export interface ShimRecords {
  */
 export async function readRun(directory: string): Promise<ShimRecords> {
   const run = await readIfWhole(path.join(directory, 'run.json'), runSchema)
-  const exit = await readIfWhole(path.join(directory, 'exit.json'), exitSchema)
-  const vmmAlive = run !== undefined && exit === undefined && (await isAlive(located(run.vmm, run)))
+  const readExit = async () => await readIfWhole(path.join(directory, 'exit.json'), exitSchema)
+  const exitSoFar = await readExit()
+  const wasAlive = run !== undefined && exitSoFar === undefined && (await isAlive(located(run.vmm, run)))
   const shimAlive = run !== undefined && (await isAlive(located(run.shim, run)))
+  // It writes down the end last of all: one that has ended just now may have done so since.
+  const exit = exitSoFar ?? (run !== undefined && !shimAlive ? await readExit() : undefined)
+  const vmmAlive = wasAlive && exit === undefined
   const status = vmmAlive ? await readIfWhole(path.join(directory, MACHINE_FILE), machineStatusSchema) : undefined
   return { run, exit, vmmAlive, shimAlive, status }
 }
