@@ -3,11 +3,12 @@ import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
 import { hasCode } from 'bandsox/internal/testing/errors.js'
 import { cli } from './support/command-line.js'
+import { boundedOrFull } from './support/scale.js'
 import { type Opened, openWith, output, traces } from './support/snapshots.js'
 import { processesIn, type TestStorage, temporaryStorage, until } from './support/storage.js'
 
 const SIZE = 3
-const TAKERS = 8
+const TAKERS = boundedOrFull(5, 8)
 const FILLING_MS = 120_000
 const options = { memoryMib: 128, diskMib: 64 }
 const shape = ['--mem', '128', '--disk-size', '64']

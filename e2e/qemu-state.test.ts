@@ -11,10 +11,11 @@ import { hasCode } from 'bandsox/internal/testing/errors.js'
 import { withQmp } from 'bandsox/internal/vmm/qemu/qmp.js'
 import { digestOf, end, type Loaded, loaded, stateHost } from './support/qemu-state.js'
 import { randomBytes } from './support/random.js'
+import { boundedOrFull } from './support/scale.js'
 import { namesIn, temporaryStorage, until } from './support/storage.js'
 
 const isRoot = process.getuid?.() === 0
-const CLONES = 5
+const CLONES = boundedOrFull(3, 5)
 /** Of a machine that goes on: as after a boot, since all of them want the processors at once. */
 const READY_MS = 120_000
 /** The descriptor by which a VMM has what it may only read: guest/internal/shim/onefile. */
