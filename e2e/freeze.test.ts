@@ -74,7 +74,7 @@ test('processes that have no control group of their own stand still, one by one'
   t.after(() => agent.close())
   const counters = await shell(
     sandbox,
-    `for n in 1 2 3 4 5; do setsid sh -c '${COUNTER.replaceAll('count', 'count$0')}' $n > /dev/null 2>&1 & done; sleep 0.2; cat /proc/self/cgroup`,
+    `for n in 1 2 3 4 5; do setsid sh -c '${COUNTER.replaceAll('count', 'count$0')}' $n > /dev/null 2>&1 & done; for n in 1 2 3 4 5; do until test -s /root/count$n; do sleep 0.05; done; done; cat /proc/self/cgroup`,
   )
   assert.equal(counters, '0::/')
   const sum = async () => {
@@ -130,7 +130,7 @@ test('everything stands still until the machine is thawed, or nobody is heard of
     '0',
   )
 
-  const again = await freezeGuest(agent, { timeoutMs, leaseMs: 1_500 })
+  const again = await freezeGuest(agent, { timeoutMs, leaseMs: 5_000 })
   t.diagnostic(`froze ${again.processes} processes in their place: ${JSON.stringify(again.stages)}`)
   await standsStill(sandbox)
   await goesOn(sandbox)

@@ -87,6 +87,8 @@ test('who asks for something just while it falls asleep wakes it up, and who giv
   const sleeping = sandbox.hibernate().finally(() => {
     isOver = true
   })
+  // What was asked for before goes on in the saved machine, without its host.
+  await until(async () => (await sandbox.info()).operation?.name === 'hibernate', 'it to begin')
   const asked: Promise<unknown>[] = []
   const given = new Error('enough')
   while (!isOver) {

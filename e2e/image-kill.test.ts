@@ -80,7 +80,9 @@ test(`a pull that is killed at ${KILLS} random moments leaves only what the next
   for (let round = 0; round < KILLS; round++) {
     const child = pull()
     const end = ended(child)
-    await delay((random.readUInt32LE(round * 4) / 2 ** 32) * wholeMs)
+    // One in each part of it, short and long ones by turns: of those in its last part none may be killed.
+    const moment = (((round * 3) % KILLS) + random.readUInt32LE(round * 4) / 2 ** 32) / KILLS
+    await delay(moment * wholeMs)
     child.kill('SIGKILL')
     const [status] = await end
     if (status === null) killed++
@@ -91,7 +93,7 @@ test(`a pull that is killed at ${KILLS} random moments leaves only what the next
     if (listed.stdout.includes(reference)) await cli(folder, ['image', 'remove', '--force', reference])
     else if (round % 4 === 3) await cli(folder, ['image', 'prune'])
   }
-  assert.ok(killed > KILLS / 3, `only ${killed} of ${KILLS} pulls were killed before their end`)
+  assert.ok(killed >= KILLS / 4, `only ${killed} of ${KILLS} pulls were killed before their end`)
 
   const last = await cli(folder, ['image', 'pull', reference])
   assert.equal(last.status, 0, last.stderr)

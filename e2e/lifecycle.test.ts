@@ -66,6 +66,7 @@ test('a killed VMM is noticed: the sandbox has failed, says how, and holds nothi
   const sandbox = await (await openBandSox({ storage: storage.folder })).create('bandsox/base')
   const job = sandbox.exec(['sleep', '600'])
   const waiting = job.wait()
+  await until(async () => (await sandbox.jobs()).length === 1, 'the command to run')
   await Promise.all([
     assert.rejects(waiting, (error) => error instanceof BandSoxError && error.code === 'link-lost'),
     (async () => process.kill(pidOf(storage.folder, VMM_PROGRAM), 'SIGKILL'))(),
@@ -122,7 +123,8 @@ test('VMM and shim killed together leave a failed sandbox and no daemon', async 
       ),
     'both to die',
   )
-  assert.equal(await stateOf(sandbox), 'failed')
+  // A process has no program any more a moment before it is dead.
+  await until(async () => (await stateOf(sandbox)) === 'failed', 'its end to be known')
   await until(() => processesIn(storage.folder).length === 0, 'the daemon to be ended')
   await sandbox.delete()
   await storage.assertNothingLeft()

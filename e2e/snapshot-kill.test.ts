@@ -9,6 +9,9 @@ import path from 'node:path'
 import { test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { type BandSox, openBandSox, type Sandbox, type StateName } from 'bandsox'
+import { Agent } from 'bandsox/internal/guest/agent.js'
+import { statFile } from 'bandsox/internal/guest/inspect.js'
+import { socketLink } from 'bandsox/internal/link/socket-link.js'
 import { readRun } from 'bandsox/internal/process/shim.js'
 import { SandboxStore } from 'bandsox/internal/store/sandbox-store.js'
 import { seededRandom } from 'bandsox/internal/testing/random.js'
@@ -235,6 +238,34 @@ test('who is killed beside a manager that saves is told of, and the sandbox goes
   await source.delete({ force: true })
   await storage.assertNothingLeft()
   assert.deepEqual(passingPaths(storage.folder), [])
+})
+
+test('whom a killed manager leaves frozen goes on as soon as somebody asks for something', async (t) => {
+  await using storage = await temporaryStorage()
+  await using sandbox = await (await openBandSox({ storage: storage.folder })).create(IMAGE, SHAPE)
+  const { directory, vsock } = await sandbox.info()
+  // Beside the sandbox's own, which sets right what it finds.
+  const agent = new Agent([socketLink('serial', path.join(directory, 'serial.sock'), vsock?.port ?? 9000)])
+  t.after(() => agent.close())
+  await beginToCount(sandbox)
+  const hook = '#!/bin/sh\ntouch /tmp/hook-began\nsleep 1\n'
+  await sandbox.files.write('/etc/bandsox/hooks/snapshot.d/10-slow', hook, { makeParents: true, mode: 0o755 })
+  const child = startCli(storage.folder, ['vm', 'save', sandbox.id])
+  const closed = once(child, 'close')
+  const isThere = async () => await sandbox.files.stat('/tmp/hook-began').then(Boolean, () => false)
+  await until(isThere, 'the hook to begin')
+  child.kill('SIGKILL')
+  await closed
+  // The guest does what it was asked to do, though nobody is there any more who would let it go on.
+  const countedAt = async () => (await statFile(agent, '/tmp/count')).modifiedAt
+  await until(async () => {
+    const before = await countedAt()
+    await delay(300)
+    return (await countedAt()) === before
+  }, 'it to stand still')
+  const askedAt = performance.now()
+  await goesOn(sandbox)
+  assert.ok(performance.now() - askedAt < 15_000, 'it was waited for in vain first')
 })
 
 test('a machine that is let go on while its state is being saved for nobody runs on', {

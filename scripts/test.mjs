@@ -19,7 +19,7 @@ import { setUp } from './setup.mjs'
 
 /** A file of tests that takes longer hangs. */
 const UNIT_FILE_TIMEOUT_MS = 120_000
-const E2E_FILE_TIMEOUT_MS = 240_000
+const E2E_FILE_TIMEOUT_MS = 400_000
 const SOAK_FILE_TIMEOUT_MS = 3 * 3_600_000
 
 const { values } = parseArgs({ options: { only: { type: 'string' }, soak: { type: 'boolean', default: false } } })

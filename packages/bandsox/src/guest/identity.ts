@@ -1,6 +1,6 @@
 /** Telling a machine who it is, before anything in it goes on: PROTOCOL.md section 9. */
 import type { Agent } from './agent.js'
-import type { GuestConnection } from './connection.js'
+import { commonMoment } from './moment.js'
 import { type AskOptions, HOOKS_MS, inMilliseconds, requireSnapshots } from './snapshots.js'
 
 export interface GuestIdentity {
@@ -44,13 +44,13 @@ export async function identifyGuest(
   return await agent.use(
     async (connection) => {
       requireSnapshots(connection)
-      const moment = setsClock ? await commonMoment(connection, { timeoutMs, signal }) : {}
+      const moment = setsClock ? await commonMoment(connection, { timeoutMs, signal }) : undefined
       connection.send({
         type: 'identify',
         ...same,
         hooksMs,
         ...(entropy !== undefined && { entropy: entropy.toString('base64') }),
-        ...moment,
+        ...(moment !== undefined && { timeUs: moment.timeUs, uptimeMs: moment.uptimeMs }),
       })
       const { stagesUs, failures, port } = await connection.receiveMessage('identified', {
         signal,
@@ -61,26 +61,4 @@ export async function identifyGuest(
     },
     { signal },
   )
-}
-
-/** On a busy host an answer may be long on its way, and then says little. */
-const GOOD_ANSWER_MS = 10
-const TRIES = 4
-
-/** What the host's clock said at a moment of the guest's: however long what tells it is on its way, the guest knows what has passed since. */
-async function commonMoment(
-  connection: GuestConnection,
-  options: AskOptions,
-): Promise<{ timeUs: number; uptimeMs: number }> {
-  let best = { tookMs: Number.POSITIVE_INFINITY, timeUs: 0, uptimeMs: 0 }
-  for (let attempt = 0; attempt < TRIES && best.tookMs > GOOD_ANSWER_MS; attempt++) {
-    const asked = performance.now()
-    connection.send({ type: 'ping' })
-    const { uptimeMs } = await connection.receiveMessage('pong', { ...options, about: 'tell its time' })
-    const tookMs = performance.now() - asked
-    // `Date.now` follows every correction of the host's clock, which `performance.timeOrigin` does not, but knows whole ms only.
-    const timeUs = Date.now() * 1000 + 500 - Math.round(tookMs * 500)
-    if (tookMs < best.tookMs) best = { tookMs, timeUs, uptimeMs }
-  }
-  return { timeUs: best.timeUs, uptimeMs: best.uptimeMs }
 }

@@ -189,9 +189,8 @@ class GuestJob implements Job {
   }
 
   async #start(): Promise<Agent> {
-    const agent = await this.#findAgent(this.#signal)
+    let agent = await this.#findAgent(this.#signal)
     let connection = await agent.acquire({ signal: this.#signal, only: this.#only })
-    const { bootId } = connection.hello
     let frozenTries = 0 // not the time: between two of them the machine may have stood still for long
     this.#listenForAbort(agent)
     for (let stalls = 1; ; stalls++) {
@@ -205,12 +204,17 @@ class GuestJob implements Job {
         try {
           if (isFrozen(error) && frozenTries++ < FROZEN_TRIES) {
             await delay(FROZEN_PAUSE_MS)
+            // Whoever froze it may have been killed, which the owner of the agent finds out.
+            agent = await this.#findAgent(this.#signal)
+            this.#stopListening()
+            this.#listenForAbort(agent)
             connection = await agent.acquire({ signal: this.#signal, only: this.#only })
             stalls = 0
             continue
           }
           if (stalls > MAX_STALLS || !this.#mayGoOn(connection, error)) throw error
           // Under the name that it has: should the guest have begun it already, it does not begin again.
+          const { bootId } = connection.hello
           connection = await agent.reconnect(error, { signal: this.#signal, only: this.#only, bootId, stalls })
         } catch (failure) {
           this.#stopListening()

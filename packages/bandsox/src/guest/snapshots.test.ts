@@ -49,6 +49,18 @@ describe('an agent that is frozen', () => {
     await thawGuest(agent, { timeoutMs })
   })
 
+  it('is looked for again: its owner finds out that whoever froze it was killed', async (t) => {
+    const agent = await realAgent(t)
+    await freezeGuest(agent, { timeoutMs })
+    let asked = 0
+    const findAgent = async () => {
+      if (asked++ > 0) await thawGuest(agent, { timeoutMs })
+      return agent
+    }
+    assert.equal((await startJob(findAgent, { shell: 'echo ran', user }).collect()).stdout, 'ran\n')
+    assert.equal(asked, 2)
+  })
+
   it('is not asked of one that is too old', async (t) => {
     const { agent } = await agentWith(t, async (host) => {
       await greet(host, { ...HELLO, capabilities: ['attach'] })

@@ -27,7 +27,7 @@ import { listGuestJobs } from '../guest/guest-jobs.js'
 import { attachToJob, type ExecRequest, startJob } from '../guest/job.js'
 import { parseSignal } from '../guest/signal.js'
 import { readRun, standsStill } from '../process/shim.js'
-import { interruptedBy } from '../store/operation.js'
+import { interruptedBy, isInProgress } from '../store/operation.js'
 import type { SandboxRecord } from '../store/record.js'
 import type { Claim } from '../store/sandbox-store.js'
 import type { Machine } from '../vmm/vmm.js'
@@ -409,7 +409,9 @@ export class LocalSandbox implements Sandbox {
     const found = await this.#record()
     const record = isAsleep(found) && WAKING.includes(operation) ? await this.#woken(signal) : found
     requireAllowed(operation, this.id, record.state)
-    if (!standsStill(this.#directory)) return record
+    // One whose process was killed may have left the machine frozen, or in the middle of a change.
+    const isLeft = record.operation !== undefined && !(await isInProgress(record.operation))
+    if (!isLeft && !standsStill(this.#directory)) return record
     const settled = await this.#settled()
     requireAllowed(operation, this.id, settled.state)
     return settled

@@ -146,7 +146,7 @@ async function strangeEntries(host: Host): Promise<Finding[]> {
       problem: id === undefined ? 'it belongs to no sandbox' : `sandbox ${id} is not known`,
       action: 'end what runs in it, and remove it',
       apply: async () => {
-        await endRecorded(entry)
+        await endAllOf(entry)
         await rm(entry, REMOVAL)
       },
     })
@@ -166,12 +166,16 @@ async function holdsData(entry: string): Promise<boolean> {
   }
 }
 
-/** Ends what a shim has put on record in a directory: the shim first, or it would tell of the others' end. */
-async function endRecorded(directory: string): Promise<void> {
+/** Ends what runs for the VM of a directory: the shim first, or it would tell of the others' end. */
+async function endAllOf(directory: string): Promise<void> {
   const { run } = await readRun(directory).catch(() => ({ run: undefined })) // it may hold anything
-  if (run === undefined) return
-  for (const identity of [run.shim, run.vmm, ...(run.vsock === undefined ? [] : [run.vsock])])
-    await endProcess(located(identity, run))
+  if (run !== undefined)
+    for (const identity of [run.shim, run.vmm, ...(run.vsock === undefined ? [] : [run.vsock])])
+      await endProcess(located(identity, run))
+  // A shim that was still beginning has nothing on record, but may have made the control group.
+  else
+    for (const { identity, id, cwd } of await processesBelow(`${path.dirname(directory)}/`))
+      if (id !== undefined && `${cwd}/`.startsWith(`${directory}/`)) await endProcess(identity)
   const config = await readShimConfig(directory).catch(() => undefined) // as may this: then no group of it is known
   if (config?.cgroup !== undefined) await removeMachineCgroup(config.cgroup.folder, config.sandbox)
 }

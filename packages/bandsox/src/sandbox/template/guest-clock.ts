@@ -5,11 +5,14 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { BandSoxError } from '@bandsox/sdk'
 import type { Agent } from '../../guest/agent.js'
+import { type CommonMoment, commonMoment } from '../../guest/moment.js'
 
 const TRIES = 3
+/** The longer it is looked at, the less an answer's way counts that a busy host delays. */
 const OBSERVED_MS = 1_000
-/** What a busy host delays an answer by is a part of it. */
+const MOST_OBSERVED_MS = 4_000
 const MOST_APART = 0.02
+const ANSWER_MS = 30_000
 
 /** @throws `boot-failed` when they are apart, every time. */
 export async function requireSteadyClock(agent: Agent, signal?: AbortSignal): Promise<void> {
@@ -23,22 +26,20 @@ export async function requireSteadyClock(agent: Agent, signal?: AbortSignal): Pr
   })
 }
 
-/** The guest's milliseconds for each of the host's. */
+/** The guest's milliseconds for each of the host's, as sure as {@link MOST_APART} asks for, or as it can be had in time. */
 async function clockRatio(agent: Agent, signal: AbortSignal | undefined): Promise<number> {
-  const begin = await readClocks(agent, signal)
-  await delay(OBSERVED_MS, undefined, signal === undefined ? {} : { signal })
-  const end = await readClocks(agent, signal)
-  return (end.guestMs - begin.guestMs) / (end.hostMs - begin.hostMs)
+  const begin = await momentOf(agent, signal)
+  for (;;) {
+    await delay(OBSERVED_MS, undefined, signal === undefined ? {} : { signal })
+    const end = await momentOf(agent, signal)
+    const observedMs = end.hostMs - begin.hostMs
+    const ratio = (end.uptimeMs - begin.uptimeMs) / observedMs
+    const mostWrong = (begin.tookMs + end.tookMs) / 2 / observedMs
+    const isSure = Math.abs(ratio - 1) + mostWrong <= MOST_APART || Math.abs(ratio - 1) - mostWrong > MOST_APART
+    if (isSure || observedMs > MOST_OBSERVED_MS) return ratio
+  }
 }
 
-async function readClocks(agent: Agent, signal: AbortSignal | undefined): Promise<{ guestMs: number; hostMs: number }> {
-  return await agent.use(
-    async (connection) => {
-      const asked = performance.now()
-      connection.send({ type: 'ping' })
-      const { uptimeMs } = await connection.receiveMessage('pong', { about: 'tell its time', signal })
-      return { guestMs: uptimeMs, hostMs: (asked + performance.now()) / 2 }
-    },
-    { signal },
-  )
+async function momentOf(agent: Agent, signal: AbortSignal | undefined): Promise<CommonMoment> {
+  return await agent.use((connection) => commonMoment(connection, { timeoutMs: ANSWER_MS, signal }), { signal })
 }
