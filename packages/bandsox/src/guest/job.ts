@@ -204,10 +204,7 @@ class GuestJob implements Job {
         try {
           if (isFrozen(error) && frozenTries++ < FROZEN_TRIES) {
             await delay(FROZEN_PAUSE_MS)
-            // Whoever froze it may have been killed, which the owner of the agent finds out.
-            agent = await this.#findAgent(this.#signal)
-            this.#stopListening()
-            this.#listenForAbort(agent)
+            agent = await this.#agentAgain(agent)
             connection = await agent.acquire({ signal: this.#signal, only: this.#only })
             stalls = 0
             continue
@@ -222,6 +219,21 @@ class GuestJob implements Job {
         }
       }
     }
+  }
+
+  /** Whoever froze the machine may have been killed, or have it fall asleep, which the owner of the agent sees to. */
+  async #agentAgain(before: Agent): Promise<Agent> {
+    let agent: Agent
+    try {
+      agent = await this.#findAgent(this.#signal)
+    } catch (error) {
+      // Paused by now: the one that there was waits until it goes on.
+      if (error instanceof BandSoxError && error.code === 'wrong-state') return before
+      throw error
+    }
+    this.#stopListening()
+    this.#listenForAbort(agent)
+    return agent
   }
 
   async #ask(connection: GuestConnection): Promise<void> {

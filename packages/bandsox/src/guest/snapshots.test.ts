@@ -61,6 +61,18 @@ describe('an agent that is frozen', () => {
     assert.equal(asked, 2)
   })
 
+  it('is waited for where it was when its owner says that it may not be asked now', async (t) => {
+    const agent = await realAgent(t)
+    await freezeGuest(agent, { timeoutMs })
+    let asked = 0
+    const findAgent = async () => {
+      if (asked++ === 0) return agent
+      await thawGuest(agent, { timeoutMs }) // as by a resume
+      throw new BandSoxError('wrong-state', 'it is paused')
+    }
+    assert.equal((await startJob(findAgent, { shell: 'echo ran', user }).collect()).stdout, 'ran\n')
+  })
+
   it('is not asked of one that is too old', async (t) => {
     const { agent } = await agentWith(t, async (host) => {
       await greet(host, { ...HELLO, capabilities: ['attach'] })
