@@ -202,6 +202,7 @@ func TestATransferIsTakenFromAConnectionThatNobodyReads(t *testing.T) {
 	}
 	stuck := greet(t, path)
 	stuck.send(object{"type": "download", "path": folder + "/file", "checksum": "xxh64", "transfer": transferName})
+	stuck.expect("ready") // which it has the transfer by; or it would take it from the other one
 	// The guest waits in a write by now, or will: its socket does not hold a window.
 	h := greet(t, path)
 	for i := 0; i < 2; i++ {
