@@ -18,6 +18,8 @@ const (
 	holdLimit = 10 * time.Second
 	// quietLimit is how long connections may take to end before the machine is stopped.
 	quietLimit = 2 * time.Second
+	// daemonSettle is what the manager waits for as well when it has plugged a device in (vsock-plug.ts).
+	daemonSettle = 50 * time.Millisecond
 )
 
 // links are the ways of hosts to the guest.
@@ -36,6 +38,9 @@ type links struct {
 func (v *vm) openLinks(standsStill bool) error {
 	var err error
 	if v.config.Vsock != nil {
+		if v.config.Vsock.Kind == config.VsockDaemon {
+			v.links.gate.Settle = daemonSettle
+		}
 		v.links.vsock, err = bridge.Listen(v.config.Vsock.Socket, v.links.settings(v.dialVsock(), v.reporter.report))
 		if err != nil {
 			return err

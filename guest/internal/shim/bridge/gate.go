@@ -15,9 +15,14 @@ import (
 //
 // Zero is an open gate. It is safe for use by many goroutines.
 type Gate struct {
+	// Settle is how much later than the machine the gate opens: QEMU says that it goes on before the daemon has its queues again.
+	// To be set before the first Release.
+	Settle time.Duration
+
 	mu sync.Mutex
 	// machine is what is known of it: it decides together with closed, which is a manager's word.
 	machine machineState
+	changes int // tells what was heard of it last from what was heard before
 	// lease ends the quiet for a machine that was not stopped after all; nil when it was, or was never to be.
 	lease *time.Timer
 	// quiet is set from Quiesce to the opening: new connections are refused.
@@ -35,6 +40,8 @@ const (
 	standsStill
 	// unknown holds the gate as well, until it is known that the machine runs.
 	unknown
+	// settling is runs, but for what may reach the daemon.
+	settling
 )
 
 // Hold closes the gate until Release: the machine stands still, or is about to. What is under way is not waited for.
@@ -112,6 +119,15 @@ func (g *Gate) lend(limit time.Duration) *time.Timer {
 func (g *Gate) set(machine machineState) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if machine == runs && (g.machine == runs || g.machine == settling) {
+		return
+	}
+	g.changes++
+	if machine == runs && g.Settle > 0 {
+		machine = settling
+		change := g.changes
+		time.AfterFunc(g.Settle, func() { g.settled(change) })
+	}
 	g.machine = machine
 	if machine == standsStill {
 		g.endLease() // as was said; what it has kept away is now the machine's to keep away
@@ -119,9 +135,19 @@ func (g *Gate) set(machine machineState) {
 	g.settle()
 }
 
+// settled is called when the machine has run for a while, if nothing was heard of it since.
+func (g *Gate) settled(change int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.changes == change && g.machine == settling {
+		g.machine = runs
+		g.settle()
+	}
+}
+
 // settle opens or closes the gate as all that is known demands.
 func (g *Gate) settle() {
-	if g.machine == runs && g.lease == nil {
+	if (g.machine == runs || g.machine == settling) && g.lease == nil {
 		g.quiet, g.closed = false, false
 	}
 	if g.machine != runs || g.closed {

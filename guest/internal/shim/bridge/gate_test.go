@@ -257,3 +257,35 @@ func TestEndDoesNotWaitForAGuestThatKeepsItsEnd(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestAGateOpensAMomentAfterTheMachineGoesOn(t *testing.T) {
+	gate := &Gate{Settle: 2 * quiet}
+	gate.Release() // it has never stood still
+	if gate.wait() != nil {
+		t.Fatal("an open gate was closed")
+	}
+	gate.Quiesce(patience, func() {})
+	gate.Hold()
+	gate.Release()
+	gate.Release() // as who comes next finds out
+	if gate.Quiet() {
+		t.Fatal("connections are refused that could wait")
+	}
+	if gate.passWithin(quiet) {
+		t.Fatal("it is open at once")
+	}
+	if !gate.passWithin(patience) {
+		t.Fatal("it stays closed")
+	}
+
+	gate.Hold()
+	gate.Release()
+	gate.Hold()
+	if gate.passWithin(4 * quiet) {
+		t.Fatal("it opens for a machine that stands still again")
+	}
+	gate.Open()
+	if gate.wait() != nil {
+		t.Fatal("it is closed without a machine")
+	}
+}
