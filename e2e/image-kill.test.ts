@@ -93,7 +93,7 @@ test(`a pull that is killed at ${KILLS} random moments leaves only what the next
     if (listed.stdout.includes(reference)) await cli(folder, ['image', 'remove', '--force', reference])
     else if (round % 4 === 3) await cli(folder, ['image', 'prune'])
   }
-  assert.ok(killed >= KILLS / 4, `only ${killed} of ${KILLS} pulls were killed before their end`)
+  assert.ok(killed > KILLS / 3, `only ${killed} of ${KILLS} pulls were killed before their end`)
 
   const last = await cli(folder, ['image', 'pull', reference])
   assert.equal(last.status, 0, last.stderr)
